@@ -1,0 +1,9 @@
+"""The one exception for what a user can mend: a wrong file, a wrong option, a full disk."""
+
+
+class MedvaeError(Exception):
+    """A problem in the user's input, told in one paragraph.
+
+    The message names the file, what was found, what was expected and what to do. The command line prints
+    it without a traceback and exits with code 1; any other exception that reaches a user is a bug.
+    """

@@ -1,0 +1,195 @@
+"""Which scans, which split, which labels: the manifest of a cohort.
+
+A manifest is one JSON file. Paths are relative to the manifest itself, so that a cohort can be moved as a folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PrivateAttr, field_validator, model_validator
+
+from medvae.errors import MedvaeError
+from medvae.files import sha256, write_text
+from medvae.schema import Strict, parse, read_document
+
+Split = Literal["train", "validation", "test"]
+
+
+class Case(Strict):
+    """One scan session of one subject: its images on one common grid, and what is known of it."""
+
+    id: str = Field(min_length=1, pattern=r"^[^/\\\s]+$")
+    """Name of the case, unique in the manifest; output files begin with it."""
+    image: str | list[str]
+    """Path of the image, or one path per modality in the order of the manifest's ``modality``."""
+    mask: str | None = None
+    """Path of the brain mask. Without it the mask is the nonzero region of a skull-stripped image."""
+    label: str | None = None
+    """Path of the lesion label map. A case without a label is healthy, unless it says ``unlabelled``."""
+    unlabelled: bool = False
+    """True for a case that may hold lesions of which no truth is known; it is never used as healthy."""
+    split: Split
+    """Training, validation and test cases never share a subject."""
+    subject: str | None = None
+    """The person; the case's id if not given."""
+    site: str | None = None
+    """Hospital or scanner."""
+    age: float | None = None
+    """Age at the scan, in years."""
+    sex: Literal["F", "M", "O"] | None = None
+    """As recorded by the study."""
+    sha256: str | list[str] | None = None
+    """SHA-256 of the image file, or one for each image."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the case is declared free of lesions."""
+        return self.label is None and not self.unlabelled
+
+    @property
+    def subject_id(self) -> str:
+        """The person this scan belongs to."""
+        return self.subject or self.id
+
+
+class Manifest(Strict):
+    """A cohort: its cases, their modalities and the meaning of their label values."""
+
+    name: str
+    """Name of the cohort, used in reports."""
+    licence: str | None = None
+    """Under which terms the scans may be used, and whom to cite."""
+    modality: dict[str, str]
+    """Index (as a string, from "0") to modality name, for instance {"0": "T1", "1": "FLAIR"}."""
+    label_values: dict[str, list[int]] | None = None
+    """Region name to the label values it is made of; the first region is the one evaluated.
+    Without it every nonzero label is lesion."""
+    cases: list[Case]
+    """The scans."""
+    _path: Path = PrivateAttr(default=Path("manifest.json"))
+
+    @field_validator("modality")
+    @classmethod
+    def _consecutive(cls, modality: dict[str, str]) -> dict[str, str]:
+        expected = [str(index) for index in range(len(modality))]
+        if not modality or sorted(modality, key=int if all(k.isdigit() for k in modality) else str) != expected:
+            raise ValueError(f'the keys must be "0", "1", … without a gap; found {list(modality)}.')
+        return modality
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        repeated = [name for name, count in Counter(case.id for case in self.cases).items() if count > 1]
+        if repeated:
+            raise ValueError(f'case id "{repeated[0]}" is used more than once; every case needs its own id.')
+        splits: dict[str, Case] = {}
+        for case in self.cases:
+            first = splits.setdefault(case.subject_id, case)
+            if first.split != case.split:
+                raise ValueError(
+                    f'subject "{case.subject_id}" is in two splits: case "{first.id}" in {first.split}, case '
+                    f'"{case.id}" in {case.split}. Put all scans of a person into one split: otherwise the '
+                    f"network is tested on somebody it has trained on."
+                )
+            images = [case.image] if isinstance(case.image, str) else case.image
+            if len(images) != len(self.modality):
+                raise ValueError(
+                    f'case "{case.id}" has {len(images)} image(s), the manifest names {len(self.modality)} '
+                    f"modalities ({', '.join(self.modality.values())}). Give one image per modality, in that order."
+                )
+            if isinstance(case.sha256, list) and len(case.sha256) != len(images):
+                raise ValueError(f'case "{case.id}" has {len(case.sha256)} sha256 values for {len(images)} image(s).')
+            if case.label and case.unlabelled:
+                raise ValueError(f'case "{case.id}" has a label and says "unlabelled": remove one of the two.')
+        return self
+
+    @property
+    def path(self) -> Path:
+        """The JSON file this manifest was read from."""
+        return self._path
+
+    @property
+    def channels(self) -> int:
+        """Number of modalities."""
+        return len(self.modality)
+
+    def images(self, case: Case) -> list[Path]:
+        """Paths of a case's images, one per modality."""
+        return [self.resolve(image) for image in ([case.image] if isinstance(case.image, str) else case.image)]
+
+    def resolve(self, relative: str) -> Path:
+        """A path written in the manifest, relative to the manifest's folder."""
+        return self._path.parent / relative
+
+    def of_split(self, split: Split, *, healthy: bool | None = None) -> list[Case]:
+        """Cases of a split; ``healthy=True`` or ``False`` keeps only those (not) declared healthy."""
+        return [c for c in self.cases if c.split == split and (healthy is None or c.healthy == healthy)]
+
+    def case(self, case_id: str) -> Case:
+        """The case named ``case_id``.
+
+        Raises
+        ------
+        MedvaeError
+            If there is none; the message proposes the nearest name.
+        """
+        for case in self.cases:
+            if case.id == case_id:
+                return case
+        near = difflib.get_close_matches(case_id, [case.id for case in self.cases], n=1)
+        hint = f' Did you mean "{near[0]}"?' if near else ""
+        raise MedvaeError(f'{self._path}: there is no case "{case_id}".{hint}')
+
+
+def read_manifest(path: Path | str, *, files_must_exist: bool = True) -> Manifest:
+    """Read and check a manifest.
+
+    Parameters
+    ----------
+    path
+        The JSON file.
+    files_must_exist
+        Also check that every file it names is there (its content is not read; ``medvae check`` does that).
+
+    Raises
+    ------
+    MedvaeError
+        For an unknown or missing key, a repeated id, a subject in two splits, or a missing file.
+    """
+    path = Path(path)
+    manifest = parse(Manifest, read_document(path), path)
+    manifest._path = path
+    if files_must_exist:
+        for case in manifest.cases:
+            for file in [*manifest.images(case), *(manifest.resolve(f) for f in (case.mask, case.label) if f)]:
+                if not file.is_file():
+                    raise MedvaeError(
+                        f'{path}: case "{case.id}": {file} does not exist. Paths are relative to the manifest. '
+                        f"Run: medvae check {path}"
+                    )
+    return manifest
+
+
+def write_manifest(manifest: Manifest, path: Path | str) -> Path:
+    """Write a manifest as JSON, one line per case so that versions compare well."""
+    content = manifest.model_dump(exclude_none=True, exclude_defaults=True)
+    cases = content.pop("cases")
+    head = json.dumps(content, indent=2, ensure_ascii=False)[:-2]
+    lines = ",\n".join("    " + json.dumps(case, ensure_ascii=False) for case in cases)
+    return write_text(path, f'{head},\n  "cases": [\n{lines}\n  ]\n}}\n')
+
+
+def checksum_problems(manifest: Manifest, case: Case) -> list[str]:
+    """What differs between a case's image files and the SHA-256 values written in the manifest."""
+    if case.sha256 is None:
+        return []
+    expected = [case.sha256] if isinstance(case.sha256, str) else case.sha256
+    return [
+        f"{file.name}: sha256 is {found[:12]}…, the manifest says {wanted[:12]}…: the file has changed"
+        for file, wanted in zip(manifest.images(case), expected, strict=True)
+        if (found := sha256(file)) != wanted
+    ]

@@ -1,0 +1,112 @@
+"""Strict documents: JSON and YAML files read into pydantic models, with errors a person can act on.
+
+An unknown key is an error that names the file, the key and the nearest valid one; nothing is silently ignored.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medvae.errors import MedvaeError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses unknown keys; the docstring under each field is its description."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def read_document(path: Path | str) -> Any:
+    """Parse a ``.json``, ``.yaml`` or ``.yml`` file.
+
+    Raises
+    ------
+    MedvaeError
+        If the file is missing, unreadable or not valid JSON / YAML.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
+        hint = f' Did you mean "{path.parent / near[0]}"?' if near else " Check the path."
+        raise MedvaeError(f"{path}: there is no such file.{hint}") from None
+    except IsADirectoryError:
+        raise MedvaeError(f"{path}: is a folder; a JSON or YAML file was expected.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise MedvaeError(f"{path}: cannot be read as text ({error}). A JSON or YAML file was expected.") from None
+    try:
+        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except json.JSONDecodeError as error:
+        raise MedvaeError(f"{path}: is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}.") from None
+    except yaml.YAMLError as error:
+        raise MedvaeError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def parse(model: type[Model], content: Any, source: Path | str) -> Model:
+    """Check ``content`` against ``model``; ``source`` is the file (or command line) that the errors name.
+
+    Raises
+    ------
+    MedvaeError
+        With one line for each problem: the key, what was found and what was expected.
+    """
+    if not isinstance(content, dict):
+        raise MedvaeError(f"{source}: holds {type(content).__name__}, an object with named keys was expected.")
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        problems = [_describe(model, problem) for problem in error.errors()]
+        raise MedvaeError(f"{source}: " + "\n".join(dict.fromkeys(problems))) from None
+
+
+def _describe(model: type[BaseModel], problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        owner = _model_at(model, problem["loc"][:-1])
+        valid = list(owner.model_fields) if owner else []
+        near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.4)
+        hint = f'did you mean "{near[0]}"?' if near else "valid keys are " + ", ".join(valid) + "."
+        return f'unknown key "{key}": {hint}'
+    if problem["type"] == "missing":
+        return f'the key "{key}" is missing.'
+    if problem["type"] == "value_error":
+        message = str(problem["ctx"]["error"])
+        return f'"{key}": {message}' if key else message
+    found = problem["input"]
+    found = f" (found {found!r})" if isinstance(found, str | int | float | bool | None) else ""
+    return f'"{key}": {problem["msg"]}{found}.'
+
+
+def _model_at(model: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel] | None:
+    """The model that owns the keys at ``location``, following nested models, lists and optional values."""
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part)
+        nested = _nested_model(field.annotation) if field else None
+        if nested is None:
+            return None
+        model = nested
+    return model
+
+
+def _nested_model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return annotation if issubclass(annotation, BaseModel) else None
+    for argument in typing.get_args(annotation):
+        nested = _nested_model(argument)
+        if nested:
+            return nested
+    return None
