@@ -48,7 +48,9 @@ def read_document(path: Path | str) -> Any:
     try:
         return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except json.JSONDecodeError as error:
-        raise MedvaeError(f"{path}: is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}.") from None
+        raise MedvaeError(
+            f"{path}: is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}."
+        ) from None
     except yaml.YAMLError as error:
         raise MedvaeError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
 

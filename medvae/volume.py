@@ -10,6 +10,7 @@ import gzip
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import nibabel as nib
 import numpy as np
@@ -135,12 +136,19 @@ def read_geometry(path: Path | str) -> Geometry:
     return Geometry(np.asarray(image.affine, dtype=np.float64), image.shape[:3])
 
 
-def write_volume(path: Path | str, array: np.ndarray, like: Volume | Geometry, *, intent: str = "") -> Path:
+def write_volume(
+    path: Path | str,
+    array: np.ndarray,
+    like: Volume | Geometry,
+    *,
+    intent: str = "",
+    space: Literal["scanner", "mni152"] = "scanner",
+) -> Path:
     """Write ``array`` ``(X, Y, Z)`` as NIfTI in the very geometry of ``like``, all of it or nothing.
 
     When ``like`` carries a NIfTI header, its pixdim, qform and sform with their codes and its units are kept as
     they are: viewers that trust the qform (ITK) and viewers that trust the sform (nibabel, FSLeyes) then place the
-    overlay on the scan alike. Otherwise sform and qform are both set, with code 1 (scanner).
+    overlay on the scan alike. Otherwise sform and qform are both set, with the code of ``space``.
 
     Parameters
     ----------
@@ -152,6 +160,9 @@ def write_volume(path: Path | str, array: np.ndarray, like: Volume | Geometry, *
         The volume, or geometry, whose grid this is.
     intent
         Shown by some viewers as the name of the map, at most 16 characters.
+    space
+        What the world coordinates are when ``like`` has no header of its own: the scanner's (NIfTI code 1) or those
+        of the MNI152 template (code 4).
 
     Raises
     ------
@@ -173,8 +184,9 @@ def write_volume(path: Path | str, array: np.ndarray, like: Volume | Geometry, *
         _copy_placement(source, image.header)
     else:
         image = nib.Nifti1Image(array, geometry.affine)
-        image.set_qform(geometry.affine, code=1)
-        image.set_sform(geometry.affine, code=1)
+        code = {"scanner": 1, "mni152": 4}[space]
+        image.set_qform(geometry.affine, code=code)
+        image.set_sform(geometry.affine, code=code)
         image.header.set_xyzt_units("mm")
     image.header.set_data_dtype(array.dtype)
     image.header["cal_min"] = image.header["cal_max"] = 0
@@ -226,7 +238,8 @@ def resample(
     rounded = np.rint(matrix)
     # Half a thousandth of a voxel at the far corner is header rounding, not a different grid.
     reach = np.abs(matrix - rounded)[:3] @ np.array([*target.shape, 1.0])
-    if reach.max() < 5e-4:
+    whole_voxels = reach.max() < 5e-4 and np.allclose(np.abs(rounded[:3, :3]) @ np.ones(3), 1)
+    if whole_voxels:
         matrix, order, antialias = rounded, 0, False
     values = np.asarray(array, dtype=np.float32)
     if antialias and order > 0:

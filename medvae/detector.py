@@ -1,0 +1,212 @@
+"""The thing a user shares and loads: network, score, calibration and resolved config in one folder.
+
+``detector/config.yaml``               the resolved config
+``detector/calibration.json``          operating points and where they come from
+``detector/network.safetensors``       weights, unless the method needs no network
+``detector/normative.safetensors``     mean and SD of the score at each place, if the config asks for it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save as save_arrays
+from safetensors.torch import save as save_tensors
+
+from medvae import __version__
+from medvae.calibration import (
+    NormativeMap,
+    OperatingPoint,
+    fit_normative,
+    operating_points,
+    smooth_in_mask,
+)
+from medvae.config import Config, dump_config, read_config
+from medvae.errors import MedvaeError
+from medvae.files import sha256, whole_folder, write_bytes, write_json, write_text
+from medvae.networks.vae import ConvVAE
+from medvae.preparation.grid import STANDARD_GRID
+from medvae.preparation.prepare import PreparedVolume
+from medvae.schema import read_document
+from medvae.scoring import intensity, residual
+from medvae.scoring.tiling import score_slices
+from medvae.training import load_network
+
+FOLDER = "detector"
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Finds anomalies in a prepared volume.
+
+    Made by `Detector.calibrate` from a trained network and healthy scans, or by `Detector.load` from a folder.
+    """
+
+    config: Config
+    network: ConvVAE | None
+    normative: NormativeMap | None
+    points: tuple[OperatingPoint, ...]
+    healthy_median: float
+    channels: int
+    calibrated_on: dict[str, int]
+    """Number of healthy scans: ``{"training": …, "validation": …}``."""
+    fingerprint: str = ""
+    """SHA-256 of the saved detector's files; two detectors with one fingerprint give the same maps."""
+
+    @classmethod
+    def calibrate(
+        cls,
+        config: Config,
+        network: ConvVAE | None,
+        training: Sequence[PreparedVolume],
+        validation: Sequence[PreparedVolume],
+    ) -> Detector:
+        """Fit the normative map on healthy training scans and the operating points on healthy validation scans.
+
+        Raises
+        ------
+        MedvaeError
+            If there are too few scans of either.
+        """
+        channels = (training or validation)[0].image.shape[0] if (training or validation) else 1
+        counts = {"training": len(training), "validation": len(validation)}
+        detector = cls(config, network, None, (), 0.0, channels, counts)
+        if config.score.normative:
+            scores = [detector._signed_score(volume) for volume in training]
+            normative = fit_normative(
+                scores, [volume.mask for volume in training], config.calibration.normative_shrinkage
+            )  # fmt: skip
+            detector = cls(config, network, normative, (), 0.0, channels, counts)
+        healthy = [detector.score(volume) for volume in validation]
+        points, median = operating_points(
+            healthy, [volume.mask for volume in validation], config.calibration.false_positive_rates
+        )
+        return cls(config, network, detector.normative, tuple(points), median, channels, counts)
+
+    def score(self, volume: PreparedVolume) -> np.ndarray:
+        """The calibrated score on the standard grid, ``(X, Y, Z)`` float32: higher is more anomalous, 0 outside."""
+        score = self._signed_score(volume)
+        if self.normative is not None:
+            score = self.normative.z(score, volume.mask)
+        if self.config.score.polarity == "dark":
+            score = -score
+        elif self.config.score.polarity == "both":
+            score = np.abs(score)
+        return np.where(volume.mask, score, 0).astype(np.float32)
+
+    def anomaly_map(self, volume: PreparedVolume) -> np.ndarray:
+        """The score brought to [0, 1], ``(X, Y, Z)`` float32, comparable between patients.
+
+        A strictly increasing function of the score, so that AP and AUROC are the score's own: 0.5 is the threshold
+        of the first operating point, and the distance from the median healthy score to that threshold is the unit.
+        """
+        return np.where(volume.mask, self._bounded(self.score(volume)), 0).astype(np.float32)
+
+    def map_threshold(self, point: OperatingPoint) -> float:
+        """An operating point's threshold on the scale of `anomaly_map`."""
+        return float(np.float32(self._bounded(np.float32(point.threshold))))
+
+    def point(self, rate: float) -> OperatingPoint:
+        """The operating point of a false-positive rate.
+
+        Raises
+        ------
+        MedvaeError
+            If the detector has none for it; those it has are named.
+        """
+        for point in self.points:
+            if point.false_positive_rate == rate:
+                return point
+        known = ", ".join(f"{point.false_positive_rate:g}" for point in self.points)
+        raise MedvaeError(f"This detector has no operating point at a false-positive rate of {rate:g}; it has {known}.")
+
+    def save(self, folder: Path | str) -> Detector:
+        """Write the detector to ``folder``, whole or not at all, and return it with its fingerprint."""
+        with whole_folder(folder) as temporary:
+            write_text(temporary / "config.yaml", dump_config(self.config))
+            content = {
+                "medvae": __version__,
+                "channels": self.channels,
+                "calibrated_on_healthy_scans": self.calibrated_on,
+                "healthy_median": self.healthy_median,
+                "operating_points": [asdict(point) for point in self.points],
+            }
+            write_json(temporary / "calibration.json", content)
+            if self.network is not None:
+                weights = {k: v.contiguous() for k, v in self.network.state_dict().items()}
+                write_bytes(temporary / "network.safetensors", save_tensors(weights))
+            if self.normative is not None:
+                arrays = {"mean": self.normative.mean, "sd": self.normative.sd}
+                write_bytes(temporary / "normative.safetensors", save_arrays(arrays))
+        return Detector.load(folder)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Detector:
+        """Load a detector from its folder, or from the run folder that holds it.
+
+        Raises
+        ------
+        MedvaeError
+            If there is no detector, for instance because the run has not finished.
+        """
+        folder = Path(folder)
+        if (folder / FOLDER).is_dir():
+            folder = folder / FOLDER
+        if not (folder / "calibration.json").is_file():
+            started = (folder / "config.yaml").exists()
+            hint = (
+                "its training has not finished: run medvae train again with --resume" if started else "check the path"
+            )
+            raise MedvaeError(f"{folder}: holds no detector ({hint}).")
+        config = read_config(folder / "config.yaml")
+        content = read_document(folder / "calibration.json")
+        weights = folder / "network.safetensors"
+        if config.network is not None and not weights.is_file():
+            raise MedvaeError(f"{weights}: is missing; the detector's folder is incomplete. Copy all of its files.")
+        network = load_network(config, content["channels"], weights) if config.network is not None else None
+        if network is not None and torch.cuda.is_available():
+            network = network.cuda()
+        normative = None
+        if config.score.normative:
+            arrays = load_arrays(folder / "normative.safetensors")
+            normative = NormativeMap(arrays["mean"], arrays["sd"])
+        names = sorted(p.name for p in folder.iterdir() if p.is_file())
+        digest = hashlib.sha256(json.dumps([(n, sha256(folder / n)) for n in names]).encode()).hexdigest()
+        return cls(
+            config=config,
+            network=network,
+            normative=normative,
+            points=tuple(OperatingPoint(**point) for point in content["operating_points"]),
+            healthy_median=content["healthy_median"],
+            channels=content["channels"],
+            calibrated_on=content["calibrated_on_healthy_scans"],
+            fingerprint=digest,
+        )
+
+    def _signed_score(self, volume: PreparedVolume) -> np.ndarray:
+        options = self.config.score
+        if options.kind == "intensity":
+            raw = intensity.intensity(volume.image, volume.mask)
+        elif options.kind == "equalized_intensity":
+            raw = intensity.equalized_intensity(volume.image, volume.mask)
+        else:
+            function = residual.residual if options.kind == "residual" else residual.squared_residual
+            raw = score_slices(
+                self.network, function, volume.image, volume.mask, self.config.sampling.plane,
+                batch_size=options.batch_size,
+            )  # fmt: skip
+        sigma = [options.smoothing_mm / spacing for spacing in STANDARD_GRID.spacing_mm]
+        return smooth_in_mask(raw, volume.mask, sigma)
+
+    def _bounded(self, score: np.ndarray) -> np.ndarray:
+        threshold = self.points[0].threshold
+        unit = max(threshold - self.healthy_median, 1e-6)
+        distance = (np.asarray(score, dtype=np.float64) - threshold) / unit
+        return 0.5 + 0.5 * distance / (1 + np.abs(distance))

@@ -1,0 +1,1 @@
+"""Maps and truth turned into numbers."""

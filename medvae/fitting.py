@@ -1,0 +1,44 @@
+"""From a config and a manifest to a detector: prepare, train, calibrate, save."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medvae.config import Config
+from medvae.detector import FOLDER, Detector
+from medvae.manifest import Manifest
+from medvae.preparation.prepare import prepare_healthy
+from medvae.training import open_run, train
+
+
+def fit(config: Config, manifest: Manifest, out: Path | str, *, resume: bool = False, quiet: bool = False) -> Detector:
+    """Make a detector from the healthy scans of a cohort.
+
+    The network, if the config has one, is trained on the healthy training scans; the operating points are set on the
+    healthy validation scans. Cases with a label, unlabelled cases and the test split are never touched.
+
+    Parameters
+    ----------
+    config, manifest
+        The method and the cohort.
+    out
+        The run folder; the detector is saved in ``out/detector``.
+    resume
+        Continue a run that was stopped.
+    quiet
+        No progress display.
+
+    Raises
+    ------
+    MedvaeError
+        If a scan cannot be prepared, a split has no healthy scan, or ``out`` holds another run.
+    KeyboardInterrupt
+        After Ctrl-C, when the checkpoint is written.
+    """
+    out = open_run(out, config, resume=resume)
+    if (out / FOLDER).is_dir():
+        return Detector.load(out)
+    training = prepare_healthy(manifest, "train", config.preparation, quiet=quiet)
+    validation = prepare_healthy(manifest, "validation", config.preparation, quiet=quiet)
+    network = train(config, training, validation, out, resume=True, quiet=quiet) if config.network else None
+    return Detector.calibrate(config, network, training, validation).save(out / FOLDER)

@@ -1,0 +1,1 @@
+"""Networks: modules that return a small named result and know nothing of losses or scores."""

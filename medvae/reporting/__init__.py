@@ -1,0 +1,1 @@
+"""Numbers and maps turned into things to look at."""

@@ -1,0 +1,20 @@
+"""Saving a figure: whole or absent, and the same bytes every time."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from medvae.files import write_bytes
+
+
+def save_figure(figure: Figure, path: Path | str, *, dpi: int = 110) -> Path:
+    """Write ``figure`` in the format of the path's ending (PNG, PDF or SVG), without time stamps."""
+    path = Path(path)
+    suffix = path.suffix.lstrip(".")
+    stamp = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=suffix, dpi=dpi, metadata=stamp.get(suffix))
+    return write_bytes(path, buffer.getvalue())

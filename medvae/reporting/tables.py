@@ -1,0 +1,56 @@
+"""Tables of results, for the terminal and for Markdown, from one list of rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from medvae.evaluation.study import Study
+
+COLUMNS = ("method", "AP", "prevalence", "AUROC", "⌈Dice⌉ oracle")
+
+
+def study_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of several methods on one cohort; "–" where a number does not exist."""
+    names = list(dict.fromkeys(p.name for study in studies for p in study.operating_points))
+    asked = {p.name: p.asked_fpr for study in studies for p in study.operating_points}
+    header = list(COLUMNS)
+    for name in names:
+        header += [f"Dice @ {asked[name]:.0%} FPR", f"realised FPR @ {asked[name]:.0%}"]
+    rows = []
+    for study in studies:
+        pooled = study.pooled
+        row = [study.method]
+        row += [_number(pooled.get(key), 3) for key in ("ap", "prevalence", "auroc", "oracle_dice")]
+        points = {p.name: p for p in study.operating_points}
+        for name in names:
+            point = points.get(name)
+            row += [_number(point and point.dice, 3), _percent(point and point.fpr)]
+        rows.append(row)
+    return header, rows
+
+
+def rich_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """The table for a terminal."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The table as Markdown."""
+    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f} %"

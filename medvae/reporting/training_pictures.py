@@ -1,0 +1,63 @@
+"""What one looks at while a network trains: its loss and what it makes of healthy slices it has not seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from medvae.networks.vae import ConvVAE
+from medvae.reporting.figures import save_figure
+from medvae.sampling.slices import SliceDataset
+
+
+def draw_loss(metrics: Path, out: Path) -> Path:
+    """Loss terms of ``metrics.jsonl`` over steps, in nats per brain voxel, as a PNG."""
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, names in (
+        (left, ("reconstruction", "context", "validation_reconstruction")),
+        (right, ("kl", "validation_kl")),
+    ):
+        for name in names:
+            points = [(line["step"], line[name]) for line in lines if name in line]
+            if points:
+                validation = name.startswith("validation")
+                axes.plot(*zip(*points, strict=True), label=name.replace("_", " "), marker="o" if validation else None,
+                          markersize=3, linewidth=1.2)  # fmt: skip
+        axes.set_xlabel("step")
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    left.set_ylabel("nats per brain voxel")
+    left.set_title("−log p(x|z)", fontsize=10)
+    right.set_title("KL divergence", fontsize=10)
+    return save_figure(figure, out)
+
+
+def draw_reconstructions(network: ConvVAE, slices: SliceDataset, out: Path, count: int = 8) -> Path:
+    """Some held-out healthy slices, their reconstructions and the difference, as a PNG."""
+    chosen = np.linspace(0, len(slices) - 1, count + 2).astype(int)[1:-1]
+    x = torch.from_numpy(slices.images[chosen])
+    mask = slices.masks[chosen, 0]
+    device = next(network.parameters()).device
+    with torch.no_grad():
+        restored = network(x.to(device)).reconstruction.float().cpu().numpy()[:, 0]
+    scan = x.numpy()[:, 0]
+    rows = [
+        ("scan", scan, "gray", (0, 1.1)),
+        ("reconstruction", restored * mask, "gray", (0, 1.1)),
+        ("difference", (scan - restored) * mask, "RdBu_r", (-0.4, 0.4)),
+    ]
+    figure = Figure(figsize=(1.3 * count, 4.4), layout="constrained")
+    grid = figure.subplots(len(rows), count)
+    for row, (name, images, colours, limits) in zip(grid, rows, strict=True):
+        for axes, image in zip(row, images, strict=True):
+            axes.imshow(image.T, origin="lower", cmap=colours, vmin=limits[0], vmax=limits[1])
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+        row[0].set_ylabel(name)
+    return save_figure(figure, out)

@@ -1,0 +1,1 @@
+"""From prepared volumes to batches of tiles."""

@@ -1,0 +1,88 @@
+"""Slices of prepared volumes, as a data set, and the endless, repeatable order in which they are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from medvae.config import Plane
+from medvae.preparation.prepare import PreparedVolume
+from medvae.sampling.augmentation import SliceAugmenter
+
+PLANE_AXIS: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
+"""Array axis of the standard grid (RAS) that a slice is perpendicular to."""
+
+
+def slices_of(array: np.ndarray, plane: Plane) -> np.ndarray:
+    """View ``(..., X, Y, Z)`` as a stack of slices ``(S, ..., H, W)``."""
+    return np.moveaxis(array, PLANE_AXIS[plane] - 3, 0)
+
+
+def volume_of(slices: np.ndarray, plane: Plane) -> np.ndarray:
+    """Inverse of `slices_of`: a stack ``(S, ..., H, W)`` seen as ``(..., X, Y, Z)``."""
+    return np.moveaxis(slices, 0, PLANE_AXIS[plane] - 3)
+
+
+class SliceDataset(Dataset):
+    """All slices with enough brain of some prepared volumes, addressed by ``(epoch, index)``.
+
+    Items are ``(image (C, H, W) float32, mask (1, H, W) bool)`` tensors. With an augmenter, an item depends on
+    (seed, epoch, index) and on nothing else.
+    """
+
+    def __init__(
+        self,
+        volumes: Sequence[PreparedVolume],
+        plane: Plane,
+        *,
+        min_brain_fraction: float,
+        augmenter: SliceAugmenter | None = None,
+        seed: int = 0,
+    ) -> None:
+        images, masks = [], []
+        for volume in volumes:
+            image, mask = slices_of(volume.image, plane), slices_of(volume.mask, plane)
+            keep = mask.mean(axis=(1, 2)) >= max(min_brain_fraction, 1e-9)
+            images.append(image[keep])
+            masks.append(mask[keep, None])
+        self.images = np.concatenate(images)
+        self.masks = np.concatenate(masks)
+        self._augmenter = augmenter
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        epoch, index = key
+        image, mask = self.images[index], self.masks[index]
+        if self._augmenter is not None:
+            moved = self._augmenter(image, mask, (self._seed, epoch, index))
+            image, mask = moved if moved[1].any() else (image, mask)
+        return torch.from_numpy(image), torch.from_numpy(mask)
+
+
+class EpochOrder(Sampler):
+    """Positions ``start`` to ``stop`` of an endless sequence of shuffled epochs, as ``(epoch, index)``.
+
+    Each epoch is a permutation drawn from (seed, epoch), so a run that is resumed at any position goes on exactly
+    as if it had never stopped.
+    """
+
+    def __init__(self, length: int, *, seed: int, start: int, stop: int) -> None:
+        self.length, self.seed, self.start, self.stop = length, seed, start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        position = self.start
+        while position < self.stop:
+            epoch = position // self.length
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
+            last = min(self.stop, (epoch + 1) * self.length)
+            yield from ((epoch, int(order[p % self.length])) for p in range(position, last))
+            position = last

@@ -1,0 +1,35 @@
+"""Reconstruction scores: how a tile differs from what the network makes of it with z = μ."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medvae.networks.vae import ConvVAE
+
+
+@torch.no_grad()
+def residual(network: ConvVAE, tile: Tensor, mask: Tensor) -> Tensor:
+    """Signed residual x − x̂, averaged over modalities.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode.
+    tile, mask
+        ``(N, C, *spatial)`` float and ``(N, 1, *spatial)`` bool.
+
+    Returns
+    -------
+    Tensor
+        ``(N, *spatial)`` float32; negative where the scan is darker than its reconstruction, 0 outside the mask.
+    """
+    difference = tile.float() - network(tile).reconstruction.float()
+    return (difference * mask).mean(1)
+
+
+@torch.no_grad()
+def squared_residual(network: ConvVAE, tile: Tensor, mask: Tensor) -> Tensor:
+    """(x − x̂)², averaged over modalities; arguments and result as `residual`."""
+    difference = tile.float() - network(tile).reconstruction.float()
+    return (difference.square() * mask).mean(1)

@@ -1,0 +1,54 @@
+"""A small cohort made of the template brain, varied by smooth fields: quick, but brains all the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from medvae.manifest import Case, Manifest, read_manifest, write_manifest
+from medvae.preparation.grid import STANDARD_GRID
+from medvae.preparation.registration import read_template
+from medvae.volume import write_volume
+
+torch.set_num_threads(2)
+
+
+def make_brain(seed: int) -> np.ndarray:
+    """The template brain, another for every seed: ``(80, 96, 80)`` uint8, 0 outside the brain."""
+    rng = np.random.default_rng(seed)
+    template, mask = read_template()
+    field = ndimage.gaussian_filter(rng.standard_normal(mask.shape), 8)
+    grain = ndimage.gaussian_filter(rng.standard_normal(mask.shape), 0.7)
+    values = template / template.max() * (1 + 0.1 * field / field.std() + 0.05 * grain)
+    return np.where(mask, np.clip(values * 220, 1, 255), 0).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Four healthy training scans, two for validation, one for testing, and one with a dark lesion."""
+    folder = tmp_path_factory.mktemp("cohort")
+    splits = ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
+    cases = []
+    for index, split in enumerate(splits):
+        name, brain = f"sub{index:02d}", make_brain(index)
+        label = None
+        if index == len(splits) - 1:
+            lesion = np.zeros(brain.shape, bool)
+            lesion[26:32, 44:50, 46:52] = True
+            brain = np.where(lesion, np.maximum(brain * 0.4, 1), brain).astype(np.uint8)
+            label = f"{name}_lesion.nii.gz"
+            write_volume(folder / label, lesion.astype(np.uint8), STANDARD_GRID)
+        write_volume(folder / f"{name}_T1.nii.gz", brain, STANDARD_GRID)
+        cases.append(Case(id=name, image=f"{name}_T1.nii.gz", label=label, split=split))
+    manifest = Manifest(name="small", modality={"0": "T1"}, cases=cases)
+    return read_manifest(write_manifest(manifest, folder / "cohort.json"))
+
+
+@pytest.fixture
+def repository() -> Path:
+    """The folder that holds configs/ and data_manifests/."""
+    return Path(__file__).resolve().parents[1]

@@ -1,0 +1,67 @@
+import pytest
+import yaml
+
+from medvae.config import Config, dump_config, read_config
+from medvae.errors import MedvaeError
+
+
+def write(folder, content):
+    path = folder / "method.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_dump_reads_back_equal(tmp_path):
+    config = Config(name="a", seed=3)
+    path = tmp_path / "c.yaml"
+    path.write_text(dump_config(config))
+    assert read_config(path) == config
+
+
+def test_overrides_reach_nested_values_with_the_right_type(tmp_path):
+    path = write(tmp_path, {"name": "a"})
+    config = read_config(path, ["training.steps=7", "training.learning_rate=1e-4", "network.widths=[8, 16]", "seed=2"])
+    assert (config.training.steps, config.training.learning_rate) == (7, 1e-4)
+    assert (config.network.widths, config.seed) == ((8, 16), 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "overrides", "words"),
+    [
+        ({"name": "a", "trainig": {}}, [], 'unknown key "trainig": did you mean "training"'),
+        ({"name": "a", "training": {"step": 3}}, [], 'unknown key "training.step": did you mean "steps"'),
+        ({"name": "a", "network": {"latent": 3}}, [], 'unknown key "network.latent": did you mean "latent_size"'),
+        ({"name": "a"}, ["training.steps=many"], "training.steps"),
+        ({"name": "a"}, ["training.steps"], "key=value"),
+        ({"name": "a"}, ["name.x=1"], '"name" is a value'),
+        ({"name": "a", "network": None}, [], "needs a network"),
+        ({"name": "a", "score": {"kind": "intensity"}}, [], "network: null"),
+        ({"name": "a", "calibration": {"mask_at": 0.2}}, [], "mask_at"),
+        ({}, [], 'key "name" is missing'),
+    ],
+)
+def test_mistakes_are_named(tmp_path, content, overrides, words):
+    path = write(tmp_path, content)
+    with pytest.raises(MedvaeError) as caught:
+        read_config(path, overrides)
+    assert words in str(caught.value)
+
+
+def test_every_option_is_documented():
+    def fields(model, prefix=""):
+        for name, field in model.model_fields.items():
+            yield prefix + name, field
+            inner = field.annotation
+            for candidate in (inner, *getattr(inner, "__args__", ())):
+                if hasattr(candidate, "model_fields"):
+                    yield from fields(candidate, f"{prefix}{name}.")
+
+    undocumented = [name for name, field in fields(Config) if not field.description]
+    assert not undocumented
+
+
+def test_every_shipped_config_is_valid(repository):
+    configs = sorted((repository / "configs").glob("*.yaml"))
+    assert configs
+    for path in configs:
+        assert read_config(path).name == path.stem

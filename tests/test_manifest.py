@@ -1,0 +1,86 @@
+import json
+
+import pytest
+
+from medvae.errors import MedvaeError
+from medvae.manifest import checksum_problems, read_manifest, write_manifest
+
+
+def document(**changes):
+    cases = [
+        {"id": "a", "image": "a.nii.gz", "split": "train"},
+        {"id": "b", "image": "b.nii.gz", "split": "test", "label": "b_lesion.nii.gz"},
+    ]
+    return {"name": "c", "modality": {"0": "T1"}, "cases": cases} | changes
+
+
+def write(folder, content):
+    for name in ("a.nii.gz", "b.nii.gz", "b_lesion.nii.gz"):
+        (folder / name).write_bytes(b"x")
+    path = folder / "cohort.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_paths_are_relative_to_the_manifest_and_health_is_the_lack_of_a_label(tmp_path, monkeypatch):
+    path = write(tmp_path, document())
+    monkeypatch.chdir("/")
+    manifest = read_manifest(path)
+    assert manifest.images(manifest.cases[0]) == [tmp_path / "a.nii.gz"]
+    assert [case.healthy for case in manifest.cases] == [True, False]
+    assert [case.id for case in manifest.of_split("test", healthy=False)] == ["b"]
+
+
+def test_written_manifest_reads_back_equal(tmp_path):
+    manifest = read_manifest(write(tmp_path, document(label_values={"lesion": [1]}, licence="CC BY")))
+    again = read_manifest(write_manifest(manifest, tmp_path / "again.json"))
+    assert again.model_dump() == manifest.model_dump()
+
+
+def case(**changes):
+    return document(cases=[{"id": "a", "image": "a.nii.gz", "split": "train"} | changes])
+
+
+def twice(split):
+    first = {"id": "a1", "image": "a.nii.gz", "split": "train", "subject": "p"}
+    return document(cases=[first, {"id": "a2", "image": "b.nii.gz", "split": split, "subject": "p"}])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (case(imgae="x"), 'unknown key "cases.0.imgae": did you mean "image"'),
+        (case(split="val"), "cases.0.split"),
+        (case(image="gone.nii.gz"), "gone.nii.gz does not exist"),
+        (case(image=["a.nii.gz", "b.nii.gz"]), "has 2 image"),
+        (case(id="a/b"), "cases.0.id"),
+        (case(label="b_lesion.nii.gz", unlabelled=True), "remove one"),
+        (twice("test"), 'subject "p" is in two splits'),
+        (document(cases=document()["cases"] + document()["cases"]), 'case id "a" is used more than once'),
+        (document(modality={"1": "T1"}), "must be"),
+        ({"name": "c", "modality": {"0": "T1"}}, 'key "cases" is missing'),
+        ("{", "not valid JSON"),
+        ("[1]", "an object with named keys"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, content, words):
+    path = write(tmp_path, content)
+    with pytest.raises(MedvaeError) as caught:
+        read_manifest(path)
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_two_scans_of_one_person_may_share_a_split(tmp_path):
+    assert len(read_manifest(write(tmp_path, twice("train"))).cases) == 2
+
+
+def test_missing_manifest_proposes_the_nearest_name(tmp_path):
+    write(tmp_path, document())
+    with pytest.raises(MedvaeError, match=r"Did you mean .*cohort\.json"):
+        read_manifest(tmp_path / "cohrt.json")
+
+
+def test_changed_file_is_noticed(tmp_path):
+    manifest = read_manifest(write(tmp_path, case(sha256="0" * 64)))
+    assert "changed" in checksum_problems(manifest, manifest.cases[0])[0]

@@ -1,0 +1,131 @@
+import math
+
+import pytest
+import torch
+from torch import distributions
+
+from medvae.networks.vae import ConvVAE
+from medvae.objectives import blank_squares, cevae_loss, kl_divergence, negative_log_likelihood, vae_loss
+
+
+@pytest.fixture
+def tiles():
+    torch.manual_seed(0)
+    mask = torch.zeros(4, 1, 32, 32, dtype=torch.bool)
+    mask[:, :, 6:26, 4:28] = True
+    return torch.rand(4, 1, 32, 32) * mask, mask
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(1)
+    return ConvVAE((32, 32), widths=(4, 8), latent_size=5, squeeze=4)
+
+
+def test_kl_equals_torch_distributions_and_monte_carlo():
+    torch.manual_seed(0)
+    mean, log_variance = torch.randn(3, 7), torch.randn(3, 7)
+    posterior = distributions.Normal(mean, torch.exp(0.5 * log_variance))
+    prior = distributions.Normal(0, 1)
+    exact = distributions.kl_divergence(posterior, distributions.Normal(torch.zeros(3, 7), torch.ones(3, 7))).sum(1)
+    torch.testing.assert_close(kl_divergence(mean, log_variance), exact, rtol=1e-5, atol=1e-5)
+    z = posterior.sample((200_000,))
+    sampled = (posterior.log_prob(z) - prior.log_prob(z)).sum(-1).mean(0)
+    torch.testing.assert_close(kl_divergence(mean, log_variance), sampled, rtol=0.02, atol=0.02)
+
+
+def test_kl_takes_the_log_of_the_variance_not_of_the_standard_deviation():
+    # N(0, 4): log variance log 4; closed form ½ (4 − 1 − log 4)
+    found = kl_divergence(torch.zeros(1, 1), torch.full((1, 1), math.log(4.0)))
+    assert float(found) == pytest.approx(0.5 * (4 - 1 - math.log(4)))
+
+
+@pytest.mark.parametrize("likelihood", ["laplace", "gaussian"])
+def test_likelihood_equals_torch_distributions_inside_the_mask_only(tiles, likelihood):
+    x, mask = tiles
+    reconstruction = x + 0.1 * torch.randn_like(x)
+    family = {"laplace": distributions.Laplace, "gaussian": distributions.Normal}[likelihood]
+    expected = -(family(reconstruction, 0.2).log_prob(x) * mask).flatten(1).sum(1)
+    found = negative_log_likelihood(x, reconstruction, mask, likelihood=likelihood, scale=0.2)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+    outside = torch.where(mask, reconstruction, torch.full_like(x, 9.0))
+    torch.testing.assert_close(
+        negative_log_likelihood(x, outside, mask, likelihood=likelihood, scale=0.2), found
+    )  # fmt: skip
+
+
+def test_elbo_is_a_sum_per_sample_in_nats(tiles, model):
+    x, mask = tiles
+    noise = torch.randn(4, 5)
+    terms = vae_loss(model, x, mask, noise, beta=2.0, scale=0.2)
+    output = model(x, noise)
+    by_hand = sum(
+        negative_log_likelihood(x[i : i + 1], output.reconstruction[i : i + 1], mask[i : i + 1], scale=0.2)
+        + 2.0 * kl_divergence(output.mean[i : i + 1], output.log_variance[i : i + 1])
+        for i in range(4)
+    )
+    torch.testing.assert_close(terms.total * mask.sum(), by_hand[0], rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(terms.total, terms.reconstruction + 2.0 * terms.kl)
+
+
+def test_context_squares_lie_in_the_brain_and_are_never_empty(tiles):
+    x, mask = tiles
+    for seed in range(50):
+        before = x.clone()
+        corrupted, blanked = blank_squares(x, mask, torch.Generator().manual_seed(seed), side=(0.05, 0.3))
+        assert torch.equal(x, before)
+        assert not (blanked & ~mask).any()
+        assert blanked.flatten(1).any(1).all()
+        assert torch.equal(torch.where(blanked, 0, corrupted), torch.where(blanked, 0, x))
+
+
+def test_context_squares_do_not_take_away_each_other(tiles):
+    x, mask = tiles
+    one = [blank_squares(x, mask, torch.Generator().manual_seed(s), count=(1, 1))[1].sum() for s in range(100)]
+    five = [blank_squares(x, mask, torch.Generator().manual_seed(s), count=(5, 5))[1].sum() for s in range(100)]
+    assert sum(five) > 2.5 * sum(one)
+
+
+def test_context_squares_reach_the_asked_size():
+    mask = torch.ones(1, 1, 64, 64, dtype=torch.bool)
+    x = torch.zeros(1, 1, 64, 64)
+    shares = []
+    for seed in range(400):
+        _, blanked = blank_squares(
+            x, mask, torch.Generator().manual_seed(seed), count=(1, 1), side=(0.25, 0.25)
+        )  # fmt: skip
+        rows, columns = blanked[0, 0].any(1).sum(), blanked[0, 0].any(0).sum()
+        assert max(rows, columns) <= 17
+        shares.append(max(rows, columns).item())
+    assert max(shares) == 17  # 2 · 8 voxels to either side of the centre, and the centre
+
+
+@pytest.mark.parametrize("fill", ["zero", "value", "noise"])
+def test_context_branch_never_sees_what_was_blanked(tiles, model, fill):
+    x, mask = tiles
+    corrupted, blanked = blank_squares(x, mask, torch.Generator().manual_seed(3), fill=fill)
+    changed = torch.where(blanked, x + 5.0, x)
+    again, blanked_again = blank_squares(changed, mask, torch.Generator().manual_seed(3), fill=fill)
+    assert torch.equal(blanked, blanked_again)
+    assert torch.equal(corrupted, again)
+
+
+def test_cevae_mixes_elbo_and_context_with_the_clean_target(tiles, model):
+    x, mask = tiles
+    corrupted, _ = blank_squares(x, mask, torch.Generator().manual_seed(0))
+    noise = torch.randn(4, 5)
+    terms = cevae_loss(model, x, corrupted, mask, noise, context_weight=0.3)
+    elbo = vae_loss(model, x, mask, noise)
+    restored = model.decode(model.encode(corrupted)[0])  # z = μ
+    context = negative_log_likelihood(x, restored, mask).sum() / mask.sum()
+    torch.testing.assert_close(terms.context, context)
+    torch.testing.assert_close(terms.total, 0.7 * elbo.total + 0.3 * context)
+
+
+def test_blanking_works_in_3d():
+    mask = torch.zeros(2, 1, 12, 14, 16, dtype=torch.bool)
+    mask[:, :, 3:9, 3:9, 3:9] = True
+    x = torch.rand(2, 1, 12, 14, 16)
+    _, blanked = blank_squares(x, mask, torch.Generator().manual_seed(0))
+    assert blanked.flatten(1).any(1).all()
+    assert not (blanked & ~mask).any()
