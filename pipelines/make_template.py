@@ -1,0 +1,39 @@
+"""Make the registration template from the ICBM152 2009a average brain (see medvae/preparation/template/NOTICE.txt).
+
+    pip download --no-deps nilearn -d wheel && unzip wheel/nilearn-*.whl -d wheel
+    python pipelines/make_template.py --source \
+        wheel/nilearn/datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz
+
+The average brain comes without its skull; it is brought from 1 mm to the standard grid of 2 mm.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from medvae.preparation.grid import STANDARD_GRID
+from medvae.preparation.mask import mask_from_background
+from medvae.preparation.registration import move_brain
+from medvae.volume import read_volume, write_volume
+
+
+def main(
+    source: Annotated[Path, typer.Option(help="The ICBM152 T1 average, skull-stripped, 1 mm.")],
+    out: Annotated[Path, typer.Option(help="Folder of the template.")] = Path("medvae/preparation/template"),
+) -> None:
+    """Write mni152_t1.nii.gz and mni152_brain_mask.nii.gz."""
+    volume = read_volume(source)
+    mask = mask_from_background(volume.array, volume.geometry)
+    brain, mask = move_brain(volume.array, mask, volume.geometry, STANDARD_GRID)
+    stored = np.where(mask, np.clip(np.rint(brain), 1, 255), 0).astype(np.uint8)
+    write_volume(out / "mni152_t1.nii.gz", stored, STANDARD_GRID, space="mni152")
+    write_volume(out / "mni152_brain_mask.nii.gz", mask.astype(np.uint8), STANDARD_GRID, space="mni152")
+    print(f"{out}: brain of {np.count_nonzero(mask) * STANDARD_GRID.voxel_volume_ml:.0f} ml on the standard grid")
+
+
+if __name__ == "__main__":
+    typer.run(main)
