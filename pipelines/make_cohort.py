@@ -101,7 +101,8 @@ def prepare_patient(source: Path, out: Path, person: Person) -> dict:
         path = out / f"{person.id}_{modality}.nii.gz"
         write_volume(path, as_bytes(brain, brain_mask), STANDARD_GRID, space="mni152")
     lesions = read_volume(source / person.id / "lesions.nii.gz").array > 0
-    share = resample(lesions.astype(np.float32), scan.geometry, STANDARD_GRID, transform=found.transform)
+    # Without smoothing: smoothed and cut at one half, the lesions of patient 07 shrink by a third (1.3 of 2.1 ml).
+    share = resample(lesions, scan.geometry, STANDARD_GRID, transform=found.transform, antialias=False)
     moved = (share >= 0.5) & brain_mask
     write_volume(out / f"{person.id}_lesions.nii.gz", moved.astype(np.uint8), STANDARD_GRID, space="mni152")
     return {
@@ -170,7 +171,9 @@ def main(
         ]
         rows = [job.result() for job in jobs]
 
-    t1 = [case_of(person, out, f"included/ixi/{person.id}_T1.nii.gz", site="HH") for person in healthy]
+    t1 = [
+        case_of(person, out, f"included/ixi/{person.id}_T1.nii.gz", site="Hammersmith Hospital") for person in healthy
+    ]
     for_patient = {
         modality: [
             case_of(
