@@ -128,12 +128,9 @@ def predict(
         raise MedvaeError(f"{manifest}: has no case in split {', '.join(split)}. Choose another with --split.")
     predictions, failures = predict_scans(detector, chosen, out, rate=fpr, quiet=quiet)
     if pictures:
-        from medvae.reporting.case_picture import draw_case
+        from medvae.reporting.case_picture import draw_predictions
 
-        threshold = detector.map_threshold(detector.point(fpr or detector.config.calibration.mask_at))
-        for item in predictions:
-            title = f"{item.id}: {item.lesion_volume_ml:.1f} ml flagged"
-            draw_case(item.scan, item.map, item.mask, out / f"{item.id}.png", title=title, threshold=threshold)
+        draw_predictions(predictions, read_manifest(manifest) if manifest else None, detector, out)
     for item in predictions:
         typer.echo(f"{item.id}: {item.lesion_volume_ml:.2f} ml above the threshold, {item.map}")
     if failures:

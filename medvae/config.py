@@ -6,6 +6,7 @@ written beside every output.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ class PreparationConfig(Strict):
     """"percentile": the chosen percentiles in the brain become 0 and 1. "zscore": mean 0 and SD 1 in the brain."""
     percentiles: tuple[float, float] = (1.0, 99.0)
     """Lower and upper percentile, in the brain."""
-    clip: tuple[float, float] | None = (0.0, 1.3)
+    clip: tuple[float, float] | None = (-0.25, 1.5)
     """Limits of the normalised intensity, or null."""
 
 
@@ -54,8 +55,8 @@ class AugmentationConfig(Strict):
     """Largest in-plane rotation to either side (Zimmerer et al. 2019 use 0.1 rad)."""
     scale: tuple[float, float] = (0.95, 1.05)
     """Zoom factor."""
-    mirror_probability: float = Field(0.5, ge=0, le=1)
-    """Left–right mirroring; has no effect on sagittal slices."""
+    mirror: bool = True
+    """Mirror every second slice left to right, by chance; has no effect on sagittal slices."""
     gamma: tuple[float, float] = (0.9, 1.1)
     """Exponent applied to the intensity range."""
     brightness: tuple[float, float] = (0.95, 1.05)
@@ -220,10 +221,8 @@ def _apply(content: dict[str, Any], override: str) -> None:
     except yaml.YAMLError:
         raise MedvaeError(f'"{override}": the value cannot be read as YAML.') from None
     if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a word; a person means a number
-        try:
+        with contextlib.suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
     *parents, last = key.split(".")
     for parent in parents:
         inner = content.get(parent)

@@ -48,6 +48,8 @@ class Prediction:
     map: Path
     mask: Path
     lesion_volume_ml: float
+    threshold: float
+    """Value of the map above which the mask is 1."""
 
 
 def scans_of_files(paths: Sequence[Path | str]) -> list[Scan]:
@@ -135,11 +137,9 @@ def predict_scan(detector: Detector, scan: Scan, out: Path, rate: float) -> Pred
     point = detector.point(rate)
     threshold = detector.map_threshold(point)
     lesions = (native > threshold).astype(np.uint8)
-    volume_ml = float(lesions.sum() * volume.source.geometry.voxel_volume_ml)
+    volume_ml = round(float(lesions.sum() * volume.source.geometry.voxel_volume_ml), 4)
 
-    files = Prediction(
-        scan.id, scan.images[0], out / f"{scan.id}{MAP_SUFFIX}", out / f"{scan.id}{MASK_SUFFIX}", volume_ml
-    )
+    files = _files(out, scan, volume_ml, threshold)
     write_volume(files.map, native, volume.source, intent="anomaly map")
     write_volume(files.mask, lesions, volume.source, intent="lesion mask")
     common = _common_fields(detector, scan, volume)
@@ -159,7 +159,7 @@ def predict_scan(detector: Detector, scan: Scan, out: Path, rate: float) -> Pred
             "Threshold": threshold,
             "ThresholdSource": f"{point.false_positive_rate:g} of the brain voxels of "
             f"{detector.calibrated_on['validation']} healthy validation scans lie above it",
-            "LesionVolumeMl": round(volume_ml, 4),
+            "LesionVolumeMl": volume_ml,
             "BrainVolumeMl": round(float(volume.source_mask.sum() * volume.source.geometry.voxel_volume_ml), 2),
             **common,
         },
@@ -211,14 +211,19 @@ def _open_folder(out: Path, detector: Detector, rate: float) -> None:
     )
 
 
+def _files(out: Path, scan: Scan, volume_ml: float, threshold: float) -> Prediction:
+    names = (out / f"{scan.id}{suffix}" for suffix in (MAP_SUFFIX, MASK_SUFFIX))
+    return Prediction(scan.id, scan.images[0], *names, volume_ml, threshold)
+
+
 def _finished(out: Path, scan: Scan) -> Prediction | None:
-    files = Prediction(scan.id, scan.images[0], out / f"{scan.id}{MAP_SUFFIX}", out / f"{scan.id}{MASK_SUFFIX}", 0.0)
-    sidecar = _sidecar(files.mask)
-    if not (sidecar.exists() and files.mask.exists() and files.map.exists()):
+    files = _files(out, scan, 0.0, 0.0)
+    if not (_sidecar(files.mask).exists() and files.mask.exists() and files.map.exists()):
         return None
-    if read_document(sidecar).get("Sources") != [image.name for image in scan.images]:
+    sidecar = read_document(_sidecar(files.mask))
+    if sidecar.get("Sources") != [image.name for image in scan.images]:
         return None
-    return Prediction(files.id, files.scan, files.map, files.mask, read_document(sidecar)["LesionVolumeMl"])
+    return _files(out, scan, sidecar["LesionVolumeMl"], sidecar["Threshold"])
 
 
 def _sidecar(path: Path) -> Path:

@@ -255,7 +255,7 @@ def _require_finite(terms: objectives.LossTerms, step: int, out: Path) -> None:
     bad = [name for name, term in terms._asdict().items() if term is not None and not torch.isfinite(term)]
     names = ", ".join(name for name in bad if name != "total") or "total"
     raise MedvaeError(
-        f"{out}: the loss became {float(terms.total)} at step {step + 1} (term: {names}). Training stopped; the last "
+        f"{out}: the loss became {terms.total.item()} at step {step + 1} (term: {names}). Training stopped; the last "
         f"checkpoint is intact. Lower training.learning_rate, or use training.precision=no."
     )
 

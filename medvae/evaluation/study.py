@@ -22,9 +22,9 @@ from medvae.evaluation.curves import VoxelCounts
 from medvae.files import write_json, write_text
 from medvae.manifest import Case, Manifest
 from medvae.prediction import MAP_SUFFIX
-from medvae.preparation.prepare import brain_mask
+from medvae.preparation.prepare import brain_mask, require_same_grid
 from medvae.schema import read_document
-from medvae.volume import read_volume
+from medvae.volume import read_geometry, read_volume
 
 
 @dataclass(frozen=True)
@@ -154,10 +154,12 @@ def lesion_truth(manifest: Manifest, case: Case) -> np.ndarray:
     Raises
     ------
     MedvaeError
-        If the label map holds a value that the manifest does not name.
+        If the label map lies on another grid, or holds a value that the manifest does not name.
     """
     path = manifest.resolve(case.label)
-    labels = np.rint(read_volume(path).array).astype(np.int64)
+    volume = read_volume(path)
+    require_same_grid(volume, read_geometry(manifest.images(case)[0]), f'the image of case "{case.id}"')
+    labels = np.rint(volume.array).astype(np.int64)
     if manifest.label_values is None:
         return labels > 0
     known = {value for values in manifest.label_values.values() for value in values} | {0}
@@ -175,22 +177,18 @@ def _case_voxels(manifest: Manifest, case: Case, file: Path) -> tuple[np.ndarray
     """In-mask scores ``(V,)`` and truth ``(V,)`` of a case."""
     scan = read_volume(manifest.images(case)[0])
     scores = read_volume(file, finite=False)
-    for name, geometry in [("scan", scan.geometry)]:
-        if not scores.geometry.same_grid(geometry, tolerance_mm=0.01):
-            raise MedvaeError(
-                f"{file}: lies on another grid ({scores.geometry.shape}, {scores.geometry.orientation}) than the {name} "
-                f'of case "{case.id}" ({geometry.shape}, {geometry.orientation}). Resample the map onto the scan.'
-            )
+    grid, found = scan.geometry, scores.geometry
+    if not found.same_grid(grid, tolerance_mm=0.01):
+        raise MedvaeError(
+            f'{file}: lies on another grid ({found.shape}, {found.orientation}) than the scan of case "{case.id}" '
+            f"({grid.shape}, {grid.orientation}). Resample the map onto the scan."
+        )
     mask = brain_mask(scan, manifest.resolve(case.mask) if case.mask else None)
     if np.isnan(scores.array[mask]).any():
         raise MedvaeError(f"{file}: holds NaN inside the brain. A score is needed for every brain voxel.")
     truth = np.zeros(mask.shape, dtype=bool)
     if not case.healthy:
         truth = lesion_truth(manifest, case)
-        if truth.shape != mask.shape:
-            raise MedvaeError(
-                f'{manifest.path}: case "{case.id}": its label has shape {truth.shape}, its image {mask.shape}.'
-            )
     return scores.array[mask], truth[mask]
 
 

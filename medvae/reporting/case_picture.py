@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -10,6 +11,9 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from scipy import ndimage
 
+from medvae.detector import Detector
+from medvae.manifest import Manifest
+from medvae.prediction import Prediction
 from medvae.reporting.figures import save_figure
 from medvae.volume import Volume, read_volume
 
@@ -83,6 +87,22 @@ def draw_case(
     if title:
         figure.suptitle(title, fontsize=12, x=0.01, ha="left")
     return save_figure(figure, out)
+
+
+def draw_predictions(
+    predictions: Sequence[Prediction], manifest: Manifest | None, detector: Detector, out: Path | str
+) -> list[Path]:
+    """Draw every prediction to ``out/ID.png``; with a manifest, the truth of its labelled cases beside it."""
+    drawn = []
+    for item in predictions:
+        case = manifest.case(item.id) if manifest else None
+        truth = manifest.resolve(case.label) if case and case.label else None
+        title = f"{item.id}, {detector.config.name}: {item.lesion_volume_ml:.1f} ml above the threshold"
+        picture = Path(out) / f"{item.id}.png"
+        drawn.append(
+            draw_case(item.scan, item.map, item.mask, picture, truth=truth, title=title, threshold=item.threshold)
+        )
+    return drawn
 
 
 def _upright(volume: Volume) -> Volume:

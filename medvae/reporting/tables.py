@@ -9,11 +9,15 @@ from rich.table import Table
 
 from medvae.evaluation.study import Study
 
+ABSENT = "–"
 COLUMNS = ("method", "AP", "prevalence", "AUROC", "⌈Dice⌉ oracle")
 
 
 def study_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table of several methods on one cohort; "–" where a number does not exist."""
+    """Header and rows of the table of several methods on one cohort.
+
+    A number that does not exist is "–"; a column without any number is left out.
+    """
     names = list(dict.fromkeys(p.name for study in studies for p in study.operating_points))
     asked = {p.name: p.asked_fpr for study in studies for p in study.operating_points}
     header = list(COLUMNS)
@@ -29,7 +33,8 @@ def study_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
             point = points.get(name)
             row += [_number(point and point.dice, 3), _percent(point and point.fpr)]
         rows.append(row)
-    return header, rows
+    kept = [i for i in range(len(header)) if i == 0 or any(row[i] != ABSENT for row in rows)]
+    return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def rich_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -49,8 +54,8 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    return ABSENT if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
+    return ABSENT if value is None or math.isnan(value) else f"{100 * value:.1f} %"

@@ -33,8 +33,8 @@ class SliceAugmenter:
                 border_mode_data="constant", border_cval_data=0, border_mode_seg="constant", border_cval_seg=0,
             )
         ]  # fmt: skip
-        if plane != "sagittal" and config.mirror_probability > 0:
-            transforms.append(MirrorTransform(axes=(0,), p_per_sample=config.mirror_probability))
+        if plane != "sagittal" and config.mirror:
+            transforms.append(MirrorTransform(axes=(0,)))  # mirrors with probability one half
         transforms += [
             GammaTransform(config.gamma, retain_stats=False),
             BrightnessMultiplicativeTransform(config.brightness),

@@ -1,0 +1,94 @@
+"""The whole job, end to end, on the included cohort: from healthy scans to overlays, pictures and tables.
+
+    python pipelines/quickstart.py --out demo_run
+
+1. Lesions of known place and shape are inserted into the healthy test scans.
+2. A context-encoding VAE is trained on 20 healthy brains; two baselines that need no network are fitted beside it.
+3. Each detector sets its thresholds on 6 other healthy brains.
+4. Each predicts the test scans: healthy people, MS patients, and the scans with inserted lesions.
+5. The maps are measured against the truth, and drawn.
+
+Run it again after Ctrl-C: it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from medvae.config import read_config
+from medvae.errors import MedvaeError
+from medvae.evaluation.study import Study, evaluate, write_study
+from medvae.files import write_text
+from medvae.fitting import fit
+from medvae.lesions import insert_cohort, read_shapes
+from medvae.manifest import Manifest, read_manifest
+from medvae.prediction import predict, scans_of_manifest
+from medvae.reporting.case_picture import draw_predictions
+from medvae.reporting.tables import markdown_table, rich_table, study_rows
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+COHORT = REPOSITORY / "data_manifests" / "included_t1.json"
+SHAPES = REPOSITORY / "data_manifests" / "included" / "lesion_shapes.npz"
+METHODS = ("cevae_slice", "normative_baseline", "intensity_baseline")
+LESION_SEED = 2026
+
+
+def main(out: Path, overrides: list[str]) -> None:
+    """Make ``out``: runs, predictions, pictures and tables."""
+    console, started = Console(), time.monotonic()
+    healthy_and_ms = read_manifest(COHORT)
+    inserted = insert_cohort(healthy_and_ms, out / "inserted", seed=LESION_SEED, shapes=read_shapes(SHAPES))
+    cohorts: dict[str, Manifest] = {"ms": healthy_and_ms, "inserted": inserted}
+
+    studies: dict[str, list[Study]] = {name: [] for name in cohorts}
+    for method in METHODS:
+        console.rule(method)
+        config = read_config(REPOSITORY / "configs" / f"{method}.yaml", overrides)
+        detector = fit(config, healthy_and_ms, out / "runs" / method, resume=True)
+        for name, cohort in cohorts.items():
+            folder = out / "predictions" / method / name
+            predictions, failures = predict(detector, scans_of_manifest(cohort), folder)
+            if failures:
+                raise MedvaeError("\n".join(failures.values()))
+            draw_predictions(predictions, cohort, detector, out / "pictures" / method / name)
+            study = evaluate(folder, cohort)
+            write_study(study, out / "results" / method / name)
+            studies[name].append(study)
+
+    titles = {"ms": "MS patients (lesions), healthy test scans (FPR)", "inserted": "Inserted lesions"}
+    text = ""
+    for name, title in titles.items():
+        header, rows = study_rows(studies[name])
+        subjects = f"{title}: {studies[name][0].pooled['n_cases']} scans with lesions"
+        console.print(rich_table(subjects, header, rows))
+        text += f"### {subjects}\n\n{markdown_table(header, rows)}\n"
+    table = write_text(out / "table.md", text)
+
+    network = METHODS[0]
+    console.print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes. Now open:", highlight=False)
+    for what, path in {
+        "the table": table,
+        "a picture of every test scan": out / "pictures" / network,
+        "loss and reconstructions": out / "runs" / network,
+        "overlays for ITK-SNAP": out / "predictions" / network / "ms",
+    }.items():
+        console.print(f"  {what}: {path}", highlight=False, soft_wrap=True)
+    console.print(f"Another scan: medvae predict {out / 'runs' / network} SCAN.nii.gz --out DIR", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("demo_run"), help="folder for everything (default: demo_run)")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config values, as training.steps=200")
+    arguments = parser.parse_args()
+    try:
+        main(arguments.out, arguments.overrides)
+    except MedvaeError as error:
+        sys.exit(f"quickstart: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nStopped; run the same command again to go on.")

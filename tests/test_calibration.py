@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from medvae.calibration import fit_normative, operating_points, smooth_in_mask
+from medvae.errors import MedvaeError
+
+RNG = np.random.default_rng(0)
+MASK = np.zeros((12, 12, 12), bool)
+MASK[2:10, 2:10, 2:10] = True
+
+
+def test_threshold_leaves_the_asked_share_of_healthy_voxels_above():
+    scores = [RNG.standard_normal(MASK.shape).astype(np.float32) for _ in range(5)]
+    points, median = operating_points(scores, [MASK] * 5, (0.01, 0.05))
+    pooled = np.concatenate([s[MASK] for s in scores])
+    for point, rate in zip(points, (0.01, 0.05), strict=True):
+        assert (pooled > point.threshold).sum() == int(rate * len(pooled))
+    assert median == pytest.approx(np.median(pooled), abs=0.01)
+    assert [p.name for p in points] == ["fpr_0.01", "fpr_0.05"]
+
+
+def test_ties_never_exceed_the_asked_share():
+    scores = np.where(RNG.random(MASK.shape) < 0.3, 1.0, 0.0)
+    points, _ = operating_points([scores], [MASK], (0.01,))
+    assert (scores[MASK] > points[0].threshold).mean() <= 0.01
+
+
+def test_no_healthy_validation_scan():
+    with pytest.raises(MedvaeError, match="validation"):
+        operating_points([], [], (0.01,))
+
+
+def test_z_has_mean_zero_and_unit_spread_on_the_healthy_scans():
+    place = RNG.standard_normal(MASK.shape)
+    spread = np.exp(0.5 * RNG.standard_normal(MASK.shape))
+    scores = [place + spread * RNG.standard_normal(MASK.shape) for _ in range(200)]
+    normative = fit_normative(scores, [MASK] * 200, shrinkage=0)
+    z = np.stack([normative.z(s, MASK)[MASK] for s in scores])
+    np.testing.assert_allclose(z.mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(z.std(0, ddof=1), 1, rtol=1e-3)
+    np.testing.assert_allclose(normative.sd[MASK], spread[MASK], rtol=0.3)
+
+
+def test_shrinkage_draws_towards_the_common_variance():
+    scores = [RNG.standard_normal(MASK.shape) for _ in range(4)]
+    free, drawn = (fit_normative(scores, [MASK] * 4, shrinkage=k) for k in (0, 50))
+    assert drawn.sd[MASK].std() < 0.2 * free.sd[MASK].std()
+    assert (drawn.sd**2)[MASK].mean() == pytest.approx((free.sd**2)[MASK].mean(), rel=0.05)
+
+
+def test_places_that_few_brains_cover_take_the_common_values():
+    seldom = MASK.copy()
+    masks = [MASK.copy() for _ in range(6)]
+    seldom[:] = False
+    seldom[2, 2, 2] = True
+    for mask in masks[2:]:
+        mask[2, 2, 2] = False
+    scores = [np.full(MASK.shape, 3.0) + RNG.standard_normal(MASK.shape) for _ in masks]
+    scores[0][2, 2, 2] = 1e6  # an outlier where only two brains are
+    normative = fit_normative(scores, masks, shrinkage=5)
+    assert normative.mean[2, 2, 2] == pytest.approx(3, abs=0.2)
+    assert normative.sd[2, 2, 2] == pytest.approx(1, abs=0.3)
+    assert np.isfinite(normative.sd).all()
+    assert (normative.sd > 0).all()
+
+
+def test_too_few_scans():
+    with pytest.raises(MedvaeError, match="three"):
+        fit_normative([np.zeros(MASK.shape)] * 2, [MASK] * 2, 0)
+
+
+def test_smoothing_keeps_a_constant_up_to_the_rim_and_knows_nothing_outside():
+    values = np.where(MASK, 2.0, 99.0)
+    smoothed = smooth_in_mask(values, MASK, (1.5, 1.5, 1.5))
+    np.testing.assert_allclose(smoothed[MASK], 2.0, rtol=1e-5)
+    assert (smoothed[~MASK] == 0).all()
+    np.testing.assert_array_equal(smooth_in_mask(values, MASK, (0, 0, 0)), np.where(MASK, 2.0, 0))

@@ -1,0 +1,152 @@
+"""The commands as a person types them, in their own process: exit codes, messages, speed of --help."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from medvae.cli import main
+
+SMALL = [
+    "sampling.batch_size=8", "sampling.workers=0", "network.widths=[4,8,8]", "network.squeeze=4",
+    "network.latent_size=8", "training.validate_every=100000",
+]  # fmt: skip
+
+
+def medvae(*arguments, **options):
+    command = [sys.executable, "-c", "from medvae.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, **options)
+
+
+def test_help_teaches_and_imports_nothing_heavy():
+    code = (
+        "import sys; from medvae.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'monai', 'SimpleITK', 'numpy', 'scipy', 'nibabel', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    for arguments in (
+        ["--help"],
+        ["train", "--help"],
+        ["predict", "--help"],
+        ["evaluate", "--help"],
+        ["check", "--help"],
+    ):
+        result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert "Usage" in result.stdout
+        assert arguments == ["--help"] or "Example: medvae" in result.stdout
+
+
+def test_the_whole_line(tmp_path, cohort, repository):
+    config = repository / "configs" / "cevae_slice.yaml"
+    result = medvae("train", config, "training.steps=3", *SMALL, "--data", cohort.path, "--out", tmp_path / "run")
+    assert result.returncode == 0, result.stderr
+    assert "threshold at healthy FPR 0.01" in result.stdout
+    scan = cohort.images(cohort.case("sub06"))[0]
+    result = medvae("predict", tmp_path / "run", scan, "--out", tmp_path / "overlays")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "overlays" / "sub06_T1.png").exists()
+    result = medvae("predict", tmp_path / "run", "--manifest", cohort.path, "--no-pictures", "--out", tmp_path / "maps")
+    assert result.returncode == 0, result.stderr
+    result = medvae("evaluate", tmp_path / "maps", "--manifest", cohort.path, "--out", tmp_path / "results")
+    assert result.returncode == 0, result.stderr
+    results = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert 0 <= results["pooled"]["ap"] <= 1
+    assert "oracle" in (tmp_path / "results" / "table.md").read_text()
+
+
+def test_check_says_what_is_wrong(tmp_path, cohort):
+    good = medvae("check", cohort.path)
+    assert good.returncode == 0, good.stderr
+    assert "in order" in good.stdout
+
+    content = json.loads(cohort.path.read_text())
+    content["cases"][0]["image"] = "gone.nii.gz"
+    content["cases"][1]["mask"] = "small.nii.gz"
+    content["cases"][2]["sha256"] = "0" * 64
+    broken = cohort.path.with_name("broken.json")
+    broken.write_text(json.dumps(content))
+    import nibabel as nib
+    import numpy as np
+
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)), cohort.path.with_name("small.nii.gz"))
+    bad = medvae("check", broken)
+    assert bad.returncode == 1
+    assert "3 of 8 cases" in bad.stderr
+    for words in ("gone.nii.gz", "has shape (4, 4, 4)", "the file has changed"):
+        assert words in bad.stdout
+    broken.unlink()
+
+
+def mistakes(cohort, repository, tmp_path):
+    config = repository / "configs" / "cevae_slice.yaml"
+    data = ("--data", cohort.path, "--out", tmp_path / "run")
+    scan = cohort.images(cohort.cases[0])[0]
+    yield ("train", tmp_path / "none.yaml", *data), 1, "no such file"
+    yield ("train", config, "training.step=3", *data), 1, 'did you mean "steps"'
+    yield ("train", config, "network.widths=[4,4,4,4,4,4]", *data), 1, "divisible by 64"
+    yield ("train", config, "--data", tmp_path / "none.json", "--out", tmp_path / "run"), 1, "no such file"
+    yield ("train", config), 2, "Missing option"
+    yield ("predict", tmp_path / "none", scan, "--out", tmp_path / "o"), 1, "holds no detector"
+    yield ("predict", tmp_path / "none", "--out", tmp_path / "o"), 2, "give scans, or --manifest"
+    yield ("evaluate", tmp_path / "none", "--manifest", cohort.path, "--out", tmp_path / "o"), 1, "is not a folder"
+    yield ("check", scan), 1, "cannot be read as text"
+    yield ("chekc", scan), 2, "No such command"
+
+
+def test_mistakes_end_with_a_message_and_never_a_traceback(tmp_path, cohort, repository, monkeypatch, capsys):
+    for arguments, code, words in mistakes(cohort, repository, tmp_path):
+        monkeypatch.setattr(sys, "argv", ["medvae", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        errors = capsys.readouterr().err
+        assert caught.value.code == code, (arguments, errors)
+        assert words in " ".join(errors.replace("│", " ").split()), (arguments, errors)
+        assert not (tmp_path / "o").exists()
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_resume_goes_on(tmp_path, cohort, repository):
+    config = repository / "configs" / "cevae_slice.yaml"
+    steps = ["training.steps=100000", *SMALL, "training.log_every=1"]
+    command = [sys.executable, "-c", "from medvae.cli import main; main()", "train", config, *steps]
+    command += ["--data", cohort.path, "--out", tmp_path / "run"]
+    process = subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (metrics.exists() and metrics.read_text().count("\n") > 2) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 130, errors
+    assert "--resume" in errors
+    assert "Traceback" not in errors
+    stopped = json.loads((tmp_path / "run" / "checkpoints" / "latest" / "step.json").read_text())["step"]
+    assert stopped >= 3
+
+    again = medvae("train", config, *steps, "--data", cohort.path, "--out", tmp_path / "run")
+    assert again.returncode == 1
+    assert "already holds a run" in again.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs limits on file size")
+def test_full_disk_is_told_in_one_paragraph(tmp_path, cohort, repository):
+    """A limit on the size of files stands for the full disk: writing past it fails in the same place."""
+    import resource
+
+    config = repository / "configs" / "normative_baseline.yaml"
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    result = medvae("train", config, "--data", cohort.path, "--out", tmp_path / "run", preexec_fn=limit)
+    assert result.returncode == 1
+    assert "could not be written" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run" / "detector").exists()
+    assert not list((tmp_path / "run").glob("*.part"))

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+import torch
+
+from medvae.config import AugmentationConfig, PreparationConfig
+from medvae.preparation.prepare import prepare_case
+from medvae.sampling.augmentation import SliceAugmenter
+from medvae.sampling.slices import EpochOrder, SliceDataset, slices_of, volume_of
+
+
+@pytest.fixture(scope="module")
+def volumes(cohort):
+    return [prepare_case(cohort, case, PreparationConfig()) for case in cohort.cases[:2]]
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_slices_put_together_are_the_volume(plane):
+    array = np.random.default_rng(0).random((2, 5, 6, 7))
+    np.testing.assert_array_equal(volume_of(slices_of(array, plane), plane), array)
+    np.testing.assert_array_equal(volume_of(slices_of(array[0], plane), plane), array[0])
+    assert slices_of(array, plane).shape[1:] == {"axial": (2, 5, 6), "coronal": (2, 5, 7), "sagittal": (2, 6, 7)}[plane]
+
+
+def augmented(volumes, key, seed=0, **options):
+    augmenter = SliceAugmenter(AugmentationConfig(**options), "axial", volumes[0].mask.shape[:2])
+    return SliceDataset(volumes, "axial", min_brain_fraction=0.02, augmenter=augmenter, seed=seed)[key]
+
+
+def test_item_depends_on_seed_epoch_and_index_only(volumes):
+    first = augmented(volumes, (1, 40))
+    np.random.seed(5)
+    augmented(volumes, (0, 3))
+    again = augmented(volumes, (1, 40))
+    assert np.array_equal(first[0], again[0])
+    np.random.seed(5)
+    expected = np.random.random()
+    np.random.seed(5)
+    augmented(volumes, (0, 3))
+    assert np.random.random() == expected  # the caller's generator is left as it was
+    for other in (augmented(volumes, (2, 40)), augmented(volumes, (1, 41)), augmented(volumes, (1, 40), seed=1)):
+        assert not np.array_equal(first[0], other[0])
+
+
+def test_augmentation_changes_the_slice_but_not_the_background_or_the_source(volumes):
+    plain = SliceDataset(volumes, "axial", min_brain_fraction=0.02)
+    before = plain.images[40].copy()
+    image, mask = augmented(volumes, (0, 40))
+    assert image.dtype == plain[(0, 40)][0].dtype
+    assert image.shape == plain[(0, 40)][0].shape
+    assert (image[~mask] == 0).all()
+    assert 0.85 < mask.sum() / plain.masks[40].sum() < 1.15
+    np.testing.assert_array_equal(plain.images[40], before)
+
+
+def test_no_augmentation_within_no_range(volumes):
+    still = {"rotation_degrees": 0, "scale": (1, 1), "mirror": False, "gamma": (1, 1), "brightness": (1, 1)}
+    image, _ = augmented(volumes, (0, 40), **still, noise_variance=(0, 0))
+    np.testing.assert_allclose(image, SliceDataset(volumes, "axial", min_brain_fraction=0.02)[(0, 40)][0], atol=1e-5)
+
+
+def test_mirroring_is_left_to_right_and_happens_to_half_of_the_slices(volumes):
+    still = {"rotation_degrees": 0, "scale": (1, 1), "gamma": (1, 1), "brightness": (1, 1), "noise_variance": (0, 0)}
+    plain = SliceDataset(volumes, "axial", min_brain_fraction=0.02)[(0, 40)][0]
+    mirrored = 0
+    for epoch in range(60):
+        image, _ = augmented(volumes, (epoch, 40), **still)
+        flipped = bool(torch.allclose(image, plain.flip(1), atol=1e-5))
+        assert flipped or torch.allclose(image, plain, atol=1e-5)
+        mirrored += flipped
+    assert 15 < mirrored < 45
+
+
+def test_order_is_shuffled_whole_epochs_and_resumes_anywhere():
+    whole = list(EpochOrder(7, seed=3, start=0, stop=20))
+    assert list(EpochOrder(7, seed=3, start=9, stop=20)) == whole[9:]
+    assert sorted(index for epoch, index in whole[:7]) == list(range(7))
+    assert {epoch for epoch, _ in whole} == {0, 1, 2}
+    assert [i for _, i in whole[:7]] != [i for _, i in whole[7:14]]
+    assert len(EpochOrder(7, seed=3, start=9, stop=20)) == 11

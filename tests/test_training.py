@@ -1,0 +1,151 @@
+import json
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from medvae import objectives, training
+from medvae.config import Config
+from medvae.errors import MedvaeError
+from medvae.preparation.prepare import prepare_healthy
+from medvae.training import train
+
+SMALL = {
+    "name": "small",
+    "sampling": {"batch_size": 8, "workers": 0},
+    "network": {"widths": [4, 8, 8], "latent_size": 8, "squeeze": 4},
+    "training": {"steps": 6, "warmup_steps": 2, "log_every": 1, "validate_every": 3, "checkpoint_every": 3},
+}
+
+
+def small(**changes) -> Config:
+    merged = {**SMALL, **changes}
+    merged["training"] = SMALL["training"] | changes.get("training", {})
+    return Config.model_validate(merged)
+
+
+@pytest.fixture(scope="module")
+def scans(cohort):
+    config = small()
+    return tuple(prepare_healthy(cohort, split, config.preparation, quiet=True) for split in ("train", "validation"))
+
+
+def weights(network):
+    return torch.cat([p.flatten() for p in network.state_dict().values()])
+
+
+def stop_after(monkeypatch, step):
+    """Send this process a Ctrl-C in the middle of a step."""
+    original, calls = objectives.cevae_loss, []
+
+    def loss(*arguments, **options):
+        calls.append(1)
+        if len(calls) == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(objectives, "cevae_loss", loss)
+    return original
+
+
+def test_six_steps_equal_three_a_stop_and_three_more(tmp_path, scans, monkeypatch):
+    whole = train(small(), *scans, tmp_path / "whole", quiet=True)
+    original = stop_after(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        train(small(), *scans, tmp_path / "parts", quiet=True)
+    assert not (tmp_path / "parts" / training.WEIGHTS).exists()
+    monkeypatch.setattr(objectives, "cevae_loss", original)
+    torch.manual_seed(99)
+    np.random.seed(99)
+    resumed = train(small(), *scans, tmp_path / "parts", resume=True, quiet=True)
+    assert torch.equal(weights(whole), weights(resumed))
+
+    def losses(folder):
+        lines = [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]
+        return [(line["step"], line["total"]) for line in lines if "total" in line]
+
+    assert losses("whole") == losses("parts")
+    assert [step for step, _ in losses("whole")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_run_killed_between_checkpoints_repeats_the_lost_steps(tmp_path, scans, monkeypatch):
+    whole = train(small(), *scans, tmp_path / "whole", quiet=True)
+    original, calls = objectives.cevae_loss, []
+
+    def killed(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 6:
+            raise SystemExit("killed")
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(objectives, "cevae_loss", killed)
+    with pytest.raises(SystemExit):
+        train(small(), *scans, tmp_path / "parts", quiet=True)
+    monkeypatch.setattr(objectives, "cevae_loss", original)
+    resumed = train(small(), *scans, tmp_path / "parts", resume=True, quiet=True)
+    assert torch.equal(weights(whole), weights(resumed))
+    steps = [json.loads(line)["step"] for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 3, 4, 5, 6, 6]  # one line per step, and two validations
+
+
+def test_run_folder_holds_what_it_promises(tmp_path, scans):
+    train(small(training={"checkpoint_every": 2}), *scans, tmp_path / "run", quiet=True)
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "checkpoints", "config.yaml", "loss.png", "metrics.jsonl", "network.safetensors", "reconstructions.png",
+    ]  # fmt: skip
+
+
+def test_two_runs_of_one_seed_are_equal_and_workers_do_not_matter(tmp_path, scans):
+    first = train(small(), *scans, tmp_path / "a", quiet=True)
+    second = train(small(sampling={"batch_size": 8, "workers": 1}), *scans, tmp_path / "b", quiet=True)
+    assert torch.equal(weights(first), weights(second))
+    other = train(small(seed=1), *scans, tmp_path / "c", quiet=True)
+    assert not torch.equal(weights(first), weights(other))
+
+
+@pytest.mark.parametrize("kind", ["vae", "cevae"])
+def test_loss_falls(tmp_path, scans, kind):
+    options = {"steps": 40, "learning_rate": 3e-3, "log_every": 5, "validate_every": 40, "checkpoint_every": 40}
+    config = small(objective={"kind": kind}, training=options)
+    train(config, *scans, tmp_path / "run", quiet=True)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["total"] for line in lines if "total" in line]
+    assert losses[-1] < losses[0] - 0.1
+    assert ("context" in lines[0]) == (kind == "cevae")
+
+
+def test_existing_run_is_not_overwritten(tmp_path, scans):
+    train(small(), *scans, tmp_path / "run", quiet=True)
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(MedvaeError, match="already holds a run"):
+        train(small(), *scans, tmp_path / "run", quiet=True)
+    with pytest.raises(MedvaeError, match="another config"):
+        train(small(seed=5), *scans, tmp_path / "run", resume=True, quiet=True)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").write_text("dear")
+    with pytest.raises(MedvaeError, match="not empty"):
+        train(small(), *scans, tmp_path / "thesis", quiet=True)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["chapter1.tex"]
+
+
+def test_loss_that_is_not_finite_stops_at_once_and_names_the_term(tmp_path, scans, monkeypatch):
+    original = objectives.kl_divergence
+    monkeypatch.setattr(objectives, "kl_divergence", lambda *a: original(*a) * float("nan"))
+    with pytest.raises(MedvaeError, match=r"step 1 \(term: kl"):
+        train(small(), *scans, tmp_path / "run", quiet=True)
+
+
+def test_without_training_scans(tmp_path, scans):
+    with pytest.raises(MedvaeError, match="no healthy training scan"):
+        train(small(), [], scans[1], tmp_path / "run", quiet=True)
+
+
+def test_training_works_outside_the_main_thread(tmp_path, scans):
+    thread = threading.Thread(target=lambda: train(small(), *scans, tmp_path / "run", quiet=True))
+    thread.start()
+    thread.join()
+    assert (tmp_path / "run" / training.WEIGHTS).exists()
