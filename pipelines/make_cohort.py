@@ -6,7 +6,7 @@
 masks); ``data_manifests/included/LICENCES.md`` says where they come from. Every scan goes the same way: brain mask,
 bias field (N4), affine registration of the T1 to MNI152, one linear resampling to the 2 mm standard grid, 8-bit
 intensities. Voxels outside the brain are 0 and nothing inside is, so the nonzero region is the brain mask. The same
-input gives the same bytes. About 9 s a case on one core.
+input gives the same bytes. About 8 s a case on one core.
 """
 
 from __future__ import annotations
