@@ -42,7 +42,7 @@ class SamplingConfig(Strict):
     """Orientation of the slices."""
     min_brain_fraction: float = Field(0.02, ge=0, lt=1)
     """Slices with less brain than this fraction of their pixels are not trained on."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(16, ge=1)
     """Slices per step."""
     workers: int = Field(1, ge=0)
     """Processes that augment slices; 0 augments in the training process."""

@@ -54,11 +54,6 @@ class PreparedVolume:
         native = resample(continued, STANDARD_GRID, self.source.geometry, transform=back, antialias=False)
         return np.where(self.source_mask, native, 0.0).astype(np.float32)
 
-    def conform(self, native: np.ndarray) -> np.ndarray:
-        """A binary mask on the scan's own grid brought to the standard grid (half of a voxel or more)."""
-        moved = resample(native, self.source.geometry, STANDARD_GRID, transform=self.transform)
-        return moved >= 0.5
-
 
 def prepare_case(manifest: Manifest, case: Case, config: PreparationConfig) -> PreparedVolume:
     """Read and prepare a case of a manifest.
