@@ -85,7 +85,7 @@ class ObjectiveConfig(Strict):
     """"vae": the negative ELBO. "cevae": mixed with context encoding (Zimmerer et al. 2018, arXiv 1812.05941)."""
     likelihood: Literal["laplace", "gaussian"] = "laplace"
     """Distribution of a voxel around its reconstruction: absolute or squared error."""
-    likelihood_scale: float = Field(0.1, gt=0)
+    likelihood_scale: float = Field(0.05, gt=0)
     """Scale of that distribution in normalised intensity: Laplace's b or Gauss's sigma."""
     beta: float = Field(1.0, ge=0)
     """Weight of the KL divergence; both terms are sums per sample, in nats."""
