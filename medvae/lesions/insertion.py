@@ -33,10 +33,10 @@ class Settings(Strict):
     """Lesions in a scan; if not given, as many and as large as those of one patient of the library, drawn anew for
     every scan."""
     smallest_ml: float = Field(default=0.05, gt=0)
-    """Smallest lesion, in ml: one that covers less of the scan's grid is drawn anew."""
-    largest_ml: float = Field(default=15.0, gt=0)
-    """Shapes above this volume in ml are replaced by two of half of it: confluent lesions of 20 ml and more are
-    moulded by the ventricles of one person and fit nobody else."""
+    """Smallest lesion, in ml: one that covers less of the scan's grid is drawn anew and a little larger."""
+    largest_ml: float = Field(default=40.0, gt=0)
+    """Largest shape taken, in ml. A larger one, and one that fits nowhere, is replaced by two of half its volume:
+    the largest confluent lesions are moulded by the ventricles of one person and seldom fit another."""
     scale: tuple[float, float] = (0.7, 1.5)
     """Smallest and largest factor by which a shape is stretched along each of its axes (log-uniform)."""
     rotation_deg: float = Field(default=30.0, ge=0, le=180)
@@ -91,7 +91,7 @@ def insert(
     Parameters
     ----------
     volume
-        A healthy, skull-stripped scan; any grid. Unless ``settings.contrast`` says otherwise, a T1.
+        A healthy, skull-stripped scan; any grid; 0 means no signal. Unless ``settings.contrast`` says otherwise, a T1.
     mask
         Brain mask, ``(X, Y, Z)`` bool.
     shapes
@@ -112,12 +112,18 @@ def insert(
     Raises
     ------
     MedvaeError
-        If there is no room: fewer lesions than ``settings.count`` fit, or none at all.
+        If intensities are negative (standardised), or if there is no room: fewer lesions than ``settings.count``
+        fit, or none at all.
     """
     rng = np.random.default_rng(rng)
     settings = settings or Settings()
     geometry = volume.geometry
     mask = np.asarray(mask, dtype=bool)
+    if np.mean(volume.array[mask] < 0) > 0.01:
+        raise MedvaeError(
+            f"{volume.path or 'scan'}: holds negative intensities. A lesion multiplies the scan's intensities, so that "
+            f"0 must mean no signal: insert lesions before intensities are standardised."
+        )
     places = _Places(volume, mask, white_matter(volume, mask) if white is None else white)
     truth = np.zeros(geometry.shape, dtype=bool)
     array = volume.array.copy()
@@ -234,6 +240,7 @@ def _place(
         first, fraction, depth = rasterise(shape, shapes.spacing_mm, geometry, rng, **deformation)
         whole = np.count_nonzero(fraction >= 0.5)
         if whole * geometry.voxel_volume_ml < settings.smallest_ml:
+            deformation["scale"] = tuple(1.15 * factor for factor in deformation["scale"])
             continue
         for _ in range(50):
             start = places.draw(periventricular, rng) + first
@@ -246,7 +253,7 @@ def _place(
             kept = np.count_nonzero(inside)
             if (
                 kept * geometry.voxel_volume_ml < settings.smallest_ml
-                or kept < 0.6 * whole
+                or kept < 0.5 * whole
                 or np.count_nonzero(inside & places.white[box]) < settings.inside * kept
                 or (places.taken[box] & (depth > 0)).any()
             ):
