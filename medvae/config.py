@@ -120,20 +120,68 @@ class TrainingConfig(Strict):
     """Steps between two checkpoints."""
 
 
+NETWORK_SCORES = (
+    "residual", "squared_residual", "kl_gradient", "reconstruction_gradient", "elbo_gradient", "context", "product",
+    "sum",
+)  # fmt: skip
+"""Kinds of score that need a network."""
+
+
+class ScorePart(Strict):
+    """One factor or term of a combined score."""
+
+    kind: Literal[
+        "residual", "squared_residual", "kl_gradient", "reconstruction_gradient", "elbo_gradient", "context"
+    ]  # fmt: skip
+    """As in ``score.kind``; a signed score enters with its absolute value."""
+    smoothing_mm: float = Field(0.0, ge=0)
+    """Standard deviation of a Gaussian applied to the part before it is combined, in mm."""
+
+
 class ScoreConfig(Strict):
     """From a prepared volume to a per-voxel score on the standard grid."""
 
-    kind: Literal["residual", "squared_residual", "intensity", "equalized_intensity"] = "residual"
-    """"residual" = scan − reconstruction with z = μ, signed; "squared_residual" its square; "intensity" and
-    "equalized_intensity" are the scan itself and need no network."""
+    kind: Literal[
+        "residual", "squared_residual", "kl_gradient", "reconstruction_gradient", "elbo_gradient", "context",
+        "product", "sum", "intensity", "equalized_intensity",
+    ] = "residual"  # fmt: skip
+    """"residual": scan − reconstruction with z = μ, signed; "squared_residual": its square. "*_gradient": |∂L/∂x| of a
+    loss term (Zimmerer et al. 2019, arXiv 1912.00003). "context": signed residual against what the network restores
+    where it was blanked. "product" and "sum" combine ``parts``. "intensity" and "equalized_intensity" are the scan
+    itself and need no network."""
     polarity: Literal["bright", "dark", "both"] = "both"
     """Which sign is anomalous: brighter than expected, darker than expected, or either."""
     smoothing_mm: float = Field(0.0, ge=0)
     """Standard deviation of a Gaussian applied to the signed score inside the brain, in mm."""
     normative: bool = False
     """Turn the score into a z value at each place, by mean and SD over the healthy training scans."""
+    parts: tuple[ScorePart, ...] = (
+        ScorePart(kind="kl_gradient", smoothing_mm=4.0),
+        ScorePart(kind="squared_residual"),
+    )
+    """What "product" and "sum" combine; each part is divided by its healthy mean first. The default product is that of
+    Zimmerer et al. 2019, arXiv 1907.02796."""
+    smoothgrad_draws: int = Field(0, ge=0)
+    """Noisy copies over which a gradient is averaged (SmoothGrad); 0 uses the scan as it is."""
+    smoothgrad_noise: float = Field(0.05, gt=0)
+    """Standard deviation of that noise, in normalised intensity."""
+    context_side: int = Field(16, ge=2)
+    """Side of the blanked patches of the context score, in voxels."""
+    context_spacing: int = Field(3, ge=2)
+    """Patches this many sides apart are blanked together."""
+    context_shifts: int = Field(2, ge=1)
+    """Shifted grids along each axis of a slice; the cost is (spacing · shifts)² passes."""
     batch_size: int = Field(64, ge=1)
     """Slices scored at once; the score does not depend on it."""
+
+    @model_validator(mode="after")
+    def _signed(self) -> ScoreConfig:
+        unsigned = self.kind.endswith("_gradient") or self.kind in ("squared_residual", "product", "sum")
+        if unsigned and self.polarity == "dark":
+            raise ValueError(f'kind "{self.kind}" is never negative, so polarity "dark" finds nothing: use "bright".')
+        if self.kind in ("product", "sum") and len(self.parts) < 2:
+            raise ValueError(f'kind "{self.kind}" needs at least two parts.')
+        return self
 
 
 class CalibrationConfig(Strict):
@@ -181,7 +229,7 @@ class Config(Strict):
 
     @model_validator(mode="after")
     def _compatible(self) -> Config:
-        needs_network = self.score.kind in ("residual", "squared_residual")
+        needs_network = self.score.kind in NETWORK_SCORES
         if needs_network and self.network is None:
             raise ValueError(f'score.kind "{self.score.kind}" needs a network, but network is null: give one.')
         if not needs_network and self.network is not None:

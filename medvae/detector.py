@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,22 +21,14 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 
 from medvae import __version__
-from medvae.calibration import (
-    NormativeMap,
-    OperatingPoint,
-    fit_normative,
-    operating_points,
-    smooth_in_mask,
-)
+from medvae.calibration import NormativeMap, OperatingPoint, fit_normative, operating_points
 from medvae.config import Config, dump_config, read_config
 from medvae.errors import MedvaeError
 from medvae.files import sha256, whole_folder, write_bytes, write_json, write_text
 from medvae.networks.vae import ConvVAE
-from medvae.preparation.grid import STANDARD_GRID
 from medvae.preparation.prepare import PreparedVolume
 from medvae.schema import read_document
-from medvae.scoring import intensity, residual
-from medvae.scoring.tiling import score_slices
+from medvae.scoring.volume import score_parts, score_volume
 from medvae.training import load_network
 
 FOLDER = "detector"
@@ -57,6 +49,8 @@ class Detector:
     channels: int
     calibrated_on: dict[str, int]
     """Number of healthy scans: ``{"training": …, "validation": …}``."""
+    part_scales: tuple[float, ...] = ()
+    """Healthy mean of each part of a combined score."""
     fingerprint: str = ""
     """SHA-256 of the saved detector's files; two detectors with one fingerprint give the same maps."""
 
@@ -78,17 +72,18 @@ class Detector:
         channels = (training or validation)[0].image.shape[0] if (training or validation) else 1
         counts = {"training": len(training), "validation": len(validation)}
         detector = cls(config, network, None, (), 0.0, channels, counts)
+        if config.score.kind in ("product", "sum"):
+            detector = replace(detector, part_scales=_healthy_means(config, network, training))
         if config.score.normative:
             scores = [detector._signed_score(volume) for volume in training]
-            normative = fit_normative(
-                scores, [volume.mask for volume in training], config.calibration.normative_shrinkage
-            )  # fmt: skip
-            detector = cls(config, network, normative, (), 0.0, channels, counts)
+            masks = [volume.mask for volume in training]
+            normative = fit_normative(scores, masks, config.calibration.normative_shrinkage)
+            detector = replace(detector, normative=normative)
         healthy = [detector.score(volume) for volume in validation]
         points, median = operating_points(
             healthy, [volume.mask for volume in validation], config.calibration.false_positive_rates
         )
-        return cls(config, network, detector.normative, tuple(points), median, channels, counts)
+        return replace(detector, points=tuple(points), healthy_median=median)
 
     def score(self, volume: PreparedVolume) -> np.ndarray:
         """The calibrated score on the standard grid, ``(X, Y, Z)`` float32: higher is more anomalous, 0 outside."""
@@ -136,6 +131,7 @@ class Detector:
                 "channels": self.channels,
                 "calibrated_on_healthy_scans": self.calibrated_on,
                 "healthy_median": self.healthy_median,
+                "part_scales": self.part_scales,
                 "operating_points": [asdict(point) for point in self.points],
             }
             write_json(temporary / "calibration.json", content)
@@ -187,26 +183,28 @@ class Detector:
             healthy_median=content["healthy_median"],
             channels=content["channels"],
             calibrated_on=content["calibrated_on_healthy_scans"],
+            part_scales=tuple(content["part_scales"]),
             fingerprint=digest,
         )
 
     def _signed_score(self, volume: PreparedVolume) -> np.ndarray:
-        options = self.config.score
-        if options.kind == "intensity":
-            raw = intensity.intensity(volume.image, volume.mask)
-        elif options.kind == "equalized_intensity":
-            raw = intensity.equalized_intensity(volume.image, volume.mask)
-        else:
-            function = residual.residual if options.kind == "residual" else residual.squared_residual
-            raw = score_slices(
-                self.network, function, volume.image, volume.mask, self.config.sampling.plane,
-                batch_size=options.batch_size,
-            )  # fmt: skip
-        sigma = [options.smoothing_mm / spacing for spacing in STANDARD_GRID.spacing_mm]
-        return smooth_in_mask(raw, volume.mask, sigma)
+        return score_volume(self.config, self.network, volume.image, volume.mask, self.part_scales)
 
     def _bounded(self, score: np.ndarray) -> np.ndarray:
         threshold = self.points[0].threshold
         unit = max(threshold - self.healthy_median, 1e-6)
         distance = (np.asarray(score, dtype=np.float64) - threshold) / unit
         return 0.5 + 0.5 * distance / (1 + np.abs(distance))
+
+
+def _healthy_means(config: Config, network: ConvVAE, training: Sequence[PreparedVolume]) -> tuple[float, ...]:
+    """Mean of each part of a combined score over the brains of healthy training scans."""
+    if not training:
+        raise MedvaeError("A combined score is scaled by healthy training scans, and there is none in the manifest.")
+    sums, voxels = np.zeros(len(config.score.parts)), 0
+    for volume in training:
+        sums += [
+            part[volume.mask].sum(dtype=np.float64) for part in score_parts(config, network, volume.image, volume.mask)
+        ]
+        voxels += int(volume.mask.sum())
+    return tuple(float(mean) for mean in np.maximum(sums / voxels, 1e-12))

@@ -14,7 +14,7 @@ from medvae.preparation.grid import STANDARD_GRID
 from medvae.preparation.registration import read_template
 from medvae.volume import write_volume
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # small tensors; and threads that wait for each other make slow tests on a busy machine
 
 
 def make_brain(seed: int) -> np.ndarray:

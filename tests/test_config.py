@@ -37,6 +37,9 @@ def test_overrides_reach_nested_values_with_the_right_type(tmp_path):
         ({"name": "a", "network": None}, [], "needs a network"),
         ({"name": "a", "score": {"kind": "intensity"}}, [], "network: null"),
         ({"name": "a", "calibration": {"mask_at": 0.2}}, [], "mask_at"),
+        ({"name": "a", "score": {"kind": "kl_gradient", "polarity": "dark"}}, [], "never negative"),
+        ({"name": "a", "score": {"kind": "sum", "parts": [{"kind": "residual"}]}}, [], "at least two parts"),
+        ({"name": "a", "score": {"kind": "klgradient"}}, [], "score.kind"),
         ({}, [], 'key "name" is missing'),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from medvae.config import Config
+from medvae.config import Config, ScoreConfig
 from medvae.detector import Detector
 from medvae.errors import MedvaeError
 from medvae.evaluation.study import evaluate, write_study
@@ -277,3 +277,24 @@ def test_pictures_are_drawn(tmp_path, cohort, detectors):
     assert first[:4] == b"\x89PNG"
     draw_predictions(predictions, cohort, detectors["normative"], tmp_path / "pictures")
     assert drawn[1].read_bytes() == first
+
+
+@pytest.mark.parametrize("kind", ["kl_gradient", "elbo_gradient", "context", "product", "sum"])
+def test_every_score_makes_a_detector_that_can_be_saved(tmp_path, cohort, detectors, kind):
+    from medvae.preparation.prepare import prepare_case, prepare_healthy
+
+    trained = detectors["small_cevae"]
+    polarity = "both" if kind == "context" else "bright"
+    score = {"kind": kind, "polarity": polarity, "smoothgrad_draws": 2 if kind == "elbo_gradient" else 0}
+    config = trained.config.model_copy(update={"score": ScoreConfig.model_validate(score)})
+    scans = [prepare_healthy(cohort, split, config.preparation, quiet=True)[:2] for split in ("train", "validation")]
+    detector = Detector.calibrate(config, trained.network, *scans).save(tmp_path / "detector")
+    volume = prepare_case(cohort, cohort.case("sub07"), config.preparation)
+    values = detector.score(volume)
+    assert np.isfinite(values).all()
+    assert values[volume.mask].min() >= 0
+    assert (values[~volume.mask] == 0).all()
+    if kind == "product":  # scaling constants do not change the order of a product, and make its healthy mean about 1
+        assert len(detector.part_scales) == 2
+        doubled = Detector(**{**detector.__dict__, "part_scales": tuple(2 * s for s in detector.part_scales)})
+        np.testing.assert_allclose(4 * doubled.score(volume), values, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,91 @@
+"""From a config and a network to the score of a whole volume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from medvae.calibration import smooth_in_mask
+from medvae.config import Config
+from medvae.networks.vae import ConvVAE
+from medvae.preparation.grid import STANDARD_GRID
+from medvae.scoring import intensity
+from medvae.scoring.context import context_residual
+from medvae.scoring.gradient import gradient, smooth_gradient
+from medvae.scoring.residual import residual, squared_residual
+from medvae.scoring.tiling import TileScore, score_slices
+
+
+def score_volume(
+    config: Config, network: ConvVAE | None, image: np.ndarray, mask: np.ndarray, part_scales: Sequence[float] = ()
+) -> np.ndarray:
+    """The score that a config asks for, smoothed, before any calibration.
+
+    Parameters
+    ----------
+    config
+        ``config.score`` says what; a "product" or "sum" is made of its parts.
+    network
+        The trained network, in evaluation mode; None for a baseline.
+    image, mask
+        ``(C, X, Y, Z)`` float32 and ``(X, Y, Z)`` bool on the standard grid.
+    part_scales
+        Healthy mean of each part of a combined score.
+
+    Returns
+    -------
+    ndarray
+        ``(X, Y, Z)`` float32, signed where the score is; 0 outside the mask.
+    """
+    kind = config.score.kind
+    if kind == "intensity":
+        raw = intensity.intensity(image, mask)
+    elif kind == "equalized_intensity":
+        raw = intensity.equalized_intensity(image, mask)
+    elif kind in ("product", "sum"):
+        scaled = [p / s for p, s in zip(score_parts(config, network, image, mask), part_scales, strict=True)]
+        raw = np.prod(scaled, axis=0) if kind == "product" else np.sum(scaled, axis=0)
+    else:
+        raw = _score(config, network, kind, image, mask)
+    return smooth_in_mask(raw, mask, _voxels(config.score.smoothing_mm))
+
+
+def score_parts(config: Config, network: ConvVAE, image: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
+    """Absolute, smoothed maps ``(X, Y, Z)`` of the parts of a combined score, not yet scaled."""
+    return [
+        smooth_in_mask(np.abs(_score(config, network, part.kind, image, mask)), mask, _voxels(part.smoothing_mm))
+        for part in config.score.parts
+    ]
+
+
+def _score(config: Config, network: ConvVAE, kind: str, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return score_slices(
+        network, tile_score(config, kind), image, mask, config.sampling.plane, batch_size=config.score.batch_size
+    )
+
+
+def tile_score(config: Config, kind: str) -> TileScore:
+    """The function of network, tile and mask behind a kind of score, with the config's options."""
+    options, objective = config.score, config.objective
+    if kind == "residual":
+        return residual
+    if kind == "squared_residual":
+        return squared_residual
+    if kind == "context":
+        return partial(
+            context_residual, side=options.context_side, spacing=options.context_spacing, shifts=options.context_shifts
+        )
+    loss = {
+        "term": kind.removesuffix("_gradient"), "likelihood": objective.likelihood,
+        "scale": objective.likelihood_scale, "beta": objective.beta,
+    }  # fmt: skip
+    if options.smoothgrad_draws:
+        noise = options.smoothgrad_noise
+        return partial(smooth_gradient, draws=options.smoothgrad_draws, noise=noise, seed=config.seed, **loss)
+    return partial(gradient, **loss)
+
+
+def _voxels(millimetres: float) -> list[float]:
+    return [millimetres / spacing for spacing in STANDARD_GRID.spacing_mm]

@@ -1,0 +1,158 @@
+"""Every score: right by definition, and the same alone and in company."""
+
+import numpy as np
+import pytest
+import torch
+
+from medvae.networks.vae import ConvVAE
+from medvae.scoring.context import _patterns, context_residual
+from medvae.scoring.gradient import gradient, smooth_gradient
+from medvae.scoring.intensity import equalized_intensity
+from medvae.scoring.residual import residual, squared_residual
+from medvae.scoring.tiling import score_slices
+
+SCORES = {
+    "residual": residual,
+    "squared_residual": squared_residual,
+    "kl": lambda *a: gradient(*a, term="kl"),
+    "reconstruction": lambda *a: gradient(*a, term="reconstruction"),
+    "elbo": lambda *a: gradient(*a, term="elbo"),
+    "smooth_gradient": lambda *a: smooth_gradient(*a, draws=2),
+    "context": lambda *a: context_residual(*a, side=8),
+}
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return ConvVAE((32, 32), widths=(4, 8), latent_size=5, squeeze=4).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def tiles():
+    torch.manual_seed(1)
+    mask = torch.zeros(5, 1, 32, 32, dtype=torch.bool)
+    mask[:, :, 5:27, 4:29] = True
+    return torch.rand(5, 1, 32, 32) * mask, mask
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_tile_scores_the_same_alone_and_in_any_batch(network, tiles, name):
+    x, mask = tiles
+    together = SCORES[name](network, x, mask)
+    assert together.shape == (5, 32, 32)
+    assert torch.equal(together * mask[:, 0], together)
+    alone = torch.cat([SCORES[name](network, x[i : i + 1], mask[i : i + 1]) for i in range(5)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-6 * float(together.abs().max()))
+    mixed = SCORES[name](network, torch.cat([x[2:3], 9 * x[3:4]]), mask[2:4])
+    torch.testing.assert_close(mixed[0], together[2], rtol=1e-4, atol=1e-6 * float(together.abs().max()))
+
+
+@pytest.mark.parametrize("term", ["kl", "reconstruction", "elbo"])
+def test_gradient_equals_finite_differences(network, tiles, term):
+    double = ConvVAE((32, 32), widths=(4, 8), latent_size=5, squeeze=4)
+    double.load_state_dict(network.state_dict())
+    double = double.double().eval().requires_grad_(False)
+    double.encode = lambda x: double.to_latent(double.encoder(x).flatten(1)).chunk(2, dim=1)  # without the float32 cast
+    x, mask = tiles[0][:1].double(), tiles[1][:1]
+
+    def loss(image):
+        mean, log_variance = double.encode(image)
+        kl = -0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum()
+        rec = (0.5 * ((image - double.decode(mean)) / 0.1) ** 2 * mask).sum()
+        return {"kl": kl, "reconstruction": rec, "elbo": rec + 1.5 * kl}[term]
+
+    options = {"term": term, "likelihood": "gaussian", "scale": 0.1, "beta": 1.5}
+    found = gradient(double, x, mask, **options)
+    step = 1e-5
+    for place in [(8, 9), (15, 20), (24, 6)]:
+        up, down = x.clone(), x.clone()
+        up[0, 0][place] += step
+        down[0, 0][place] -= step
+        expected = abs(float(loss(up) - loss(down)) / (2 * step))
+        assert float(found[0][place]) == pytest.approx(expected, rel=2e-3, abs=1e-5)
+
+
+def test_gradient_scales_with_the_loss(network, tiles):
+    wide = gradient(network, *tiles, term="reconstruction", scale=0.2)
+    narrow = gradient(network, *tiles, term="reconstruction", scale=0.1)
+    torch.testing.assert_close(narrow, 2 * wide, rtol=1e-4, atol=1e-4)
+
+
+def test_gradient_leaves_no_trace(network, tiles):
+    x, mask = tiles[0].clone(), tiles[1]
+    gradient(network, x, mask)
+    assert not x.requires_grad
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_smooth_gradient_without_noise_is_the_gradient(network, tiles):
+    torch.testing.assert_close(smooth_gradient(network, *tiles, draws=3, noise=0.0), gradient(network, *tiles))
+
+
+def test_smooth_gradient_converges_with_the_square_root_of_the_draws(network, tiles):
+    x, mask = tiles[0][:1], tiles[1][:1]
+    best = smooth_gradient(network, x, mask, draws=500, noise=0.2, seed=77)
+
+    def error(draws):
+        runs = [smooth_gradient(network, x, mask, draws=draws, noise=0.2, seed=s) - best for s in range(1, 9)]
+        return float(torch.stack(runs).square().mean().sqrt())
+
+    assert error(4) / error(36) == pytest.approx(3, rel=0.4)  # independent draws; a random walk would not converge
+
+
+def test_residual_is_scan_minus_reconstruction(network, tiles):
+    x, mask = tiles
+    expected = (x - network(x).reconstruction)[:, 0] * mask[:, 0]
+    torch.testing.assert_close(residual(network, x, mask), expected)
+    torch.testing.assert_close(squared_residual(network, x, mask), expected**2)
+
+
+@pytest.mark.parametrize("shape", [(32, 48), (16, 24, 20)])
+def test_each_shifted_grid_blanks_every_voxel_once(shape):
+    total = sum(p.int() for p in _patterns(torch.Size(shape), 8, 2, 3, torch.device("cpu")))
+    assert total.min() == total.max() == 3 ** len(shape)
+
+
+def test_patches_blanked_together_lie_apart():
+    pattern = next(_patterns(torch.Size((48, 48)), 8, 3, 1, torch.device("cpu")))
+    columns = np.flatnonzero(pattern.any(0).numpy())
+    assert columns.tolist() == [*range(8), *range(24, 32)]
+
+
+def test_context_score_never_sees_the_voxel_it_judges(tiles):
+    """A network that copies its input: the residual is the scan minus the fill, whatever the scan holds there."""
+
+    class Copy(torch.nn.Module):
+        def forward(self, x):
+            from medvae.networks.vae import VAEOutput
+
+            return VAEOutput(x, x, x)
+
+    x, mask = tiles
+    found = context_residual(Copy(), x, mask, side=8, fill=0.25)
+    torch.testing.assert_close(found, ((x - 0.25) * mask)[:, 0])
+    constant = torch.full_like(x, 0.25)
+    assert (context_residual(Copy(), constant, mask, side=8, fill=0.25) == 0).all()
+
+
+def test_equalized_intensity_is_the_share_of_darker_voxels():
+    rng = np.random.default_rng(0)
+    mask = rng.random((6, 7, 8)) < 0.7
+    image = rng.permutation(mask.size).reshape(1, *mask.shape).astype(np.float32)
+    score = equalized_intensity(image, mask)
+    values = image[0][mask]
+    np.testing.assert_allclose(score[mask], [(values <= v).mean() for v in values], rtol=1e-6)
+    assert (score[~mask] == 0).all()
+    np.testing.assert_array_equal(score, equalized_intensity(np.exp(image / 100), mask))
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_tiling_of_the_identity_is_the_identity(plane):
+    rng = np.random.default_rng(0)
+    mask = rng.random((32, 48, 32)) < 0.5
+    mask[:, :, 5:9] = False
+    image = rng.standard_normal((1, 32, 48, 32)).astype(np.float32)
+    network = torch.nn.Linear(1, 1)
+    found = score_slices(network, lambda n, x, m: x[:, 0] * m[:, 0], image, mask, plane, batch_size=7)
+    np.testing.assert_array_equal(found, image[0] * mask)
