@@ -36,7 +36,7 @@ def check(manifest: ManifestFile) -> None:
     from medvae.manifest import read_manifest
     from medvae.preparation.check import check_case
     from medvae.progress import Progress
-    from medvae.reporting.tables import rich_table
+    from medvae.reporting.tables import print_table
 
     cohort = read_manifest(manifest, files_must_exist=False)
     results = []
@@ -46,12 +46,12 @@ def check(manifest: ManifestFile) -> None:
             progress.update(done, case=case.id)
     header = ["case", "split", "kind", "shape", "spacing mm", "axes", "brain ml", "lesion ml", "state"]
     rows = [
-        [r.id, r.split, r.kind, r.shape, r.spacing_mm, r.orientation, f"{r.brain_ml:.0f}", f"{r.lesion_ml:.2f}",
+        [r.id, r.split, r.kind, r.shape, r.spacing_mm, r.orientation, _ml(r.brain_ml, 0), _ml(r.lesion_ml, 2),
          "[red]wrong[/]" if r.problems else "ok"]
         for r in results
     ]  # fmt: skip
     console = Console()
-    console.print(rich_table(f"{cohort.name}: {len(cohort.cases)} cases", header, rows))
+    print_table(f"{cohort.name}: {len(cohort.cases)} cases", header, rows)
     wrong = [r for r in results if r.problems]
     for result in wrong:
         for problem in result.problems:
@@ -149,22 +149,25 @@ def evaluate(
     AP, AUROC and Dice are pooled over the brain voxels of cases with a label; the realised FPR is that of healthy
     cases. The Dice marked "oracle" uses the truth to choose its threshold and is an upper bound, not a result.
     """
-    from rich.console import Console
 
     from medvae.evaluation.study import evaluate as evaluate_folder
     from medvae.evaluation.study import write_study
     from medvae.files import write_text
     from medvae.manifest import read_manifest
-    from medvae.reporting.tables import markdown_table, rich_table, study_rows
+    from medvae.reporting.tables import markdown_table, print_table, study_rows
 
     study = evaluate_folder(predictions, read_manifest(manifest), splits=split)
     write_study(study, out)
     header, rows = study_rows([study])
     write_text(out / "table.md", markdown_table(header, rows))
-    Console().print(rich_table(f"{study.cohort}: {study.pooled['n_cases']} lesion cases", header, rows))
+    print_table(f"{study.cohort}: {study.pooled['n_cases']} lesion cases", header, rows)
     if study.missing:
         raise MedvaeError(f"{predictions}: no map for {len(study.missing)} cases: {', '.join(study.missing)}.")
     typer.echo(f"written: {out / 'results.json'}")
+
+
+def _ml(volume: float | None, digits: int) -> str:
+    return "–" if volume is None else f"{volume:.{digits}f}"
 
 
 def main() -> None:

@@ -41,7 +41,9 @@ class Progress:
             if now - self._spoke >= PLAIN_INTERVAL_S or done >= self._total:
                 self._spoke = now
                 left = (now - self._began) / max(1, done - self._start) * (self._total - done)
-                self._console.print(f"{self._what} {done}/{self._total}, {left:.0f} s left  {shown}", highlight=False)
+                self._console.print(
+                    f"{self._what} {done}/{self._total}, {left:.0f} s left  {shown}", highlight=False, soft_wrap=True
+                )
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._live:

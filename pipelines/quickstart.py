@@ -29,7 +29,7 @@ from medvae.lesions import insert_cohort, read_shapes
 from medvae.manifest import Manifest, read_manifest
 from medvae.prediction import predict, scans_of_manifest
 from medvae.reporting.case_picture import draw_predictions
-from medvae.reporting.tables import markdown_table, rich_table, study_rows
+from medvae.reporting.tables import markdown_table, print_table, study_rows
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 COHORT = REPOSITORY / "data_manifests" / "included_t1.json"
@@ -65,7 +65,7 @@ def main(out: Path, overrides: list[str]) -> None:
     for name, title in titles.items():
         header, rows = study_rows(studies[name])
         subjects = f"{title}: {studies[name][0].pooled['n_cases']} scans with lesions"
-        console.print(rich_table(subjects, header, rows))
+        print_table(subjects, header, rows)
         text += f"### {subjects}\n\n{markdown_table(header, rows)}\n"
     table = write_text(out / "table.md", text)
 

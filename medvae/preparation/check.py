@@ -23,8 +23,8 @@ class CaseCheck:
     shape: str
     spacing_mm: str
     orientation: str
-    brain_ml: float
-    lesion_ml: float
+    brain_ml: float | None
+    lesion_ml: float | None
     problems: tuple[str, ...]
 
 
@@ -32,7 +32,7 @@ def check_case(manifest: Manifest, case: Case) -> CaseCheck:
     """Read all files of a case and collect what is wrong with them; never raises for a bad file."""
     problems: list[str] = []
     shape = spacing = orientation = "–"
-    brain_ml = lesion_ml = float("nan")
+    brain_ml = lesion_ml = None
     try:
         problems += checksum_problems(manifest, case)
         volumes = [read_volume(image) for image in manifest.images(case)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from rich.console import Console
 from rich.table import Table
 
 from medvae.evaluation.study import Study
@@ -37,14 +38,17 @@ def study_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
     return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
-def rich_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """The table for a terminal."""
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print the table to the terminal; where the output is not a terminal, no column is squeezed."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
     table = Table(title=title, title_justify="left", title_style="bold")
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right")
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
-    return table
+    console.print(table)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
