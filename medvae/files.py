@@ -34,7 +34,7 @@ def write_bytes(path: Path | str, content: bytes) -> Path:
         If the folder cannot be written or the disk is full; an existing file is then left as it was.
     """
     path = Path(path)
-    with _told(path):
+    with told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         temporary = Path(name)
@@ -68,7 +68,7 @@ def whole_folder(destination: Path | str) -> Iterator[Path]:
     A folder already standing at ``destination`` is replaced at that moment, never before.
     """
     destination = Path(destination)
-    with _told(destination):
+    with told(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=".part", dir=destination.parent))
         try:
@@ -86,6 +86,34 @@ def whole_folder(destination: Path | str) -> Iterator[Path]:
             raise
 
 
+def remove_leftovers(destination: Path | str) -> None:
+    """Clear away what a killed process left of `whole_folder` at ``destination``; nobody may be writing to it.
+
+    If it was killed between putting the old folder aside and naming the new one, the old one gets its name back.
+    """
+    destination = Path(destination)
+    for aside in destination.parent.glob(f".{destination.name}.*.old"):
+        if not destination.exists() and (aside / destination.name).exists():
+            os.replace(aside / destination.name, destination)
+        shutil.rmtree(aside, ignore_errors=True)
+    for leftover in destination.parent.glob(f".{destination.name}.*.part"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def told(path: Path | str) -> Iterator[None]:
+    """Turn a full disk, or a folder that cannot be written, into a `MedvaeError` that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _WRITING_ERRORS:
+            raise
+        raise MedvaeError(
+            f"{path}: could not be written ({error.strerror or error}). Nothing was left half-written. "
+            f"Free some space or choose another --out folder, and run the command again."
+        ) from error
+
+
 def sha256(path: Path | str) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as stream:
@@ -96,16 +124,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-@contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _WRITING_ERRORS:
-            raise
-        raise MedvaeError(
-            f"{path}: could not be written ({error.strerror or error}). Nothing was left half-written. "
-            f"Free some space or choose another --out folder, and run the command again."
-        ) from error

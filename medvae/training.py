@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -28,7 +29,7 @@ from torch.utils.data import DataLoader
 from medvae import objectives
 from medvae.config import Config, dump_config
 from medvae.errors import MedvaeError
-from medvae.files import whole_folder, write_bytes, write_text
+from medvae.files import remove_leftovers, told, whole_folder, write_bytes, write_text
 from medvae.networks.vae import ConvVAE
 from medvae.preparation.grid import STANDARD_GRID
 from medvae.preparation.prepare import PreparedVolume
@@ -153,6 +154,7 @@ def train(
     accelerator.register_for_checkpointing(schedule)
 
     step = 0
+    remove_leftovers(out / CHECKPOINT)
     if (out / CHECKPOINT).is_dir():
         accelerator.load_state(str(out / CHECKPOINT))
         step = json.loads((out / CHECKPOINT / "step.json").read_text())["step"]
@@ -176,9 +178,15 @@ def train(
 
     def save_checkpoint() -> None:
         if accelerator.is_main_process:
-            with whole_folder(out / CHECKPOINT) as folder:
-                accelerator.save_state(str(folder), safe_serialization=True)
-                write_text(folder / "step.json", json.dumps({"step": step}))
+            try:
+                with whole_folder(out / CHECKPOINT) as folder:
+                    accelerator.save_state(str(folder), safe_serialization=True)
+                    write_text(folder / "step.json", json.dumps({"step": step}))
+            except (RuntimeError, SafetensorError) as error:  # what torch and safetensors make of a full disk
+                raise MedvaeError(
+                    f"{out / CHECKPOINT}: the checkpoint of step {step} could not be written ({error}). The one before "
+                    f"it is intact. Free some space and run the command again with --resume."
+                ) from error
 
     metrics = _Metrics(out / "metrics.jsonl")
     with _stop_signal() as stopping, Progress("Training", options.steps, start=step, quiet=quiet) as progress:
@@ -304,7 +312,7 @@ class _Metrics:
         return line
 
     def line(self, content: dict[str, float]) -> None:
-        with open(self._path, "a", encoding="utf-8") as stream:
+        with told(self._path), open(self._path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(content) + "\n")
 
 

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from medvae.errors import MedvaeError
-from medvae.files import whole_folder, write_bytes, write_json
+from medvae.files import remove_leftovers, whole_folder, write_bytes, write_json
 
 
 def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -45,3 +45,21 @@ def test_json_has_no_nan(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", {"ap": float("nan")})
     assert not list(tmp_path.iterdir())
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path):
+    with whole_folder(tmp_path / "run") as folder:
+        (folder / "x").write_text("1")
+    (tmp_path / ".run.abc.part").mkdir()
+    (tmp_path / ".run.abc.old").mkdir()
+    (tmp_path / ".other.abc.part").mkdir()
+    remove_leftovers(tmp_path / "run")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".other.abc.part", "run"]
+
+
+def test_folder_put_aside_by_a_killed_process_gets_its_name_back(tmp_path):
+    (tmp_path / ".run.abc.old" / "run").mkdir(parents=True)
+    (tmp_path / ".run.abc.old" / "run" / "x").write_text("1")
+    remove_leftovers(tmp_path / "run")
+    assert (tmp_path / "run" / "x").read_text() == "1"
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
