@@ -36,65 +36,132 @@ class PreparationConfig(Strict):
 
 
 class SamplingConfig(Strict):
-    """From prepared volumes to batches of slices."""
+    """From prepared volumes to batches of slices or patches."""
 
+    kind: Literal["slice", "patch"] = "slice"
+    """2D slices, or 3D patches; a patch as large as the standard grid (80, 96, 80) is the whole volume."""
     plane: Plane = "axial"
     """Orientation of the slices."""
+    patch_size: tuple[int, int, int] = (64, 64, 64)
+    """Voxels of a patch along each axis of the standard grid."""
+    patches_per_volume: int = Field(8, ge=1)
+    """Patches drawn from a volume per epoch."""
+    patch_overlap: float = Field(0.5, ge=0, lt=1)
+    """Share of a patch that its neighbour covers too, when a volume is scored."""
     min_brain_fraction: float = Field(0.02, ge=0, lt=1)
     """Slices with less brain than this fraction of their pixels are not trained on."""
     batch_size: int = Field(16, ge=1)
-    """Slices per step."""
+    """Slices, or patches, per step."""
     workers: int = Field(1, ge=0)
-    """Processes that augment slices; 0 augments in the training process."""
+    """Processes that cut and augment; 0 does so in the training process."""
 
 
 class AugmentationConfig(Strict):
-    """Random changes to the training slices; the ranges are uniform, every one is applied to every slice."""
+    """Random changes to the training slices or patches; every one is applied to every one of them.
 
+    Numbers are drawn uniformly from their range; factors around 1 (scale, gamma, contrast) below 1 as often as above,
+    uniformly on either side. A range without width changes nothing.
+    """
+
+    backend: Literal["batchgenerators", "tensor"] = "batchgenerators"
+    """Where it is done: one by one in the worker processes with batchgenerators, or on whole batches with PyTorch, on
+    the device that trains. The distributions are the same, the single draws are not."""
     rotation_degrees: float = Field(6.0, ge=0, le=180)
-    """Largest in-plane rotation to either side (Zimmerer et al. 2019 use 0.1 rad)."""
+    """Largest rotation to either side, in the plane of a slice or about each of the three axes of a patch (Zimmerer et
+    al. 2019 use 0.1 rad)."""
     scale: tuple[float, float] = (0.95, 1.05)
-    """Zoom factor."""
+    """Factor on the field of view: above 1 the brain becomes smaller."""
     mirror: bool = True
     """Mirror every second slice left to right, by chance; has no effect on sagittal slices."""
+    contrast: tuple[float, float] = (1.0, 1.0)
+    """Factor on the distance from the mean inside the brain, drawn for each channel; (1, 1) is off."""
+    bias_field: float = Field(0.0, ge=0, lt=1)
+    """Largest relative amplitude of a smooth multiplicative field, as coils cause it; 0 is off."""
     gamma: tuple[float, float] = (0.9, 1.1)
     """Exponent applied to the intensity range."""
     brightness: tuple[float, float] = (0.95, 1.05)
-    """Factor on the intensities."""
+    """Factor on the intensities, drawn for each channel."""
     noise_variance: tuple[float, float] = (0.0, 0.0004)
     """Variance of additive Gaussian noise, on normalised intensities."""
     enabled: bool = True
     """False trains on the slices as they are."""
 
+    @model_validator(mode="after")
+    def _ranges(self) -> AugmentationConfig:
+        for name in ("scale", "gamma", "contrast"):
+            low, high = getattr(self, name)
+            if not 0 < low <= 1 <= high:
+                raise ValueError(f"{name} must be a range of positive factors around 1; found {(low, high)}.")
+        for name in ("brightness", "noise_variance"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise ValueError(f"{name} must be a range from low to high, not negative; found {(low, high)}.")
+        return self
+
 
 class NetworkConfig(Strict):
-    """A convolutional variational autoencoder."""
+    """A network for slices (2D) or patches (3D); see ``medvae/networks/``."""
 
-    widths: tuple[int, ...] = (16, 32, 64, 128)
-    """Channels after each stride-2 convolution; their number is the depth."""
+    kind: Literal["vae", "autoencoder_kl", "unet"] = "vae"
+    """"vae": stride-2 convolutions. "autoencoder_kl": MONAI's residual VAE (Rombach et al. 2022, arXiv 2112.10752).
+    "unet": MONAI's U-Net, without a latent, to restore the scan from coarse noise (Kascenas et al. 2022)."""
+    widths: tuple[int, ...] = Field((16, 32, 64, 128), min_length=1)
+    """Channels after each stride-2 convolution; their number is the depth. "autoencoder_kl": channels of each level,
+    of which the first is the full resolution."""
+    latent: Literal["dense", "spatial"] = "dense"
+    """"dense": one vector for the whole slice or patch. "spatial": a vector at each place of the lowest level."""
     latent_size: int = Field(128, ge=1)
-    """Length of the latent vector."""
+    """Length of the latent vector, or of each place's."""
     squeeze: int = Field(32, ge=1)
     """Channels kept by a 1×1 convolution before the dense latent, which keeps its weight matrix small."""
+    normalisation: Literal["none", "instance", "group"] = "none"
+    """Normalisation before each activation, within one sample; "group" has at most 8 groups of channels."""
+    activation: Literal["leaky_relu", "silu", "gelu"] = "leaky_relu"
+    """Nonlinearity; "leaky_relu" has slope 0.1."""
+    residual_blocks: int = Field(0, ge=0)
+    """Residual blocks at each level below the full resolution ("autoencoder_kl": at every level; "unet": convolutions
+    in each level's residual unit)."""
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> NetworkConfig:
+        if min(self.widths) < 1:
+            raise ValueError(f"widths are numbers of channels, each at least 1; found {list(self.widths)}.")
+        if self.kind == "autoencoder_kl":
+            needed = {"latent": "spatial", "normalisation": "group", "activation": "silu"}
+            missing = [f"{key}: {value}" for key, value in needed.items() if getattr(self, key) != value]
+            if self.residual_blocks < 1:
+                missing.append("residual_blocks: 1 (or more)")
+            if missing:
+                raise ValueError(f'kind "autoencoder_kl" comes in one form only: write {", ".join(missing)}.')
+        return self
 
 
 class ObjectiveConfig(Strict):
     """What the network is trained to minimise."""
 
-    kind: Literal["vae", "cevae"] = "cevae"
-    """"vae": the negative ELBO. "cevae": mixed with context encoding (Zimmerer et al. 2018, arXiv 1812.05941)."""
+    kind: Literal["vae", "cevae", "dae"] = "cevae"
+    """"vae": the negative ELBO. "cevae": mixed with context encoding (Zimmerer et al. 2018, arXiv 1812.05941). "dae":
+    restore the scan from coarse noise (Kascenas et al. 2022)."""
     likelihood: Literal["laplace", "gaussian"] = "laplace"
     """Distribution of a voxel around its reconstruction: absolute or squared error."""
     likelihood_scale: float = Field(0.05, gt=0)
     """Scale of that distribution in normalised intensity: Laplace's b or Gauss's sigma."""
     beta: float = Field(1.0, ge=0)
     """Weight of the KL divergence; both terms are sums per sample, in nats."""
+    kl_warmup_steps: int = Field(0, ge=0)
+    """Steps over which β rises from 0 to its value."""
+    free_nats: float = Field(0.0, ge=0)
+    """KL that each latent dimension may spend without being charged for less (Kingma 2016, arXiv 1606.04934)."""
+    noise_cell: int = Field(8, ge=1)
+    """Voxels between two nodes of the coarse noise (DAE)."""
+    noise_standard_deviation: float = Field(0.2, gt=0)
+    """Of the coarse noise, in normalised intensity (DAE)."""
     context_weight: float = Field(0.5, ge=0, le=1)
     """λ, the share of the context-encoding term (ceVAE only)."""
     context_squares: tuple[int, int] = (1, 3)
-    """Fewest and most squares blanked per slice."""
+    """Fewest and most squares (cubes in 3D) blanked per sample."""
     context_side: tuple[float, float] = (0.1, 0.4)
-    """Side of a square as a fraction of the slice's shorter side."""
+    """Side of a square as a fraction of the sample's shortest side."""
     context_fill: Literal["zero", "value", "noise"] = "value"
     """What replaces the blanked voxels: 0, one random value per square, or uniform noise."""
 
@@ -112,6 +179,12 @@ class TrainingConfig(Strict):
     """Gradients longer than this are shortened; loss in nats per voxel."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Automatic mixed precision. KL and sums stay in float32."""
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Decay of an exponential moving average of the weights, which is then what is kept; 0 keeps the last weights."""
+    compile: bool = False
+    """Compile the network with ``torch.compile``: pays on long runs only."""
+    channels_last: bool = False
+    """Store activations channels-last: helps convolutions on a GPU, not on a CPU."""
     log_every: int = Field(20, ge=1)
     """Steps between two lines of metrics.jsonl."""
     validate_every: int = Field(500, ge=1)
@@ -121,8 +194,8 @@ class TrainingConfig(Strict):
 
 
 NETWORK_SCORES = (
-    "residual", "squared_residual", "kl_gradient", "reconstruction_gradient", "elbo_gradient", "context", "product",
-    "sum",
+    "residual", "squared_residual", "kl_gradient", "reconstruction_gradient", "elbo_gradient", "context", "restoration",
+    "product", "sum",
 )  # fmt: skip
 """Kinds of score that need a network."""
 
@@ -131,7 +204,8 @@ class ScorePart(Strict):
     """One factor or term of a combined score."""
 
     kind: Literal[
-        "residual", "squared_residual", "kl_gradient", "reconstruction_gradient", "elbo_gradient", "context"
+        "residual", "squared_residual", "kl_gradient", "reconstruction_gradient", "elbo_gradient", "context",
+        "restoration",
     ]  # fmt: skip
     """As in ``score.kind``; a signed score enters with its absolute value."""
     smoothing_mm: float = Field(0.0, ge=0)
@@ -143,12 +217,13 @@ class ScoreConfig(Strict):
 
     kind: Literal[
         "residual", "squared_residual", "kl_gradient", "reconstruction_gradient", "elbo_gradient", "context",
-        "product", "sum", "intensity", "equalized_intensity",
+        "restoration", "product", "sum", "intensity", "equalized_intensity",
     ] = "residual"  # fmt: skip
     """"residual": scan − reconstruction with z = μ, signed; "squared_residual": its square. "*_gradient": |∂L/∂x| of a
     loss term (Zimmerer et al. 2019, arXiv 1912.00003). "context": signed residual against what the network restores
-    where it was blanked. "product" and "sum" combine ``parts``. "intensity" and "equalized_intensity" are the scan
-    itself and need no network."""
+    where it was blanked. "restoration": signed change until the model believes the scan (Chen et al. 2020,
+    doi:10.1016/j.media.2020.101713). "product" and "sum" combine ``parts``. "intensity" and
+    "equalized_intensity" are the scan itself and need no network."""
     polarity: Literal["bright", "dark", "both"] = "both"
     """Which sign is anomalous: brighter than expected, darker than expected, or either."""
     smoothing_mm: float = Field(0.0, ge=0)
@@ -171,8 +246,12 @@ class ScoreConfig(Strict):
     """Patches this many sides apart are blanked together."""
     context_shifts: int = Field(2, ge=1)
     """Shifted grids along each axis of a slice; the cost is (spacing · shifts)² passes."""
+    restoration_steps: int = Field(30, ge=1)
+    """Gradient steps of the restoration score."""
+    restoration_step_size: float = Field(0.01, gt=0)
+    """Root mean square change of a step, in normalised intensity."""
     batch_size: int = Field(64, ge=1)
-    """Slices scored at once; the score does not depend on it."""
+    """Slices scored at once (a sixteenth of it for patches); the score does not depend on it."""
 
     @model_validator(mode="after")
     def _signed(self) -> ScoreConfig:
@@ -234,6 +313,25 @@ class Config(Strict):
             raise ValueError(f'score.kind "{self.score.kind}" needs a network, but network is null: give one.')
         if not needs_network and self.network is not None:
             raise ValueError(f'score.kind "{self.score.kind}" uses no network: write "network: null".')
+        return self
+
+    @model_validator(mode="after")
+    def _posterior(self) -> Config:
+        if self.network is None or self.network.kind != "unet":
+            return self
+        kinds = [part.kind for part in self.score.parts] if self.score.kind in ("product", "sum") else [self.score.kind]
+        for kind in kinds:
+            if kind in ("kl_gradient", "elbo_gradient", "restoration"):
+                where = "score.parts" if self.score.kind in ("product", "sum") else "score.kind"
+                raise ValueError(
+                    f'{where} "{kind}" needs a KL divergence, which network.kind "unet" does not have: score with '
+                    f'"residual", "squared_residual" or "reconstruction_gradient", or write network.kind: vae.'
+                )
+        if self.objective.kind in ("vae", "cevae"):
+            raise ValueError(
+                f'objective.kind "{self.objective.kind}" needs a KL divergence, which network.kind "unet" does not '
+                f"have: write objective.kind: dae, or network.kind: vae."
+            )
         return self
 
 

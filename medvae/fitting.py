@@ -8,7 +8,8 @@ from medvae.config import Config
 from medvae.detector import FOLDER, Detector
 from medvae.manifest import Manifest
 from medvae.preparation.prepare import prepare_healthy
-from medvae.training import open_run, train
+from medvae.run_folder import open_run
+from medvae.training import train
 
 
 def fit(config: Config, manifest: Manifest, out: Path | str, *, resume: bool = False, quiet: bool = False) -> Detector:

@@ -7,11 +7,14 @@ voxels only.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from medvae.config import ObjectiveConfig
 from medvae.networks.vae import ConvVAE
 
 Fill = Literal["zero", "value", "noise"]
@@ -22,8 +25,24 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
     −½ Σ (1 + log σ² − μ² − σ²); Kingma & Welling 2013, arXiv 1312.6114, appendix B.
     """
+    return _kl_terms(mean, log_variance).sum(1)
+
+
+def free_nats_divergence(mean: Tensor, log_variance: Tensor, free_nats: float) -> Tensor:
+    """KL of a batch in which each latent dimension is charged at least ``free_nats``, a scalar.
+
+    Σ_j max(free_nats, mean over the batch of KL_j), times the batch size: a dimension below its allowance is not
+    pushed further towards the prior (Kingma et al. 2016, arXiv 1606.04934, eq. 15). With 0 it is the sum of
+    `kl_divergence` over the batch.
+    """
+    terms = _kl_terms(mean, log_variance)
+    return terms.mean(0).clamp(min=free_nats).sum() * len(terms)
+
+
+def _kl_terms(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL of each latent dimension, ``(N, L)`` nats."""
     mean, log_variance = mean.float(), log_variance.float()
-    return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).flatten(1).sum(1)
+    return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).flatten(1)
 
 
 def negative_log_likelihood(
@@ -104,7 +123,7 @@ class LossTerms(NamedTuple):
 
     total: Tensor
     reconstruction: Tensor
-    kl: Tensor
+    kl: Tensor | None = None
     context: Tensor | None = None
 
 
@@ -117,6 +136,7 @@ def vae_loss(
     likelihood: str = "laplace",
     scale: float = 0.1,
     beta: float = 1.0,
+    free_nats: float = 0.0,
 ) -> LossTerms:
     """Negative ELBO, −log p(x|z) + β·KL.
 
@@ -129,7 +149,8 @@ def vae_loss(
         negative_log_likelihood(x, output.reconstruction, mask, likelihood=likelihood, scale=scale).sum() / voxels
     )
     kl = kl_divergence(output.mean, output.log_variance).sum() / voxels
-    return LossTerms(reconstruction + beta * kl, reconstruction, kl)
+    charged = free_nats_divergence(output.mean, output.log_variance, free_nats) / voxels if free_nats else kl
+    return LossTerms(reconstruction + beta * charged, reconstruction, kl)
 
 
 def cevae_loss(
@@ -143,17 +164,93 @@ def cevae_loss(
     likelihood: str = "laplace",
     scale: float = 0.1,
     beta: float = 1.0,
+    free_nats: float = 0.0,
 ) -> LossTerms:
     """Context-encoding VAE: (1−λ)·ELBO loss of ``x`` + λ·reconstruction of ``x`` from ``corrupted`` with z = μ.
 
     The target of the context branch is the clean tile, over the whole brain (Zimmerer et al. 2018, arXiv
     1812.05941, eq. 3; the paper's L1 term is here the same likelihood as the ELBO's, so that both are in nats).
     """
-    elbo = vae_loss(network, x, mask, noise, likelihood=likelihood, scale=scale, beta=beta)
+    elbo = vae_loss(network, x, mask, noise, likelihood=likelihood, scale=scale, beta=beta, free_nats=free_nats)
     restored = network(corrupted).reconstruction
     context = negative_log_likelihood(x, restored, mask, likelihood=likelihood, scale=scale).sum() / mask.sum()
     total = (1 - context_weight) * elbo.total + context_weight * context
     return LossTerms(total, elbo.reconstruction, elbo.kl, context)
+
+
+def coarse_noise(
+    x: Tensor, mask: Tensor, generator: torch.Generator, *, cell: int = 8, standard_deviation: float = 0.2
+) -> Tensor:
+    """``x`` plus coarse Gaussian noise inside the brain: the corruption of the denoising model.
+
+    White noise on a grid ``cell`` times coarser than the tile is interpolated linearly to the tile, rolled by a random
+    offset so that its nodes lie anywhere, and added inside the mask (Kascenas et al. 2022, MIDL, "Denoising
+    Autoencoders for Unsupervised Anomaly Detection in Brain MRI": 16 × 16 noise on 128 × 128 slices, σ 0.2).
+
+    Parameters
+    ----------
+    x, mask
+        ``(N, C, *spatial)`` and ``(N, 1, *spatial)`` bool.
+    generator
+        Source of all random numbers, on the device of ``x``.
+    cell
+        Voxels between two nodes of the noise.
+    standard_deviation
+        Of the noise at its nodes, in normalised intensity.
+    """
+    spatial = x.shape[2:]
+    nodes = [max(2, math.ceil(n / cell)) for n in spatial]
+    low = torch.randn(*x.shape[:2], *nodes, generator=generator, device=x.device) * standard_deviation
+    mode = ("bilinear", "trilinear")[len(spatial) - 2]
+    field = torch.nn.functional.interpolate(low, size=spatial, mode=mode, align_corners=False)
+    offsets = [int(torch.randint(n, (1,), generator=generator, device=x.device)) for n in spatial]
+    return x + torch.roll(field, offsets, dims=tuple(range(2, x.ndim))).to(x.dtype) * mask
+
+
+def denoising_loss(
+    network: torch.nn.Module, x: Tensor, noisy: Tensor, mask: Tensor, *, likelihood: str = "laplace", scale: float = 0.1
+) -> LossTerms:
+    """−log p(x | noisy): restore the clean tile from the noisy one, in nats per in-mask voxel."""
+    restored = network(noisy).reconstruction
+    reconstruction = negative_log_likelihood(x, restored, mask, likelihood=likelihood, scale=scale).sum() / mask.sum()
+    return LossTerms(reconstruction, reconstruction)
+
+
+def training_loss(
+    options: ObjectiveConfig, network: torch.nn.Module, x: Tensor, mask: Tensor, seed: Sequence[int], step: int
+) -> LossTerms:
+    """The loss that a config asks for, with all its random numbers drawn from ``seed``.
+
+    Parameters
+    ----------
+    options
+        Which objective, and its constants.
+    network
+        Gives reconstruction, mean and log-variance of a tile.
+    x, mask
+        ``(N, C, *spatial)`` and ``(N, 1, *spatial)`` bool.
+    seed
+        Of this step and process.
+    step
+        For the warm-up of β.
+    """
+    generator = torch.Generator(x.device)
+    generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
+    likelihood = {"likelihood": options.likelihood, "scale": options.likelihood_scale}
+    if options.kind == "dae":
+        noisy = coarse_noise(
+            x, mask, generator, cell=options.noise_cell, standard_deviation=options.noise_standard_deviation
+        )
+        return denoising_loss(network, x, noisy, mask, **likelihood)
+    warm = min(1.0, (step + 1) / options.kl_warmup_steps) if options.kl_warmup_steps else 1.0
+    elbo = {**likelihood, "beta": options.beta * warm, "free_nats": options.free_nats}
+    noise = torch.randn(network.noise_shape(len(x)), generator=generator, device=x.device)
+    if options.kind == "vae":
+        return vae_loss(network, x, mask, noise, **elbo)
+    corrupted, _ = blank_squares(
+        x, mask, generator, count=options.context_squares, side=options.context_side, fill=options.context_fill
+    )
+    return cevae_loss(network, x, corrupted, mask, noise, context_weight=options.context_weight, **elbo)
 
 
 def _unravel(index: Tensor, shape: torch.Size | tuple[int, ...]) -> list[Tensor]:

@@ -34,7 +34,8 @@ from medvae.reporting.tables import markdown_table, print_table, study_rows
 REPOSITORY = Path(__file__).resolve().parents[1]
 COHORT = REPOSITORY / "data_manifests" / "included_t1.json"
 SHAPES = REPOSITORY / "data_manifests" / "included" / "lesion_shapes.npz"
-METHODS = ("cevae_slice", "normative_baseline", "intensity_baseline")
+NETWORK = "cevae_slice"
+METHODS = (NETWORK, "normative_baseline", "intensity_baseline")
 LESION_SEED = 2026
 
 
@@ -42,13 +43,14 @@ def main(out: Path, overrides: list[str]) -> None:
     """Make ``out``: runs, predictions, pictures and tables."""
     console, started = Console(), time.monotonic()
     healthy_and_ms = read_manifest(COHORT)
-    inserted = insert_cohort(healthy_and_ms, out / "inserted", seed=LESION_SEED, shapes=read_shapes(SHAPES))
+    shapes = read_shapes(SHAPES)
+    inserted = insert_cohort(healthy_and_ms, out / "inserted", seed=LESION_SEED, repeats=2, shapes=shapes)
     cohorts: dict[str, Manifest] = {"ms": healthy_and_ms, "inserted": inserted}
 
     studies: dict[str, list[Study]] = {name: [] for name in cohorts}
     for method in METHODS:
         console.rule(method)
-        config = read_config(REPOSITORY / "configs" / f"{method}.yaml", overrides)
+        config = read_config(REPOSITORY / "configs" / f"{method}.yaml", overrides if method == NETWORK else None)
         detector = fit(config, healthy_and_ms, out / "runs" / method, resume=True)
         for name, cohort in cohorts.items():
             folder = out / "predictions" / method / name
@@ -69,22 +71,21 @@ def main(out: Path, overrides: list[str]) -> None:
         text += f"### {subjects}\n\n{markdown_table(header, rows)}\n"
     table = write_text(out / "table.md", text)
 
-    network = METHODS[0]
     console.print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes. Now open:", highlight=False)
     for what, path in {
         "the table": table,
-        "a picture of every test scan": out / "pictures" / network,
-        "loss and reconstructions": out / "runs" / network,
-        "overlays for ITK-SNAP": out / "predictions" / network / "ms",
+        "a picture of every test scan": out / "pictures" / NETWORK,
+        "loss and reconstructions": out / "runs" / NETWORK,
+        "overlays for ITK-SNAP": out / "predictions" / NETWORK / "ms",
     }.items():
         console.print(f"  {what}: {path}", highlight=False, soft_wrap=True)
-    console.print(f"Another scan: medvae predict {out / 'runs' / network} SCAN.nii.gz --out DIR", soft_wrap=True)
+    console.print(f"Another scan: medvae predict {out / 'runs' / NETWORK} SCAN.nii.gz --out DIR", soft_wrap=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("demo_run"), help="folder for everything (default: demo_run)")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config values, as training.steps=200")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="values for the ceVAE, as training.steps=200")
     arguments = parser.parse_args()
     try:
         main(arguments.out, arguments.overrides)

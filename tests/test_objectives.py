@@ -4,8 +4,19 @@ import pytest
 import torch
 from torch import distributions
 
+from medvae.config import ObjectiveConfig
 from medvae.networks.vae import ConvVAE
-from medvae.objectives import blank_squares, cevae_loss, kl_divergence, negative_log_likelihood, vae_loss
+from medvae.objectives import (
+    blank_squares,
+    cevae_loss,
+    coarse_noise,
+    denoising_loss,
+    free_nats_divergence,
+    kl_divergence,
+    negative_log_likelihood,
+    training_loss,
+    vae_loss,
+)
 
 
 @pytest.fixture
@@ -129,3 +140,49 @@ def test_blanking_works_in_3d():
     _, blanked = blank_squares(x, mask, torch.Generator().manual_seed(0))
     assert blanked.flatten(1).any(1).all()
     assert not (blanked & ~mask).any()
+
+
+def test_free_nats_charge_each_latent_dimension_at_least_their_allowance():
+    torch.manual_seed(0)
+    mean, log_variance = 0.3 * torch.randn(6, 4), torch.randn(6, 4)
+    assert float(free_nats_divergence(mean, log_variance, 0.0)) == pytest.approx(
+        float(kl_divergence(mean, log_variance).sum()), rel=1e-5
+    )
+    assert float(free_nats_divergence(torch.zeros(6, 4), torch.zeros(6, 4), 0.5)) == pytest.approx(6 * 4 * 0.5)
+    mean.requires_grad_(True)
+    free_nats_divergence(mean, log_variance, 100.0).backward()
+    assert (mean.grad == 0).all()
+
+
+@pytest.mark.parametrize("spatial", [(40, 48), (24, 32, 16)])
+def test_coarse_noise_lies_in_the_brain_is_coarse_and_has_the_asked_spread(spatial):
+    mask = torch.zeros(40, 1, *spatial, dtype=torch.bool)
+    mask[:, :, 4:20] = True
+    x = torch.rand(40, 1, *spatial)
+    found = coarse_noise(x, mask, torch.Generator().manual_seed(0), cell=8, standard_deviation=0.2)
+    noise = found - x
+    assert (noise[~mask] == 0).all()
+    inside = noise[:, :, 5:19]
+    assert 0.05 < float(inside.std()) < 0.2  # linear interpolation between nodes takes away part of the variance
+    steps = inside.diff(dim=3)
+    assert float(steps.std()) < 0.4 * float(inside.std())
+    again = coarse_noise(x, mask, torch.Generator().manual_seed(0), cell=8, standard_deviation=0.2)
+    assert torch.equal(found, again)
+
+
+def test_warm_up_raises_beta_from_nothing(tiles, model):
+    x, mask = tiles
+    options = ObjectiveConfig(kind="vae", beta=2.0, kl_warmup_steps=10)
+    for step, factor in ((0, 0.1), (4, 0.5), (9, 1.0), (50, 1.0)):
+        terms = training_loss(options, model, x, mask, (0, 1), step)
+        torch.testing.assert_close(terms.total, terms.reconstruction + 2.0 * factor * terms.kl)
+
+
+def test_denoising_restores_the_clean_tile(tiles, model):
+    x, mask = tiles
+    terms = training_loss(ObjectiveConfig(kind="dae"), model, x, mask, (0, 1), 0)
+    assert terms.kl is None
+    noisy = coarse_noise(x, mask, torch.Generator().manual_seed(1), cell=8, standard_deviation=0.2)
+    by_hand = denoising_loss(model, x, noisy, mask, scale=0.2)
+    expected = negative_log_likelihood(x, model(noisy).reconstruction, mask, scale=0.2).sum() / mask.sum()
+    torch.testing.assert_close(by_hand.total, expected)

@@ -9,6 +9,7 @@ from medvae.scoring.context import _patterns, context_residual
 from medvae.scoring.gradient import gradient, smooth_gradient
 from medvae.scoring.intensity import equalized_intensity
 from medvae.scoring.residual import residual, squared_residual
+from medvae.scoring.restoration import restoration
 from medvae.scoring.tiling import score_slices
 
 SCORES = {
@@ -18,6 +19,7 @@ SCORES = {
     "reconstruction": lambda *a: gradient(*a, term="reconstruction"),
     "elbo": lambda *a: gradient(*a, term="elbo"),
     "smooth_gradient": lambda *a: smooth_gradient(*a, draws=2),
+    "restoration": lambda *a: restoration(*a, steps=3),
     "context": lambda *a: context_residual(*a, side=8),
 }
 
@@ -156,3 +158,28 @@ def test_tiling_of_the_identity_is_the_identity(plane):
     network = torch.nn.Linear(1, 1)
     found = score_slices(network, lambda n, x, m: x[:, 0] * m[:, 0], image, mask, plane, batch_size=7)
     np.testing.assert_array_equal(found, image[0] * mask)
+
+
+def test_restoration_lowers_what_it_minimises_and_stays_put_without_steps_of_size(network, tiles):
+    from medvae.objectives import kl_divergence, negative_log_likelihood
+
+    x, mask = tiles
+
+    def loss(image):
+        output = network(image)
+        kl = kl_divergence(output.mean, output.log_variance)
+        return negative_log_likelihood(image, output.reconstruction, mask, scale=0.1) + kl
+
+    change = restoration(network, x, mask, steps=20, step_size=0.005, total_variation=0.0)
+    restored = x - change[:, None]
+    assert (loss(restored) < loss(x)).all()
+    assert (restoration(network, x, mask, step_size=0.0) == 0).all()
+
+
+def test_total_variation_makes_the_change_smoother(network, tiles):
+    rough, smooth = (restoration(network, *tiles, total_variation=weight) for weight in (0.0, 20.0))
+
+    def roughness(change):
+        return float(change.diff(dim=1).abs().mean() / change.abs().mean())
+
+    assert roughness(smooth) < roughness(rough)

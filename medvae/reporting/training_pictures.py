@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from medvae.networks.vae import ConvVAE
 from medvae.reporting.figures import save_figure
-from medvae.sampling.slices import SliceDataset
+from medvae.sampling.tiles import Tiles
 
 
 def draw_loss(metrics: Path, out: Path) -> Path:
@@ -38,15 +38,14 @@ def draw_loss(metrics: Path, out: Path) -> Path:
     return save_figure(figure, out)
 
 
-def draw_reconstructions(network: ConvVAE, slices: SliceDataset, out: Path, count: int = 8) -> Path:
-    """Some held-out healthy slices, their reconstructions and the difference, as a PNG."""
-    chosen = np.linspace(0, len(slices) - 1, count + 2).astype(int)[1:-1]
-    x = torch.from_numpy(slices.images[chosen])
-    mask = slices.masks[chosen, 0]
+def draw_reconstructions(network: ConvVAE, tiles: Tiles, out: Path, count: int = 8) -> Path:
+    """Some held-out healthy tiles, their reconstructions and the difference, as a PNG; of a patch its middle slice."""
+    chosen = np.linspace(0, len(tiles) - 1, count + 2).astype(int)[1:-1]
+    x, mask = (torch.stack(parts) for parts in zip(*[tiles[0, int(index)] for index in chosen], strict=True))
     device = next(network.parameters()).device
     with torch.no_grad():
-        restored = network(x.to(device)).reconstruction.float().cpu().numpy()[:, 0]
-    scan = x.numpy()[:, 0]
+        restored = network(x.to(device)).reconstruction.float().cpu()
+    scan, restored, mask = (_middle(part[:, 0]).numpy() for part in (x, restored, mask))
     rows = [
         ("scan", scan, "gray", (0, 1.1)),
         ("reconstruction", restored * mask, "gray", (0, 1.1)),
@@ -61,3 +60,8 @@ def draw_reconstructions(network: ConvVAE, slices: SliceDataset, out: Path, coun
             axes.spines[:].set_visible(False)
         row[0].set_ylabel(name)
     return save_figure(figure, out)
+
+
+def _middle(tiles: torch.Tensor) -> torch.Tensor:
+    """``(N, H, W)`` as it is; the middle axial slices of ``(N, X, Y, Z)``."""
+    return tiles if tiles.ndim == 3 else tiles[..., tiles.shape[-1] // 2]

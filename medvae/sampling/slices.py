@@ -1,16 +1,16 @@
-"""Slices of prepared volumes, as a data set, and the endless, repeatable order in which they are drawn."""
+"""Slices of prepared volumes, as a data set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from medvae.config import Plane
 from medvae.preparation.prepare import PreparedVolume
-from medvae.sampling.augmentation import SliceAugmenter
+from medvae.sampling.augmentation import Augmenter
 
 PLANE_AXIS: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 """Array axis of the standard grid (RAS) that a slice is perpendicular to."""
@@ -39,7 +39,7 @@ class SliceDataset(Dataset):
         plane: Plane,
         *,
         min_brain_fraction: float,
-        augmenter: SliceAugmenter | None = None,
+        augmenter: Augmenter | None = None,
         seed: int = 0,
     ) -> None:
         images, masks = [], []
@@ -63,26 +63,3 @@ class SliceDataset(Dataset):
             moved = self._augmenter(image, mask, (self._seed, epoch, index))
             image, mask = moved if moved[1].any() else (image, mask)
         return torch.from_numpy(image), torch.from_numpy(mask)
-
-
-class EpochOrder(Sampler):
-    """Positions ``start`` to ``stop`` of an endless sequence of shuffled epochs, as ``(epoch, index)``.
-
-    Each epoch is a permutation drawn from (seed, epoch), so a run that is resumed at any position goes on exactly
-    as if it had never stopped.
-    """
-
-    def __init__(self, length: int, *, seed: int, start: int, stop: int) -> None:
-        self.length, self.seed, self.start, self.stop = length, seed, start, stop
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        position = self.start
-        while position < self.stop:
-            epoch = position // self.length
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
-            last = min(self.stop, (epoch + 1) * self.length)
-            yield from ((epoch, int(order[p % self.length])) for p in range(position, last))
-            position = last

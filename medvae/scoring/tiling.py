@@ -1,8 +1,8 @@
-"""From tiles to a volume: score every slice of a volume and put the map together."""
+"""From tiles to a volume: score every slice or patch of a volume and put the map together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -47,3 +47,62 @@ def score_slices(
         m = torch.from_numpy(masks[chosen][:, None]).to(device)
         result[chosen] = score(network, x, m).float().cpu().numpy()
     return np.ascontiguousarray(volume_of(result, plane)) * mask
+
+
+def score_patches(
+    network: ConvVAE,
+    score: TileScore,
+    image: np.ndarray,
+    mask: np.ndarray,
+    size: Sequence[int],
+    *,
+    overlap: float = 0.5,
+    batch_size: int = 4,
+) -> np.ndarray:
+    """Score overlapping patches of the brain's box and average them with MONAI's sliding window.
+
+    Parameters
+    ----------
+    network, score
+        The network and a function of network, tiles and masks.
+    image, mask
+        ``(C, X, Y, Z)`` float32 and ``(X, Y, Z)`` bool.
+    size
+        Voxels of a patch; a volume or box that is smaller is padded with background.
+    overlap
+        Share of a patch that its neighbour covers too; Gaussian weights favour the middle of a patch.
+    batch_size
+        Patches at once; the result does not depend on it.
+
+    Returns
+    -------
+    ndarray
+        ``(X, Y, Z)`` float32, 0 outside the mask.
+    """
+    from monai.inferers import sliding_window_inference
+
+    device = next(network.parameters()).device
+    box = _box(mask, size)
+    stacked = np.concatenate([image[(slice(None), *box)], mask[box][None]]).astype(np.float32)
+
+    def predictor(window: Tensor) -> Tensor:
+        return score(network, window[:, :-1], window[:, -1:] > 0.5)[:, None]
+
+    found = sliding_window_inference(
+        torch.from_numpy(stacked)[None].to(device), tuple(size), batch_size, predictor, overlap=overlap, mode="gaussian"
+    )
+    result = np.zeros(mask.shape, dtype=np.float32)
+    result[box] = found[0, 0].float().cpu().numpy()
+    return result * mask
+
+
+def _box(mask: np.ndarray, size: Sequence[int]) -> tuple[slice, ...]:
+    """The brain's bounding box, widened to at least one patch where the volume allows it."""
+    box = []
+    for axis, (patch, length) in enumerate(zip(size, mask.shape, strict=True)):
+        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        first, last = int(used[0]), int(used[-1]) + 1
+        missing = max(0, patch - (last - first))
+        first = max(0, min(first - missing // 2, length - patch))
+        box.append(slice(first, min(length, max(last, first + patch))))
+    return tuple(box)

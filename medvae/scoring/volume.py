@@ -15,7 +15,8 @@ from medvae.scoring import intensity
 from medvae.scoring.context import context_residual
 from medvae.scoring.gradient import gradient, smooth_gradient
 from medvae.scoring.residual import residual, squared_residual
-from medvae.scoring.tiling import TileScore, score_slices
+from medvae.scoring.restoration import restoration
+from medvae.scoring.tiling import TileScore, score_patches, score_slices
 
 
 def score_volume(
@@ -61,9 +62,11 @@ def score_parts(config: Config, network: ConvVAE, image: np.ndarray, mask: np.nd
 
 
 def _score(config: Config, network: ConvVAE, kind: str, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    return score_slices(
-        network, tile_score(config, kind), image, mask, config.sampling.plane, batch_size=config.score.batch_size
-    )
+    function, sampling, batch = tile_score(config, kind), config.sampling, config.score.batch_size
+    if sampling.kind == "patch":
+        size, overlap = sampling.patch_size, sampling.patch_overlap
+        return score_patches(network, function, image, mask, size, overlap=overlap, batch_size=max(1, batch // 16))
+    return score_slices(network, function, image, mask, sampling.plane, batch_size=batch)
 
 
 def tile_score(config: Config, kind: str) -> TileScore:
@@ -78,9 +81,13 @@ def tile_score(config: Config, kind: str) -> TileScore:
             context_residual, side=options.context_side, spacing=options.context_spacing, shifts=options.context_shifts
         )
     loss = {
-        "term": kind.removesuffix("_gradient"), "likelihood": objective.likelihood,
-        "scale": objective.likelihood_scale, "beta": objective.beta,
-    }  # fmt: skip
+        "likelihood": objective.likelihood,
+        "scale": objective.likelihood_scale,
+        "beta": objective.beta,
+    }
+    if kind == "restoration":
+        return partial(restoration, steps=options.restoration_steps, step_size=options.restoration_step_size, **loss)
+    loss["term"] = kind.removesuffix("_gradient")
     if options.smoothgrad_draws:
         noise = options.smoothgrad_noise
         return partial(smooth_gradient, draws=options.smoothgrad_draws, noise=noise, seed=config.seed, **loss)

@@ -1,0 +1,81 @@
+"""The folder of a run: its config, its metrics, and the rule that it is never overwritten."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from torch import Tensor
+
+from medvae.config import Config, dump_config
+from medvae.errors import MedvaeError
+from medvae.files import told, write_text
+
+
+def open_run(out: Path | str, config: Config, *, resume: bool) -> Path:
+    """Make the run folder, or check that the one that is there is the same run and may be resumed.
+
+    Raises
+    ------
+    MedvaeError
+        If the folder holds something and ``resume`` is False, or another config.
+    """
+    out = Path(out)
+    resolved = dump_config(config)
+    existing = out / "config.yaml"
+    if existing.exists():
+        if not resume:
+            raise MedvaeError(
+                f"{out}: already holds a run. Continue it with --resume, or choose another --out folder; "
+                f"nothing was overwritten."
+            )
+        if existing.read_text(encoding="utf-8") != resolved:
+            raise MedvaeError(
+                f"{out}: was started with another config than the one given now (compare with {existing}). "
+                f"Resume with the config it was started with, or choose another --out folder."
+            )
+    elif out.is_dir() and any(out.iterdir()):
+        raise MedvaeError(f"{out}: is not empty and not a run of medvae. Choose another --out folder.")
+    else:
+        write_text(existing, resolved)
+    return out
+
+
+def forget_after(metrics: Path, step: int) -> None:
+    """Drop the lines of steps that a resumed run is about to repeat."""
+    if metrics.exists():
+        lines = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= step]
+        write_text(metrics, "".join(line + "\n" for line in lines))
+
+
+class Metrics:
+    """Averages loss terms between log lines and appends them to metrics.jsonl."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._sums: dict[str, Tensor | float] = {}
+        self._count = 0
+        self._started = time.monotonic()
+
+    def add(self, terms: dict[str, Tensor | None]) -> None:
+        """Take the terms of one step; they stay on their device until the next line is written."""
+        for name, term in terms.items():
+            if term is not None:
+                self._sums[name] = self._sums.get(name, 0.0) + term.detach()
+        self._count += 1
+
+    def write(self, step: int) -> dict[str, float]:
+        """Append the means since the last line, and return them."""
+        if not self._count:
+            return {}
+        means = {name: float(total) / self._count for name, total in self._sums.items()}
+        self._sums, self._count = {}, 0
+        line = {"step": step, "seconds": round(time.monotonic() - self._started, 2), **means}
+        self.line(line)
+        return line
+
+    def line(self, content: dict[str, float]) -> None:
+        """Append one line."""
+        with told(self._path), open(self._path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(content) + "\n")

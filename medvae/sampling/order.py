@@ -1,0 +1,31 @@
+"""The endless, repeatable order in which tiles are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+class EpochOrder(Sampler):
+    """Positions ``start`` to ``stop`` of an endless sequence of shuffled epochs, as ``(epoch, index)``.
+
+    Each epoch is a permutation drawn from (seed, epoch), so a run that is resumed at any position goes on exactly
+    as if it had never stopped.
+    """
+
+    def __init__(self, length: int, *, seed: int, start: int, stop: int) -> None:
+        self.length, self.seed, self.start, self.stop = length, seed, start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        position = self.start
+        while position < self.stop:
+            epoch = position // self.length
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
+            last = min(self.stop, (epoch + 1) * self.length)
+            yield from ((epoch, int(order[p % self.length])) for p in range(position, last))
+            position = last
