@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from medvae.networks import layers
+
 LOG_VARIANCE_RANGE = (-12.0, 8.0)
 """Limits of log σ²: beyond them exp() leaves what float16 can hold and the KL only grows."""
 
@@ -16,21 +18,23 @@ LOG_VARIANCE_RANGE = (-12.0, 8.0)
 class VAEOutput(NamedTuple):
     """Result of a forward pass.
 
-    ``reconstruction`` ``(N, C, *spatial)``; ``mean`` and ``log_variance`` ``(N, latent_size)`` of the posterior
-    q(z|x), in float32.
+    ``reconstruction`` ``(N, C, *spatial)``; ``mean`` and ``log_variance`` of the posterior q(z|x), in float32:
+    ``(N, latent_size)`` where the latent is dense, ``(N, latent_size, *bottom)`` where it is spatial, None for a
+    network without a posterior.
     """
 
     reconstruction: Tensor
-    mean: Tensor
-    log_variance: Tensor
+    mean: Tensor | None = None
+    log_variance: Tensor | None = None
 
 
 class ConvVAE(nn.Module):
-    """VAE of stride-2 convolutions (k4 s2) with a dense latent, 2D or 3D from one class.
+    """VAE of stride-2 convolutions (k4 s2), 2D or 3D from one class.
 
-    The first layer already leaves the full resolution, which is where a CPU would spend its time. Without
-    normalisation layers the output for a slice cannot depend on its batch. The channels are squeezed by a 1×1
-    convolution before the dense layer: in 3D a dense latent would otherwise need hundreds of millions of weights.
+    The first layer already leaves the full resolution, which is where a CPU would spend its time, and nothing else
+    ever works there. No layer mixes samples, so the output for a tile cannot depend on its batch. A dense latent is
+    made after a 1×1 convolution has squeezed the channels: in 3D it would otherwise need hundreds of millions of
+    weights. A spatial latent keeps a vector at every place of the lowest level, made by 1×1 convolutions.
 
     Parameters
     ----------
@@ -40,15 +44,22 @@ class ConvVAE(nn.Module):
         Modalities in and out.
     widths
         Channels after each stride-2 convolution.
+    latent
+        ``"dense"``, one vector per tile, or ``"spatial"``.
     latent_size
-        Length of z.
+        Length of z, or of z at each place.
     squeeze
-        Channels before the dense latent.
+        Channels before a dense latent.
+    normalisation
+        ``"none"``, ``"instance"`` or ``"group"``, before each activation.
+    activation
+        ``"leaky_relu"``, ``"silu"`` or ``"gelu"``.
+    residual_blocks
+        Pre-activation residual blocks at each level below the full resolution, on the way down and on the way up.
 
-    Raises
-    ------
-    ValueError
-        If an axis of ``size`` is not divisible by the total stride.
+    Notes
+    -----
+    :func:`medvae.networks.build.build` refuses what does not fit together.
 
     References
     ----------
@@ -61,45 +72,66 @@ class ConvVAE(nn.Module):
         *,
         channels: int = 1,
         widths: Sequence[int] = (16, 32, 64, 128),
+        latent: str = "dense",
         latent_size: int = 128,
         squeeze: int = 32,
+        normalisation: str = "none",
+        activation: str = "leaky_relu",
+        residual_blocks: int = 0,
     ) -> None:
         super().__init__()
-        stride = 2 ** len(widths)
-        if any(n % stride for n in size):
-            raise ValueError(
-                f"a tile of {'×'.join(map(str, size))} voxels cannot be halved {len(widths)} times: every side "
-                f"must be divisible by {stride}. Use fewer widths, or another tile size."
-            )
-        convolution = (nn.Conv2d, nn.Conv3d)[len(size) - 2]
-        transposed = (nn.ConvTranspose2d, nn.ConvTranspose3d)[len(size) - 2]
-        self.bottom = (squeeze, *(n // stride for n in size))
-        features = math.prod(self.bottom)
+        dimensions = len(size)
+        convolution = (nn.Conv2d, nn.Conv3d)[dimensions - 2]
+        transposed = (nn.ConvTranspose2d, nn.ConvTranspose3d)[dimensions - 2]
+        bottom = tuple(n // 2 ** len(widths) for n in size)
+        self.dense = latent == "dense"
+        self.bottom = (squeeze, *bottom)
+        self.latent_shape = (latent_size,) if self.dense else (latent_size, *bottom)
+
+        def level(width: int) -> list[nn.Module]:
+            blocks = [
+                layers.residual_block(dimensions, width, norm=normalisation, act=activation)
+                for _ in range(residual_blocks)
+            ]
+            return [*blocks, *layers.normalisation(normalisation, dimensions, width), layers.activation(activation)]
 
         encoder: list[nn.Module] = []
         for before, after in zip((channels, *widths), widths, strict=False):
-            encoder += [convolution(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.1)]
-        self.encoder = nn.Sequential(*encoder, convolution(widths[-1], squeeze, 1))
-        self.to_latent = nn.Linear(features, 2 * latent_size)
-        self.from_latent = nn.Linear(latent_size, features)
-        decoder: list[nn.Module] = [convolution(squeeze, widths[-1], 1)]
+            encoder += [convolution(before, after, 4, stride=2, padding=1), *level(after)]
+        decoder: list[nn.Module] = []
+        if self.dense:
+            features = math.prod(self.bottom)
+            self.encoder = nn.Sequential(*encoder, convolution(widths[-1], squeeze, 1))
+            self.to_latent = nn.Linear(features, 2 * latent_size)
+            self.from_latent = nn.Linear(latent_size, features)
+            decoder += [convolution(squeeze, widths[-1], 1)]
+        else:
+            self.encoder = nn.Sequential(*encoder)
+            self.to_latent = convolution(widths[-1], 2 * latent_size, 1)
+            self.from_latent = convolution(latent_size, widths[-1], 1)
         for before, after in zip(widths[::-1], (*widths[-2::-1], channels), strict=True):
-            decoder += [nn.LeakyReLU(0.1), transposed(before, after, 4, stride=2, padding=1)]
+            decoder += [*level(before), transposed(before, after, 4, stride=2, padding=1)]
         self.decoder = nn.Sequential(*decoder)
 
+    def noise_shape(self, batch: int) -> tuple[int, ...]:
+        """Shape of the latent noise of ``batch`` tiles: that of their posterior means."""
+        return batch, *self.latent_shape
+
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(z|x), ``(N, latent_size)`` each, float32, log-variance clamped."""
-        mean, log_variance = self.to_latent(self.encoder(x).flatten(1)).float().chunk(2, dim=1)
+        """Mean and log-variance of q(z|x), ``noise_shape(N)`` each, float32, log-variance clamped."""
+        features = self.encoder(x)
+        mean, log_variance = self.to_latent(features.flatten(1) if self.dense else features).float().chunk(2, dim=1)
         return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Reconstruction ``(N, C, *spatial)`` of latent vectors ``(N, latent_size)``."""
-        return self.decoder(self.from_latent(z).unflatten(1, self.bottom))
+        """Reconstruction ``(N, C, *spatial)`` of latents ``noise_shape(N)``."""
+        features = self.from_latent(z)
+        return self.decoder(features.unflatten(1, self.bottom) if self.dense else features)
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> VAEOutput:
         """Reconstruct ``x`` ``(N, C, *spatial)``.
 
-        ``noise`` ``(N, latent_size)`` is the standard normal draw of z = μ + σ·noise; without it z = μ. Passing it
+        ``noise`` of ``noise_shape(N)`` is the standard normal draw of z = μ + σ·noise; without it z = μ. Passing it
         in, instead of drawing it here, makes a step repeatable and "train" and "eval" mode the same.
         """
         mean, log_variance = self.encode(x)

@@ -1,0 +1,78 @@
+"""A U-Net that restores a scan from coarse noise: a network without a latent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from medvae.networks.layers import import_monai, monai_activation, monai_normalisation
+from medvae.networks.vae import VAEOutput
+
+
+class Denoiser(nn.Module):
+    """MONAI's U-Net of strided convolutions (k3 s2), 2D or 3D, from a corrupted tile to the clean one.
+
+    Its skip connections let every detail through, so it is of use only when trained on corrupted tiles, where what
+    it does not know from healthy scans is taken for noise. Nothing but the first and the last layer touches the full
+    resolution; the last one is a bare transposed convolution, because a normalisation there would forget the scan's
+    intensity.
+
+    Parameters
+    ----------
+    size
+        Spatial shape of a tile, two or three axes, each divisible by ``2 ** len(widths)``.
+    channels
+        Modalities in and out.
+    widths
+        Channels after each stride-2 convolution.
+    normalisation
+        ``"none"``, ``"instance"`` or ``"group"``.
+    activation
+        ``"leaky_relu"``, ``"silu"`` or ``"gelu"``.
+    residual_blocks
+        0 for one convolution per level; otherwise the convolutions of one residual unit per level.
+
+    Raises
+    ------
+    MedvaeError
+        If MONAI is not installed.
+
+    References
+    ----------
+    Kascenas et al. 2022, "Denoising autoencoders for unsupervised anomaly detection in brain MRI", MIDL.
+    """
+
+    def __init__(
+        self,
+        size: Sequence[int],
+        *,
+        channels: int = 1,
+        widths: Sequence[int] = (16, 32, 64, 128),
+        normalisation: str = "none",
+        activation: str = "leaky_relu",
+        residual_blocks: int = 0,
+    ) -> None:
+        super().__init__()
+        nets, blocks = import_monai("networks.nets"), import_monai("networks.blocks")
+        self.network = nets.UNet(
+            spatial_dims=len(size),
+            in_channels=channels,
+            out_channels=widths[0],
+            channels=(*widths, widths[-1]),
+            strides=(2,) * len(widths),
+            num_res_units=residual_blocks,
+            act=monai_activation(activation),
+            norm=monai_normalisation(normalisation, *widths),
+        )
+        self.network.model[-1] = blocks.Convolution(
+            len(size), 2 * widths[0], channels, strides=2, is_transposed=True, conv_only=True
+        )
+
+    def noise_shape(self, batch: int) -> tuple[int, ...]:
+        """An empty shape: there is no latent to draw."""
+        return batch, 0
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> VAEOutput:
+        """Restore ``x`` ``(N, C, *spatial)``; without a posterior, and ``noise`` has no effect."""
+        return VAEOutput(self.network(x))
