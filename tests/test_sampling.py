@@ -4,8 +4,9 @@ import torch
 
 from medvae.config import AugmentationConfig, PreparationConfig
 from medvae.preparation.prepare import prepare_case
-from medvae.sampling.augmentation import SliceAugmenter
-from medvae.sampling.slices import EpochOrder, SliceDataset, slices_of, volume_of
+from medvae.sampling.augmentation import Augmenter
+from medvae.sampling.order import EpochOrder
+from medvae.sampling.slices import SliceDataset, slices_of, volume_of
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def test_slices_put_together_are_the_volume(plane):
 
 
 def augmented(volumes, key, seed=0, **options):
-    augmenter = SliceAugmenter(AugmentationConfig(**options), "axial", volumes[0].mask.shape[:2])
+    augmenter = Augmenter(AugmentationConfig(**options), volumes[0].mask.shape[:2], mirror_axis=0)
     return SliceDataset(volumes, "axial", min_brain_fraction=0.02, augmenter=augmenter, seed=seed)[key]
 
 

@@ -1,53 +1,120 @@
-"""Random changes to a slice, with batchgenerators, seeded by (seed, epoch, index)."""
+"""Random changes to a slice or a patch, with batchgenerators, seeded by (seed, epoch, index).
+
+`medvae.sampling.tensor_augmentation` does the same on whole batches, on the device that trains.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from batchgenerators.transforms.abstract_transforms import AbstractTransform
 
 from medvae.config import AugmentationConfig, Plane
+from medvae.sampling.smooth_field import SmoothFieldTransform
 
 
-class SliceAugmenter:
-    """Augments one slice at a time; the same seed sequence gives the same slice on every machine and worker.
+def left_right_axis(plane: Plane | None) -> int | None:
+    """The spatial axis of a slice (of a patch, without a plane) along which a mirrored brain is a brain.
+
+    On the standard grid (RAS) left to right is the first axis of a patch and of axial and coronal slices; sagittal
+    slices have none.
+    """
+    return None if plane == "sagittal" else 0
+
+
+class Augmenter:
+    """Augments one slice or patch at a time; the same seed gives the same result on every machine and worker.
 
     Spatial changes move image and mask together, with linear interpolation (order 1: the order, not the library,
-    decides the time). Intensity changes act inside the brain; the background stays 0.
+    decides the time). Positive angles turn axis 0 towards axis 1 in a slice; in a patch the rotation matrix is
+    ``R_x R_y R_z``, right-handed, about its centre. Intensity changes act inside the brain, take their statistics
+    there, and come in the order bias field, gamma, brightness, contrast, noise; the background stays 0.
+
+    Parameters
+    ----------
+    config
+        The ranges.
+    shape
+        Spatial shape of what will be augmented: ``(H, W)`` or ``(X, Y, Z)``.
+    mirror_axis
+        Spatial axis to mirror along, or None: see `left_right_axis`.
     """
 
-    def __init__(self, config: AugmentationConfig, plane: Plane, shape: Sequence[int]) -> None:
+    def __init__(self, config: AugmentationConfig, shape: Sequence[int], *, mirror_axis: int | None) -> None:
         from batchgenerators.transforms.abstract_transforms import Compose
-        from batchgenerators.transforms.color_transforms import BrightnessMultiplicativeTransform, GammaTransform
-        from batchgenerators.transforms.noise_transforms import GaussianNoiseTransform
+        from batchgenerators.transforms.color_transforms import (
+            BrightnessMultiplicativeTransform,
+            ContrastAugmentationTransform,
+            GammaTransform,
+        )
         from batchgenerators.transforms.spatial_transforms import MirrorTransform, SpatialTransform
 
         angle = np.deg2rad(config.rotation_degrees)
-        transforms = [
+        spatial: list[Callable] = [
             SpatialTransform(
                 tuple(shape), patch_center_dist_from_border=None, do_elastic_deform=False, random_crop=False,
-                do_rotation=angle > 0, angle_x=(-angle, angle), do_scale=config.scale != (1.0, 1.0),
-                scale=config.scale, independent_scale_for_each_axis=False, order_data=1, order_seg=0,
-                border_mode_data="constant", border_cval_data=0, border_mode_seg="constant", border_cval_seg=0,
+                do_rotation=angle > 0, angle_x=(-angle, angle), angle_y=(-angle, angle), angle_z=(-angle, angle),
+                do_scale=config.scale != (1.0, 1.0), scale=config.scale, independent_scale_for_each_axis=False,
+                order_data=1, order_seg=0, border_mode_data="constant", border_cval_data=0,
+                border_mode_seg="constant", border_cval_seg=0,
             )
         ]  # fmt: skip
-        if plane != "sagittal" and config.mirror:
-            transforms.append(MirrorTransform(axes=(0,)))  # mirrors with probability one half
-        transforms += [
-            GammaTransform(config.gamma, retain_stats=False),
-            BrightnessMultiplicativeTransform(config.brightness),
-            GaussianNoiseTransform(config.noise_variance),
-        ]
-        self._transform = Compose(transforms)
+        if config.mirror and mirror_axis is not None:
+            spatial.append(MirrorTransform(axes=(mirror_axis,)))  # mirrors with probability one half
+        if config.bias_field > 0:
+            spatial.append(SmoothFieldTransform(config.bias_field))
+        inside: list[Callable] = []
+        if config.gamma != (1.0, 1.0):
+            inside.append(GammaTransform(config.gamma, retain_stats=False))
+        if config.brightness != (1.0, 1.0):
+            inside.append(BrightnessMultiplicativeTransform(config.brightness))
+        if config.contrast != (1.0, 1.0):  # preserving the range would clip, and so move the mean
+            inside.append(ContrastAugmentationTransform(config.contrast, preserve_range=False))
+        if config.noise_variance[1] > 0:
+            inside.append(_NoiseTransform(config.noise_variance))
+        self._spatial, self._inside = Compose(spatial), Compose(inside)
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Augment ``image`` ``(C, H, W)`` float32 and ``mask`` ``(1, H, W)`` bool; neither is changed in place."""
+        """Augment one slice or patch; the arguments are left as they are.
+
+        Parameters
+        ----------
+        image
+            ``(C, *spatial)`` float32.
+        mask
+            ``(1, *spatial)`` bool, the brain.
+        seed
+            Non-negative integers, for instance (seed, epoch, index).
+
+        Returns
+        -------
+        tuple of numpy.ndarray
+            Image and mask, of the same shapes and types; the mask may have become empty.
+        """
         with _seeded(seed):
-            result = self._transform(data=image[None].copy(), seg=mask[None].astype(np.float32))
-        moved = result["seg"][0] > 0.5
-        return np.where(moved, result["data"][0], 0).astype(np.float32), moved
+            batch = self._spatial(data=image[None].copy(), seg=mask[None].astype(np.float32))
+            moved = batch["seg"][0] > 0.5
+            result = np.zeros_like(image)
+            if moved.any():  # the colour transforms see the brain's voxels only, as (1, C, voxels)
+                result[:, moved[0]] = self._inside(data=batch["data"][:, :, moved[0]])["data"][0]
+        return result, moved
+
+
+class _NoiseTransform(AbstractTransform):
+    """Gaussian noise of a uniformly drawn variance; batchgenerators' own takes its variance for the deviation."""
+
+    def __init__(self, variance: tuple[float, float]) -> None:
+        self.variance = variance
+
+    def __call__(self, **batch: np.ndarray) -> dict[str, np.ndarray]:
+        for sample in batch["data"]:
+            deviation = math.sqrt(np.random.uniform(*self.variance))  # noqa: NPY002
+            sample += np.random.normal(0, deviation, sample.shape)  # noqa: NPY002
+        return batch
 
 
 @contextlib.contextmanager

@@ -1,0 +1,268 @@
+import numpy as np
+import pytest
+import torch
+from batchgenerators.augmentations import spatial_transformations
+from pydantic import ValidationError
+
+from medvae.config import AugmentationConfig
+from medvae.sampling import tensor_augmentation
+from medvae.sampling.augmentation import Augmenter, left_right_axis
+from medvae.sampling.smooth_field import smooth_field, spline_weights
+
+STILL = {
+    "rotation_degrees": 0, "scale": (1, 1), "mirror": False, "contrast": (1, 1), "bias_field": 0, "gamma": (1, 1),
+    "brightness": (1, 1), "noise_variance": (0, 0),
+}  # fmt: skip
+FULL = {"contrast": (0.8, 1.2), "bias_field": 0.2}
+SHAPES = [(24, 30), (20, 24, 16)]
+INTENSITY = {
+    "gamma": (0.7, 1.4), "brightness": (0.8, 1.2), "noise_variance": (0, 0.01), "contrast": (0.8, 1.2),
+    "bias_field": 0.3,
+}  # fmt: skip
+both = pytest.mark.parametrize("backend", ["batchgenerators", "tensor"])
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=["2D", "3D"])
+
+
+def tile(shape, channels=2, seed=0):
+    """An ellipsoid with texture, and its mask."""
+    grid = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    mask = sum(g**2 for g in grid) < 0.6
+    values = np.random.default_rng(seed).uniform(-0.2, 1.3, (channels, *shape))
+    return np.where(mask, values, 0).astype(np.float32), mask[None]
+
+
+def augment(backend, image, mask, seeds, mirror_axis=0, **options):
+    """A batch of the same tile, augmented by each of the seeds."""
+    config = AugmentationConfig(backend=backend, **{**STILL, **options})
+    if backend == "batchgenerators":
+        augmenter = Augmenter(config, image.shape[1:], mirror_axis=mirror_axis)
+        images, masks = zip(*(augmenter(image, mask, seed) for seed in seeds), strict=True)
+        return np.stack(images), np.stack(masks)
+    x, inside = (torch.from_numpy(np.repeat(a[None], len(seeds), 0)) for a in (image, mask))
+    x, inside = tensor_augmentation.augment(x, inside, config, mirror_axis=mirror_axis, seeds=seeds)
+    return x.numpy(), inside.numpy()
+
+
+def keys(count, epoch=0):
+    return [(0, epoch, index) for index in range(count)]
+
+
+@both
+@shapes
+def test_ranges_without_width_change_nothing(backend, shape):
+    image, mask = tile(shape)
+    x, inside = augment(backend, image, mask, keys(3))
+    for sample, region in zip(x, inside, strict=True):
+        np.testing.assert_array_equal(sample, image)
+        np.testing.assert_array_equal(region, mask)
+
+
+@both
+@shapes
+def test_sample_depends_on_its_seed_only(backend, shape):
+    image, mask = tile(shape)
+    options = {**AugmentationConfig().model_dump(exclude={"backend"}), **FULL}
+    before = image.copy()
+    x, inside = augment(backend, image, mask, keys(5), **options)
+    alone, inside_alone = augment(backend, image, mask, keys(5)[3:4], **options)
+    np.testing.assert_allclose(alone[0], x[3], atol=2e-6)  # batched arithmetic may round the last bit otherwise
+    np.testing.assert_array_equal(inside_alone[0], inside[3])
+    np.testing.assert_array_equal(image, before)
+    for other in [(1, 0, 3), (0, 1, 3), (0, 0, 4)]:
+        assert np.abs(augment(backend, image, mask, [other], **options)[0] - alone).max() > 0.01
+    again, _ = augment(backend, image, mask, keys(5), **options)
+    np.testing.assert_array_equal(again, x)
+
+
+@both
+@shapes
+def test_background_stays_zero_and_types_stay(backend, shape):
+    image, mask = tile(shape)
+    x, inside = augment(backend, image, mask, keys(4), **{**INTENSITY, "rotation_degrees": 20, "scale": (0.8, 1.2)})
+    assert (x.dtype, inside.dtype) == (np.float32, np.bool_)
+    assert x[np.repeat(~inside, 2, axis=1)].tolist() == [0] * int((~inside).sum() * 2)
+    assert np.isfinite(x).all()
+
+
+@both
+@shapes
+def test_intensity_changes_ignore_what_lies_outside_the_mask(backend, shape):
+    image, mask = tile(shape)
+    outside = np.where(mask, image, 37.0).astype(np.float32)
+    clean, inside = augment(backend, image, mask, keys(3), **INTENSITY)
+    dirty, _ = augment(backend, outside, mask, keys(3), **INTENSITY)
+    np.testing.assert_allclose(dirty, clean, atol=1e-5)
+    np.testing.assert_array_equal(inside, np.repeat(mask[None], 3, 0))
+
+
+@both
+@shapes
+def test_mirror_is_a_flip_and_happens_to_half(backend, shape):
+    image, mask = tile(shape)
+    mask[0, :4] = False  # not symmetric
+    x, inside = augment(backend, image * mask, mask, keys(80), mirror=True)
+    flipped = 0
+    for sample, region in zip(x, inside, strict=True):
+        is_flip = np.array_equal(region, mask[:, ::-1])
+        expected = (image * mask)[:, ::-1] if is_flip else image * mask
+        np.testing.assert_allclose(sample, expected, atol=1e-5)
+        flipped += is_flip
+    assert 25 < flipped < 55
+    assert left_right_axis("axial") == left_right_axis("coronal") == left_right_axis(None) == 0
+    assert left_right_axis("sagittal") is None
+    x, _ = augment(backend, image, mask, keys(20), mirror=True, mirror_axis=None)
+    np.testing.assert_array_equal(x, np.repeat((image * mask)[None], 20, 0))
+
+
+def fixed(monkeypatch, angles):
+    """Let batchgenerators draw these angles, in radians."""
+    wanted = iter(angles)
+
+    def uniform(low=0.0, high=1.0, size=None):
+        return next(wanted) if low < 0 else 0.5 * (low + high)
+
+    monkeypatch.setattr(spatial_transformations.np.random, "uniform", uniform)
+
+
+def centre(image):
+    """Centre of mass in voxels from the centre of the tile."""
+    grid = np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in image.shape), indexing="ij")
+    return np.array([(g * image).sum() / image.sum() for g in grid])
+
+
+@pytest.mark.parametrize(
+    ("point", "degrees", "expected"),
+    [
+        ((8, 0), [30], (8 * 0.866, 4)),  # axis 0 towards axis 1
+        ((0, 8), [90], (-8, 0)),
+        ((0, 8, 0), [90, 0, 0], (0, 0, 8)),  # about axis 0: axis 1 towards axis 2
+        ((0, 0, 8), [0, 90, 0], (8, 0, 0)),  # about axis 1: axis 2 towards axis 0
+        ((8, 0, 0), [0, 0, 90], (0, 8, 0)),  # about axis 2: axis 0 towards axis 1
+        ((8, 0, 0), [90, 0, 90], (0, 0, 8)),  # R_x R_y R_z: about axis 2 first
+    ],
+)
+def test_both_backends_turn_a_point_the_same_way(monkeypatch, point, degrees, expected):
+    shape = (25, 33, 29)[: len(point)]
+    image = np.zeros((1, *shape), np.float32)
+    start = tuple(n // 2 + p for n, p in zip(shape, point, strict=True))
+    image[(0, *(slice(s - 1, s + 2) for s in start))] = 1
+    mask = np.ones((1, *shape), bool)
+    angles = np.deg2rad(degrees)
+
+    matrix = torch.from_numpy(tensor_augmentation._rotation(angles).T[None].astype(np.float32))
+    nothing = tensor_augmentation.Draws(matrix, *[None] * 6, [0])
+    x, _ = tensor_augmentation.apply(torch.from_numpy(image[None]), torch.from_numpy(mask[None]), nothing)
+    np.testing.assert_allclose(centre(x[0, 0].numpy()), expected, atol=0.06)
+
+    augmenter = Augmenter(AugmentationConfig(**{**STILL, "rotation_degrees": 180}), shape, mirror_axis=None)
+    fixed(monkeypatch, angles)
+    np.testing.assert_allclose(centre(augmenter(image, mask, (0,))[0][0]), expected, atol=0.06)
+
+
+@both
+@shapes
+def test_scale_above_one_makes_the_brain_smaller(backend, shape):
+    image, mask = tile(shape)
+    _, inside = augment(backend, image, mask, keys(20), scale=(1, 1.2))
+    assert (inside.reshape(20, -1).sum(1) <= mask.sum()).all()
+    _, inside = augment(backend, image, mask, keys(20), scale=(0.8, 1))
+    assert (inside.reshape(20, -1).sum(1) >= mask.sum()).all()
+
+
+@both
+@shapes
+def test_contrast_keeps_the_mean_inside_the_brain(backend, shape):
+    image, mask = tile(shape)
+    x, _ = augment(backend, image, mask, keys(40), contrast=(0.5, 1.5))
+    before, after = image[:, mask[0]], x[:, :, mask[0]]
+    np.testing.assert_allclose(after.mean(2), np.broadcast_to(before.mean(1), (40, 2)), atol=1e-4)
+    factors = after.std(2) / before.std(1)
+    assert (factors >= 0.5).all()
+    assert (factors <= 1.5).all()
+    assert factors.min() < 0.7 < 1.3 < factors.max()
+    assert (factors[:, 0] != factors[:, 1]).all()  # each channel its own
+
+
+@both
+@shapes
+def test_bias_field_is_smooth_within_its_amplitude_and_shared_by_the_channels(backend, shape):
+    image, mask = tile(shape)
+    image = np.where(mask, image + 1, 0).astype(np.float32)
+    x, _ = augment(backend, image, mask, keys(30), bias_field=0.3)
+    field = x[:, :, mask[0]] / image[:, mask[0]]
+    assert np.abs(field - 1).max() <= 0.3 + 1e-5
+    assert np.abs(field - 1).max() > 0.15
+    np.testing.assert_allclose(field[:, 0], field[:, 1], atol=1e-4)
+    full = np.ones_like(image), np.ones_like(mask)
+    x, _ = augment(backend, *full, keys(30), bias_field=0.3)
+    for axis in range(2, x.ndim):  # between neighbours far less than over the tile
+        assert np.abs(np.diff(x, axis=axis)).max() < 0.1
+    assert (np.ptp(x.reshape(30, -1), axis=1) > 0).all()
+
+
+@both
+def test_noise_has_the_variance_that_was_asked_for(backend):
+    image, mask = np.ones((1, 40, 40), np.float32), np.ones((1, 40, 40), bool)
+    x, _ = augment(backend, image, mask, keys(20), noise_variance=(0.04, 0.04))
+    assert x.std() == pytest.approx(0.2, rel=0.02)
+    assert x.mean() == pytest.approx(1, abs=0.01)
+
+
+@both
+def test_gamma_keeps_the_range_and_moves_the_middle_to_either_side(backend):
+    image, mask = tile((24, 30), channels=1)
+    x, _ = augment(backend, image, mask, keys(60), gamma=(0.7, 1.4))
+    before, after = image[0, mask[0]], x[:, 0, mask[0]]
+    np.testing.assert_allclose(after.min(1), before.min(), atol=1e-4)
+    np.testing.assert_allclose(after.max(1), before.max(), atol=1e-4)
+    brighter = (after.mean(1) > before.mean()).sum()
+    assert 18 < brighter < 42
+
+
+@both
+def test_brightness_is_a_factor_of_its_own_for_each_channel(backend):
+    image, mask = tile((24, 30))
+    x, _ = augment(backend, image, mask, keys(30), brightness=(0.5, 1.5))
+    factors = x[:, :, mask[0]] / image[:, mask[0]]
+    np.testing.assert_allclose(factors, np.broadcast_to(factors[:, :, :1], factors.shape), rtol=1e-4)
+    assert 0.5 <= factors.min() < 0.6
+    assert 1.4 < factors.max() <= 1.5
+    assert (factors[:, 0, 0] != factors[:, 1, 0]).all()
+
+
+def test_brain_that_would_leave_the_tile_is_not_moved():
+    image, mask = np.zeros((1, 20, 20), np.float32), np.zeros((1, 20, 20), bool)
+    image[0, 0, 0], mask[0, 0, 0] = 1, True
+    x, inside = augment("tensor", image, mask, keys(20), rotation_degrees=45)
+    assert inside.reshape(20, -1).any(1).all()
+    assert (x.reshape(20, -1).sum(1) > 0).all()
+    x, inside = augment("batchgenerators", image, mask, keys(20), rotation_degrees=45)
+    assert not inside.reshape(20, -1).any(1).all()  # the data set then hands out the tile as it was
+
+
+def test_changing_one_range_leaves_the_other_draws_alone():
+    options = {"channels": 2, "dimensions": 3, "mirror_axis": 0}
+    first = tensor_augmentation.draw(AugmentationConfig(bias_field=0.2), keys(4), **options)
+    other = tensor_augmentation.draw(AugmentationConfig(bias_field=0.2, gamma=(0.5, 2)), keys(4), **options)
+    for name in set(first._fields) - {"gamma", "noise_seed"}:
+        expected, found = getattr(first, name), getattr(other, name)
+        assert (expected is None and found is None) or torch.equal(expected, found), name
+    assert first.noise_seed == other.noise_seed
+    assert not torch.equal(first.gamma, other.gamma)
+
+
+def test_spline_is_smooth_and_sums_to_one():
+    weights = spline_weights(50)
+    assert (weights >= 0).all()
+    np.testing.assert_allclose(weights.sum(1), 1)
+    field = smooth_field(np.random.default_rng(0).uniform(-1, 1, (5, 5)), (50, 40))
+    assert np.abs(field).max() == pytest.approx(1)
+    assert field.shape == (50, 40)
+
+
+@pytest.mark.parametrize(
+    "options", [{"scale": (1.05, 1.2)}, {"contrast": (0.5, 0.9)}, {"gamma": (0, 1)}, {"noise_variance": (0.1, 0)}]
+)
+def test_ranges_that_would_be_drawn_otherwise_than_written_are_refused(options):
+    with pytest.raises(ValidationError, match=next(iter(options))):
+        AugmentationConfig(**options)
