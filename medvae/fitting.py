@@ -6,9 +6,10 @@ from pathlib import Path
 
 from medvae.config import Config
 from medvae.detector import FOLDER, Detector
+from medvae.errors import MedvaeError
 from medvae.manifest import Manifest
 from medvae.preparation.prepare import prepare_healthy
-from medvae.run_folder import open_run
+from medvae.run_folder import check_run, open_run
 from medvae.training import train
 
 
@@ -36,10 +37,17 @@ def fit(config: Config, manifest: Manifest, out: Path | str, *, resume: bool = F
     KeyboardInterrupt
         After Ctrl-C, when the checkpoint is written.
     """
-    out = open_run(out, config, resume=resume)
+    out = check_run(out, config, resume=resume)
     if (out / FOLDER).is_dir():
         return Detector.load(out)
     training = prepare_healthy(manifest, "train", config.preparation, quiet=quiet)
     validation = prepare_healthy(manifest, "validation", config.preparation, quiet=quiet)
+    if not training or not validation:
+        raise MedvaeError(
+            f"{manifest.path}: has {len(training)} healthy training scans and {len(validation)} healthy validation "
+            f'scans; at least one of each was expected. Set "split" of cases without lesions to "train" and '
+            f'"validation".'
+        )
+    open_run(out, config, resume=True)
     network = train(config, training, validation, out, resume=True, quiet=quiet) if config.network else None
     return Detector.calibrate(config, network, training, validation).save(out / FOLDER)

@@ -12,9 +12,11 @@ from medvae.config import Config, dump_config
 from medvae.errors import MedvaeError
 from medvae.files import told, write_text
 
+CONFIG = "config.yaml"
 
-def open_run(out: Path | str, config: Config, *, resume: bool) -> Path:
-    """Make the run folder, or check that the one that is there is the same run and may be resumed.
+
+def check_run(out: Path | str, config: Config, *, resume: bool) -> Path:
+    """Check that ``out`` may become, or go on being, the folder of this run; nothing is written.
 
     Raises
     ------
@@ -22,23 +24,28 @@ def open_run(out: Path | str, config: Config, *, resume: bool) -> Path:
         If the folder holds something and ``resume`` is False, or another config.
     """
     out = Path(out)
-    resolved = dump_config(config)
-    existing = out / "config.yaml"
+    existing = out / CONFIG
     if existing.exists():
         if not resume:
             raise MedvaeError(
                 f"{out}: already holds a run. Continue it with --resume, or choose another --out folder; "
                 f"nothing was overwritten."
             )
-        if existing.read_text(encoding="utf-8") != resolved:
+        if existing.read_text(encoding="utf-8") != dump_config(config):
             raise MedvaeError(
                 f"{out}: was started with another config than the one given now (compare with {existing}). "
                 f"Resume with the config it was started with, or choose another --out folder."
             )
     elif out.is_dir() and any(out.iterdir()):
         raise MedvaeError(f"{out}: is not empty and not a run of medvae. Choose another --out folder.")
-    else:
-        write_text(existing, resolved)
+    return out
+
+
+def open_run(out: Path | str, config: Config, *, resume: bool) -> Path:
+    """`check_run`, then write the resolved config, which marks the folder as this run's."""
+    out = check_run(out, config, resume=resume)
+    if not (out / CONFIG).exists():
+        write_text(out / CONFIG, dump_config(config))
     return out
 
 

@@ -160,8 +160,8 @@ def train(
                     write_text(folder / "step.json", json.dumps({"step": step}))
             except (RuntimeError, SafetensorError) as error:  # what torch and safetensors make of a full disk
                 raise MedvaeError(
-                    f"{out / CHECKPOINT}: the checkpoint of step {step} could not be written ({error}). The one before "
-                    f"it is intact. Free some space and run the command again with --resume."
+                    f"{out / CHECKPOINT}: the checkpoint of step {step} could not be written ({error}). An "
+                    f"earlier one is intact. Free some space and run the command again with --resume."
                 ) from error
 
     metrics = Metrics(out / "metrics.jsonl")

@@ -30,7 +30,11 @@ def test_overrides_reach_nested_values_with_the_right_type(tmp_path):
     [
         ({"name": "a", "trainig": {}}, [], 'unknown key "trainig": did you mean "training"'),
         ({"name": "a", "training": {"step": 3}}, [], 'unknown key "training.step": did you mean "steps"'),
-        ({"name": "a", "network": {"latent_siz": 3}}, [], 'unknown key "network.latent_siz": did you mean "latent_size"'),
+        (
+            {"name": "a", "network": {"latent_siz": 3}},
+            [],
+            'unknown key "network.latent_siz": did you mean "latent_size"',
+        ),
         ({"name": "a"}, ["training.steps=many"], "training.steps"),
         ({"name": "a"}, ["training.steps"], "key=value"),
         ({"name": "a"}, ["name.x=1"], '"name" is a value'),

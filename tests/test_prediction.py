@@ -238,6 +238,7 @@ def test_detector_needs_validation_scans(tmp_path, cohort):
     only._path = cohort.path
     with pytest.raises(MedvaeError, match="validation"):
         fit(Config.model_validate(NORMATIVE), only, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_wrong_maps_are_named(tmp_path, cohort, detectors):

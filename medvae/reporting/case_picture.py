@@ -45,10 +45,11 @@ def draw_case(
     threshold
         Value of the map that the mask was cut at; the colours begin below it.
     """
-    panels = [_upright(read_volume(scan)), _upright(read_volume(anomaly_map)), _upright(read_volume(mask))]
-    lesion = _upright(read_volume(truth)) if truth else None
-    image, heat, found = (panel.array for panel in panels)
-    spacing = panels[0].geometry.spacing_mm
+    first = _upright(read_volume(scan))
+    spacing, box = first.geometry.spacing_mm, _brain_box(first.array, first.geometry.spacing_mm)
+    image = first.array[box]
+    heat, found = (_upright(read_volume(file)).array[box] for file in (anomaly_map, mask))
+    lesion = _upright(read_volume(truth)).array[box] if truth else None
     centre = _largest_finding(found > 0, heat)
     brain = image[image > 0]
     top = float(np.percentile(brain, 99.5)) if brain.size else 1.0
@@ -71,7 +72,7 @@ def draw_case(
             elif label == "lesion mask":
                 _paint(panel, _plane(found, axis, centre) > 0, MASK_COLOUR, aspect)
             elif label == "truth":
-                _paint(panel, _plane(lesion.array, axis, centre) > 0, TRUTH_COLOUR, aspect)
+                _paint(panel, _plane(lesion, axis, centre) > 0, TRUTH_COLOUR, aspect)
             panel.set(xticks=[], yticks=[], facecolor="black")
             panel.spines[:].set_visible(False)
             if row == 0:
@@ -109,6 +110,15 @@ def _upright(volume: Volume) -> Volume:
     """The volume with its axes flipped and reordered to RAS; no interpolation."""
     turned = nib.as_closest_canonical(nib.Nifti1Image(volume.array, volume.geometry.affine))
     return Volume(np.asarray(turned.dataobj), type(volume.geometry)(turned.affine, turned.shape))
+
+
+def _brain_box(image: np.ndarray, spacing: tuple[float, float, float], margin_mm: float = 6.0) -> tuple[slice, ...]:
+    """Where the scan is not empty, with a margin."""
+    boxes = ndimage.find_objects((image != 0).astype(np.uint8))
+    if not boxes:
+        return (slice(None),) * 3
+    margins = [round(margin_mm / length) for length in spacing]
+    return tuple(slice(max(0, s.start - m), s.stop + m) for s, m in zip(boxes[0], margins, strict=True))
 
 
 def _largest_finding(mask: np.ndarray, heat: np.ndarray) -> tuple[int, int, int]:
