@@ -35,7 +35,7 @@ from medvae.progress import Progress
 from medvae.reporting.training_pictures import draw_loss, draw_reconstructions
 from medvae.run_folder import Metrics, forget_after, open_run
 from medvae.sampling.order import EpochOrder
-from medvae.sampling.tiles import Tiles, tile_shape, training_tiles, validation_tiles
+from medvae.sampling.tiles import Tiles, augment_batch, tile_shape, training_tiles, validation_tiles
 
 WEIGHTS = "network.safetensors"
 CHECKPOINT = "checkpoints/latest"
@@ -166,7 +166,9 @@ def train(
 
     metrics = Metrics(out / "metrics.jsonl")
     with _stop_signal() as stopping, Progress("Training", options.steps, start=step, quiet=quiet) as progress:
-        for x, mask in loader:
+        for x, mask, *keys in loader:  # keys come with tiles that are still to be augmented
+            if keys:
+                x, mask = augment_batch(config, x, mask, *keys)
             network.train()
             seed = (config.seed, step, accelerator.process_index)
             terms = objectives.training_loss(config.objective, network, x, mask, seed, step)

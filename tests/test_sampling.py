@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from medvae.config import AugmentationConfig, PreparationConfig
+from medvae.config import AugmentationConfig, Config, PreparationConfig
 from medvae.preparation.prepare import prepare_case
 from medvae.sampling.augmentation import Augmenter
 from medvae.sampling.order import EpochOrder
 from medvae.sampling.slices import SliceDataset, slices_of, volume_of
+from medvae.sampling.tiles import augment_batch, training_tiles
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,23 @@ def test_mirroring_is_left_to_right_and_happens_to_half_of_the_slices(volumes):
         assert flipped or torch.allclose(image, plain, atol=1e-5)
         mirrored += flipped
     assert 15 < mirrored < 45
+
+
+@pytest.mark.parametrize("sampling", [{"plane": "sagittal"}, {"kind": "patch", "patch_size": (32, 32, 32)}])
+def test_tiles_augmented_as_tensors_depend_on_their_key_only(volumes, sampling):
+    def batch(keys, **changes):
+        config = Config(name="a", sampling=sampling, augmentation={"backend": "tensor"}, **changes)
+        tiles = training_tiles(config, volumes)
+        x, mask, key = (torch.stack(parts) for parts in zip(*(tiles[k] for k in keys), strict=True))
+        assert key.tolist() == [list(k) for k in keys]
+        return augment_batch(config, x, mask, key)[0]
+
+    x = batch([(0, 3), (1, 3), (0, 7)])
+    torch.testing.assert_close(batch([(0, 5), (0, 7)])[1], x[2], rtol=0, atol=2e-6)
+    assert (x[0] - x[1]).abs().max() > 0.01
+    assert (batch([(0, 3)], seed=1)[0] - x[0]).abs().max() > 0.01
+    config = Config(name="a", sampling=sampling, augmentation={"backend": "tensor", "enabled": False})
+    assert len(training_tiles(config, volumes)[0, 3]) == 2  # without a key nothing is augmented
 
 
 def test_order_is_shuffled_whole_epochs_and_resumes_anywhere():

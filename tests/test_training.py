@@ -51,16 +51,18 @@ def stop_after(monkeypatch, step):
     return original
 
 
-def test_six_steps_equal_three_a_stop_and_three_more(tmp_path, scans, monkeypatch):
-    whole = train(small(), *scans, tmp_path / "whole", quiet=True)
+@pytest.mark.parametrize("backend", ["batchgenerators", "tensor"])
+def test_six_steps_equal_three_a_stop_and_three_more(tmp_path, scans, monkeypatch, backend):
+    config = small(augmentation={"backend": backend})
+    whole = train(config, *scans, tmp_path / "whole", quiet=True)
     original = stop_after(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
-        train(small(), *scans, tmp_path / "parts", quiet=True)
+        train(config, *scans, tmp_path / "parts", quiet=True)
     assert not (tmp_path / "parts" / training.WEIGHTS).exists()
     monkeypatch.setattr(objectives, "cevae_loss", original)
     torch.manual_seed(99)
     np.random.seed(99)
-    resumed = train(small(), *scans, tmp_path / "parts", resume=True, quiet=True)
+    resumed = train(config, *scans, tmp_path / "parts", resume=True, quiet=True)
     assert torch.equal(weights(whole), weights(resumed))
 
     def losses(folder):

@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from torch.utils.data import Sampler
+import torch
+from torch.utils.data import Dataset, Sampler
+
+
+class WithKey(Dataset):
+    """Items of a data set, followed by their key ``(epoch, index)`` as an int64 tensor."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, ...]:
+        return *self.dataset[key], torch.tensor(key)
 
 
 class EpochOrder(Sampler):

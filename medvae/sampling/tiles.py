@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from torch import Tensor
 
 from medvae.config import Config
 from medvae.preparation.grid import STANDARD_GRID
 from medvae.preparation.prepare import PreparedVolume
 from medvae.sampling.augmentation import Augmenter, left_right_axis
+from medvae.sampling.order import WithKey
 from medvae.sampling.patches import PatchDataset
 from medvae.sampling.slices import SliceDataset, slices_of
+from medvae.sampling.tensor_augmentation import augment
 
 Tiles = SliceDataset | PatchDataset
 
@@ -23,19 +26,28 @@ def tile_shape(config: Config) -> tuple[int, ...]:
     return slices_of(np.empty(STANDARD_GRID.shape, dtype=bool), config.sampling.plane).shape[1:]
 
 
-def training_tiles(config: Config, volumes: Sequence[PreparedVolume]) -> Tiles:
-    """Augmented tiles of the training scans."""
+def training_tiles(config: Config, volumes: Sequence[PreparedVolume]) -> Tiles | WithKey:
+    """Tiles of the training scans: augmented, or with the keys from which `augment_batch` does it."""
     options = config.sampling
+    changes = config.augmentation
     augmenter = None
-    if config.augmentation.enabled:
-        mirror_axis = left_right_axis(options.plane if options.kind == "slice" else None)
-        augmenter = Augmenter(config.augmentation, tile_shape(config), mirror_axis=mirror_axis)
+    if changes.enabled and changes.backend == "batchgenerators":
+        augmenter = Augmenter(changes, tile_shape(config), mirror_axis=_mirror_axis(config))
     if options.kind == "patch":
         count = options.patches_per_volume
-        return PatchDataset(volumes, options.patch_size, per_volume=count, augmenter=augmenter, seed=config.seed)
-    return SliceDataset(
-        volumes, options.plane, min_brain_fraction=options.min_brain_fraction, augmenter=augmenter, seed=config.seed
-    )
+        tiles = PatchDataset(volumes, options.patch_size, per_volume=count, augmenter=augmenter, seed=config.seed)
+    else:
+        fraction = options.min_brain_fraction
+        tiles = SliceDataset(
+            volumes, options.plane, min_brain_fraction=fraction, augmenter=augmenter, seed=config.seed
+        )  # fmt: skip
+    return WithKey(tiles) if changes.enabled and changes.backend == "tensor" else tiles
+
+
+def augment_batch(config: Config, x: Tensor, mask: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Augment ``x (N, C, *spatial)`` and ``mask`` where they are; ``keys (N, 2)`` hold (epoch, index)."""
+    seeds = [(config.seed, *key) for key in keys.tolist()]
+    return augment(x, mask, config.augmentation, mirror_axis=_mirror_axis(config), seeds=seeds)
 
 
 def validation_tiles(config: Config, volumes: Sequence[PreparedVolume]) -> Tiles:
@@ -44,3 +56,7 @@ def validation_tiles(config: Config, volumes: Sequence[PreparedVolume]) -> Tiles
     if options.kind == "patch":
         return PatchDataset(volumes, options.patch_size, per_volume=4, seed=config.seed)
     return SliceDataset(volumes, options.plane, min_brain_fraction=options.min_brain_fraction)
+
+
+def _mirror_axis(config: Config) -> int | None:
+    return left_right_axis(config.sampling.plane if config.sampling.kind == "slice" else None)
