@@ -56,6 +56,19 @@ class SamplingConfig(Strict):
     """Processes that cut and augment; 0 does so in the training process."""
 
 
+    @model_validator(mode="after")
+    def _fits(self) -> SamplingConfig:
+        if self.kind == "patch":
+            from medvae.preparation.grid import STANDARD_GRID
+
+            if any(patch > length for patch, length in zip(self.patch_size, STANDARD_GRID.shape, strict=True)):
+                raise ValueError(
+                    f"patch_size {list(self.patch_size)} is larger than the standard grid {list(STANDARD_GRID.shape)} "
+                    f"along some axis: use at most that."
+                )
+        return self
+
+
 class AugmentationConfig(Strict):
     """Random changes to the training slices or patches; every one is applied to every one of them.
 

@@ -44,6 +44,7 @@ def test_overrides_reach_nested_values_with_the_right_type(tmp_path):
         ({"name": "a", "score": {"kind": "kl_gradient", "polarity": "dark"}}, [], "never negative"),
         ({"name": "a", "score": {"kind": "sum", "parts": [{"kind": "residual"}]}}, [], "at least two parts"),
         ({"name": "a", "score": {"kind": "klgradient"}}, [], "score.kind"),
+        ({"name": "a", "sampling": {"kind": "patch", "patch_size": [96, 96, 96]}}, [], "larger than the standard grid"),
         ({}, [], 'key "name" is missing'),
     ],
 )
@@ -69,6 +70,9 @@ def test_every_option_is_documented():
 
 def test_every_shipped_config_is_valid(repository):
     configs = sorted((repository / "configs").glob("*.yaml"))
-    assert configs
+    assert len(configs) >= 9
     for path in configs:
         assert read_config(path).name == path.stem
+    for path in (repository / "configs" / "full").glob("*.yaml"):
+        assert read_config(path).name == f"{path.stem}_full"
+        assert (repository / "configs" / path.name).exists()  # the small preset of the same method

@@ -1,0 +1,41 @@
+"""Every preset trains and finds its way to a score; the full ones are built."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medvae.config import read_config
+from medvae.detector import Detector
+from medvae.preparation.prepare import prepare_healthy
+from medvae.training import build_network, train
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+PRESETS = sorted(p.stem for p in CONFIGS.glob("*.yaml") if read_config(p).network is not None)
+
+
+@pytest.fixture(scope="module")
+def scans(cohort):
+    preparation = read_config(CONFIGS / "cevae_slice.yaml").preparation
+    return [prepare_healthy(cohort, split, preparation, quiet=True) for split in ("train", "validation")]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_ten_steps_lower_the_loss_and_the_network_scores(tmp_path, scans, name):
+    steps = ["training.steps=10", "training.warmup_steps=0", "training.log_every=1", "sampling.workers=0"]
+    config = read_config(CONFIGS / f"{name}.yaml", [*steps, "sampling.batch_size=2", "score.normative=false"])
+    training, validation = (volumes[:1] for volumes in scans)
+    network = train(config, training, [], tmp_path / "run", quiet=True)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["total"] for line in lines]
+    assert np.mean(losses[-3:]) < np.mean(losses[:2])
+    score = Detector.calibrate(config, network, training, validation).score(validation[0])
+    assert np.isfinite(score).all()
+    assert score[validation[0].mask].std() > 0
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONFIGS / "full").glob("*.yaml")))
+def test_full_presets_fit_their_tiles(name):
+    network = build_network(read_config(CONFIGS / "full" / f"{name}.yaml"), channels=1)
+    assert sum(p.numel() for p in network.parameters()) < 60_000_000
