@@ -123,6 +123,14 @@ def test_a_volume_of_equal_slices_is_treated_like_its_slice(kind):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("vae", "instance")])
+def test_weights_without_a_dense_latent_fit_tiles_of_any_size(kind):
+    patch, volume = network((16, 16, 16), **KINDS[kind]), network((32, 16, 24), **KINDS[kind])
+    volume.load_state_dict(patch.state_dict())
+    x = torch.rand(1, 1, 32, 16, 24)
+    assert torch.equal(patch(x).reconstruction, volume(x).reconstruction)
+
+
 def test_no_block_works_at_full_resolution():
     model, seen = network(**KINDS["residual"]), []
     for module in model.modules():
