@@ -39,12 +39,12 @@ METHODS = (NETWORK, "normative_baseline", "intensity_baseline")
 LESION_SEED = 2026
 
 
-def main(out: Path, overrides: list[str]) -> None:
+def main(out: Path, overrides: list[str], repeats: int = 2) -> None:
     """Make ``out``: runs, predictions, pictures and tables."""
     console, started = Console(), time.monotonic()
     healthy_and_ms = read_manifest(COHORT)
     shapes = read_shapes(SHAPES)
-    inserted = insert_cohort(healthy_and_ms, out / "inserted", seed=LESION_SEED, repeats=2, shapes=shapes)
+    inserted = insert_cohort(healthy_and_ms, out / "inserted", seed=LESION_SEED, repeats=repeats, shapes=shapes)
     cohorts: dict[str, Manifest] = {"ms": healthy_and_ms, "inserted": inserted}
 
     studies: dict[str, list[Study]] = {name: [] for name in cohorts}
@@ -57,7 +57,8 @@ def main(out: Path, overrides: list[str]) -> None:
             predictions, failures = predict(detector, scans_of_manifest(cohort), folder)
             if failures:
                 raise MedvaeError("\n".join(failures.values()))
-            draw_predictions(predictions, cohort, detector, out / "pictures" / method / name)
+            if method == NETWORK:
+                draw_predictions(predictions, cohort, detector, out / "pictures" / name)
             study = evaluate(folder, cohort)
             write_study(study, out / "results" / method / name)
             studies[name].append(study)
@@ -74,7 +75,7 @@ def main(out: Path, overrides: list[str]) -> None:
     console.print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes. Now open:", highlight=False)
     for what, path in {
         "the table": table,
-        "a picture of every test scan": out / "pictures" / NETWORK,
+        "a picture of every test scan": out / "pictures",
         "loss and reconstructions": out / "runs" / NETWORK,
         "overlays for ITK-SNAP": out / "predictions" / NETWORK / "ms",
     }.items():
@@ -85,10 +86,11 @@ def main(out: Path, overrides: list[str]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("demo_run"), help="folder for everything (default: demo_run)")
+    parser.add_argument("--repeats", type=int, default=2, help="scans with inserted lesions per healthy test scan")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="values for the ceVAE, as training.steps=200")
     arguments = parser.parse_args()
     try:
-        main(arguments.out, arguments.overrides)
+        main(arguments.out, arguments.overrides, arguments.repeats)
     except MedvaeError as error:
         sys.exit(f"quickstart: {error}")
     except KeyboardInterrupt:
