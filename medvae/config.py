@@ -55,7 +55,6 @@ class SamplingConfig(Strict):
     workers: int = Field(1, ge=0)
     """Processes that cut and augment; 0 does so in the training process."""
 
-
     @model_validator(mode="after")
     def _fits(self) -> SamplingConfig:
         if self.kind == "patch":

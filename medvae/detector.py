@@ -25,7 +25,7 @@ from medvae.calibration import NormativeMap, OperatingPoint, fit_normative, oper
 from medvae.config import Config, dump_config, read_config
 from medvae.errors import MedvaeError
 from medvae.files import sha256, whole_folder, write_bytes, write_json, write_text
-from medvae.networks.vae import ConvVAE
+from medvae.networks.build import Network
 from medvae.preparation.prepare import PreparedVolume
 from medvae.schema import read_document
 from medvae.scoring.volume import score_parts, score_volume
@@ -42,7 +42,7 @@ class Detector:
     """
 
     config: Config
-    network: ConvVAE | None
+    network: Network | None
     normative: NormativeMap | None
     points: tuple[OperatingPoint, ...]
     healthy_median: float
@@ -58,7 +58,7 @@ class Detector:
     def calibrate(
         cls,
         config: Config,
-        network: ConvVAE | None,
+        network: Network | None,
         training: Sequence[PreparedVolume],
         validation: Sequence[PreparedVolume],
     ) -> Detector:
@@ -197,7 +197,7 @@ class Detector:
         return 0.5 + 0.5 * distance / (1 + np.abs(distance))
 
 
-def _healthy_means(config: Config, network: ConvVAE, training: Sequence[PreparedVolume]) -> tuple[float, ...]:
+def _healthy_means(config: Config, network: Network, training: Sequence[PreparedVolume]) -> tuple[float, ...]:
     """Mean of each part of a combined score over the brains of healthy training scans."""
     if not training:
         raise MedvaeError("A combined score is scaled by healthy training scans, and there is none in the manifest.")

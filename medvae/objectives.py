@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from medvae.config import ObjectiveConfig
-from medvae.networks.vae import ConvVAE
+from medvae.networks.build import Network
 
 Fill = Literal["zero", "value", "noise"]
 
@@ -128,7 +128,7 @@ class LossTerms(NamedTuple):
 
 
 def vae_loss(
-    network: ConvVAE,
+    network: Network,
     x: Tensor,
     mask: Tensor,
     noise: Tensor | None,
@@ -154,7 +154,7 @@ def vae_loss(
 
 
 def cevae_loss(
-    network: ConvVAE,
+    network: Network,
     x: Tensor,
     corrupted: Tensor,
     mask: Tensor,
@@ -244,7 +244,8 @@ def training_loss(
         return denoising_loss(network, x, noisy, mask, **likelihood)
     warm = min(1.0, (step + 1) / options.kl_warmup_steps) if options.kl_warmup_steps else 1.0
     elbo = {**likelihood, "beta": options.beta * warm, "free_nats": options.free_nats}
-    noise = torch.randn(network.noise_shape(len(x)), generator=generator, device=x.device)
+    bare = getattr(network, "module", network)  # several processes wrap the network
+    noise = torch.randn(bare.noise_shape(len(x)), generator=generator, device=x.device)
     if options.kind == "vae":
         return vae_loss(network, x, mask, noise, **elbo)
     corrupted, _ = blank_squares(

@@ -29,7 +29,6 @@ from medvae.config import Config
 from medvae.errors import MedvaeError
 from medvae.files import remove_leftovers, whole_folder, write_bytes, write_text
 from medvae.networks.build import Network, build
-from medvae.networks.vae import ConvVAE
 from medvae.preparation.prepare import PreparedVolume
 from medvae.progress import Progress
 from medvae.reporting.training_pictures import draw_loss, draw_reconstructions
@@ -59,7 +58,7 @@ def build_network(config: Config, channels: int) -> Network:
             raise MedvaeError(f"network: {error}") from None
 
 
-def load_network(config: Config, channels: int, weights: Path) -> ConvVAE:
+def load_network(config: Config, channels: int, weights: Path) -> Network:
     """The network of a config with trained weights, in evaluation mode and frozen."""
     network = build_network(config, channels)
     network.load_state_dict(load_file(weights))
@@ -74,7 +73,7 @@ def train(
     *,
     resume: bool = False,
     quiet: bool = False,
-) -> ConvVAE:
+) -> Network:
     """Train the network of ``config`` on healthy volumes.
 
     Every random number derives from (seed, epoch, index) or (seed, step), so that six steps equal three, a stop
@@ -95,7 +94,7 @@ def train(
 
     Returns
     -------
-    ConvVAE
+    Network
         The trained network, on the CPU, frozen.
 
     Raises
@@ -149,7 +148,7 @@ def train(
     )  # fmt: skip
     loader = accelerator.prepare(loader)
 
-    def kept() -> ConvVAE:
+    def kept() -> Network:
         return average.module if average else accelerator.unwrap_model(network, keep_torch_compile=False)
 
     def save_checkpoint() -> None:
@@ -204,7 +203,7 @@ def train(
 
 
 @torch.no_grad()
-def _validate(network: ConvVAE, held_out: Tiles, config: Config, step: int, metrics: Metrics) -> None:
+def _validate(network: Network, held_out: Tiles, config: Config, step: int, metrics: Metrics) -> None:
     """Loss terms on healthy validation tiles without noise, in nats per brain voxel."""
     network.eval()
     device = next(network.parameters()).device

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from medvae.networks.vae import ConvVAE
+from medvae.networks.build import Network
 from medvae.reporting.figures import save_figure
 from medvae.sampling.tiles import Tiles
 
@@ -30,7 +30,8 @@ def draw_loss(metrics: Path, out: Path) -> Path:
                 axes.plot(*zip(*points, strict=True), label=name.replace("_", " "), marker="o" if validation else None,
                           markersize=3, linewidth=1.2)  # fmt: skip
         axes.set_xlabel("step")
-        axes.legend(frameon=False)
+        if axes.lines:  # a denoising network has no KL
+            axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     left.set_ylabel("nats per brain voxel")
     left.set_title("−log p(x|z)", fontsize=10)
@@ -38,7 +39,7 @@ def draw_loss(metrics: Path, out: Path) -> Path:
     return save_figure(figure, out)
 
 
-def draw_reconstructions(network: ConvVAE, tiles: Tiles, out: Path, count: int = 8) -> Path:
+def draw_reconstructions(network: Network, tiles: Tiles, out: Path, count: int = 8) -> Path:
     """Some held-out healthy tiles, their reconstructions and the difference, as a PNG; of a patch its middle slice."""
     chosen = np.linspace(0, len(tiles) - 1, count + 2).astype(int)[1:-1]
     x, mask = (torch.stack(parts) for parts in zip(*[tiles[0, int(index)] for index in chosen], strict=True))

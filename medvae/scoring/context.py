@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from medvae.networks.vae import ConvVAE
+from medvae.networks.build import Network
 
 
 @torch.no_grad()
 def context_residual(
-    network: ConvVAE,
+    network: Network,
     tile: Tensor,
     mask: Tensor,
     *,

@@ -11,14 +11,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from medvae.networks.vae import ConvVAE
+from medvae.networks.build import Network
 from medvae.objectives import kl_divergence, negative_log_likelihood
 
 Term = Literal["elbo", "kl", "reconstruction"]
 
 
 def gradient(
-    network: ConvVAE,
+    network: Network,
     tile: Tensor,
     mask: Tensor,
     *,
@@ -61,7 +61,7 @@ def gradient(
 
 
 def smooth_gradient(
-    network: ConvVAE,
+    network: Network,
     tile: Tensor,
     mask: Tensor,
     *,

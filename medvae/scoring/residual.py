@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medvae.networks.vae import ConvVAE
+from medvae.networks.build import Network
 
 
 @torch.no_grad()
-def residual(network: ConvVAE, tile: Tensor, mask: Tensor) -> Tensor:
+def residual(network: Network, tile: Tensor, mask: Tensor) -> Tensor:
     """Signed residual x − x̂, averaged over modalities.
 
     Parameters
@@ -29,7 +29,7 @@ def residual(network: ConvVAE, tile: Tensor, mask: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def squared_residual(network: ConvVAE, tile: Tensor, mask: Tensor) -> Tensor:
+def squared_residual(network: Network, tile: Tensor, mask: Tensor) -> Tensor:
     """(x − x̂)², averaged over modalities; arguments and result as `residual`."""
     difference = tile.float() - network(tile).reconstruction.float()
     return (difference.square() * mask).mean(1)

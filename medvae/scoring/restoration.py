@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medvae.networks.vae import ConvVAE
+from medvae.networks.build import Network
 from medvae.objectives import kl_divergence, negative_log_likelihood
 
 
 def restoration(
-    network: ConvVAE,
+    network: Network,
     tile: Tensor,
     mask: Tensor,
     *,

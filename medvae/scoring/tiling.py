@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from medvae.config import Plane
-from medvae.networks.vae import ConvVAE
+from medvae.networks.build import Network
 from medvae.sampling.slices import slices_of, volume_of
 
-TileScore = Callable[[ConvVAE, Tensor, Tensor], Tensor]
+TileScore = Callable[[Network, Tensor, Tensor], Tensor]
 """``(network, tile (N, C, *spatial), mask (N, 1, *spatial)) -> (N, *spatial)``."""
 
 
 def score_slices(
-    network: ConvVAE, score: TileScore, image: np.ndarray, mask: np.ndarray, plane: Plane, *, batch_size: int = 64
+    network: Network, score: TileScore, image: np.ndarray, mask: np.ndarray, plane: Plane, *, batch_size: int = 64
 ) -> np.ndarray:
     """Score all slices that hold brain.
 
@@ -50,7 +50,7 @@ def score_slices(
 
 
 def score_patches(
-    network: ConvVAE,
+    network: Network,
     score: TileScore,
     image: np.ndarray,
     mask: np.ndarray,

@@ -9,7 +9,7 @@ import numpy as np
 
 from medvae.calibration import smooth_in_mask
 from medvae.config import Config
-from medvae.networks.vae import ConvVAE
+from medvae.networks.build import Network
 from medvae.preparation.grid import STANDARD_GRID
 from medvae.scoring import intensity
 from medvae.scoring.context import context_residual
@@ -20,7 +20,7 @@ from medvae.scoring.tiling import TileScore, score_patches, score_slices
 
 
 def score_volume(
-    config: Config, network: ConvVAE | None, image: np.ndarray, mask: np.ndarray, part_scales: Sequence[float] = ()
+    config: Config, network: Network | None, image: np.ndarray, mask: np.ndarray, part_scales: Sequence[float] = ()
 ) -> np.ndarray:
     """The score that a config asks for, smoothed, before any calibration.
 
@@ -53,7 +53,7 @@ def score_volume(
     return smooth_in_mask(raw, mask, _voxels(config.score.smoothing_mm))
 
 
-def score_parts(config: Config, network: ConvVAE, image: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
+def score_parts(config: Config, network: Network, image: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
     """Absolute, smoothed maps ``(X, Y, Z)`` of the parts of a combined score, not yet scaled."""
     return [
         smooth_in_mask(np.abs(_score(config, network, part.kind, image, mask)), mask, _voxels(part.smoothing_mm))
@@ -61,7 +61,7 @@ def score_parts(config: Config, network: ConvVAE, image: np.ndarray, mask: np.nd
     ]
 
 
-def _score(config: Config, network: ConvVAE, kind: str, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _score(config: Config, network: Network, kind: str, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     function, sampling, batch = tile_score(config, kind), config.sampling, config.score.batch_size
     if sampling.kind == "patch":
         size, overlap = sampling.patch_size, sampling.patch_overlap
