@@ -2,7 +2,7 @@
 
 ``RUN/config.yaml``       the resolved config
 ``RUN/metrics.jsonl``     loss terms in nats per brain voxel, one line per log interval
-``RUN/checkpoints/``      the newest checkpoint: network, optimiser, schedule, generators and step
+``RUN/checkpoints/``      the newest checkpoint: network, optimiser, generators and step
 ``RUN/network.safetensors``  the trained weights
 ``RUN/loss.png, reconstructions.png``  refreshed while training
 """
@@ -38,6 +38,7 @@ from medvae.sampling.tiles import Tiles, augment_batch, tile_shape, training_til
 
 WEIGHTS = "network.safetensors"
 CHECKPOINT = "checkpoints/latest"
+AVERAGE = "average.safetensors"
 
 
 def build_network(config: Config, channels: int) -> Network:
@@ -116,9 +117,6 @@ def train(
     accelerator = Accelerator(mixed_precision=options.precision)
     network = build_network(config, channels)
     optimiser = torch.optim.Adam(network.parameters(), lr=options.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: _rate(step, options.warmup_steps, options.steps)
-    )
     if options.channels_last:
         network = network.to(
             memory_format=torch.channels_last if len(tile_shape(config)) == 2 else torch.channels_last_3d
@@ -129,12 +127,15 @@ def train(
     if options.compile:
         network = torch.compile(network)
     network, optimiser = accelerator.prepare(network, optimiser)
-    accelerator.register_for_checkpointing(schedule, *([average.to(accelerator.device)] if average else []))
+    if average:
+        average.to(accelerator.device)
 
     step = 0
     remove_leftovers(out / CHECKPOINT)
     if (out / CHECKPOINT).is_dir():
         accelerator.load_state(str(out / CHECKPOINT))
+        if average:
+            average.load_state_dict(load_file(out / CHECKPOINT / AVERAGE))
         step = json.loads((out / CHECKPOINT / "step.json").read_text())["step"]
         forget_after(out / "metrics.jsonl", step)
 
@@ -156,6 +157,8 @@ def train(
             try:
                 with whole_folder(out / CHECKPOINT) as folder:
                     accelerator.save_state(str(folder), safe_serialization=True)
+                    if average:
+                        write_bytes(folder / AVERAGE, _as_safetensors(average))
                     write_text(folder / "step.json", json.dumps({"step": step}))
             except (RuntimeError, SafetensorError) as error:  # what torch and safetensors make of a full disk
                 raise MedvaeError(
@@ -174,9 +177,10 @@ def train(
             _require_finite(terms, step, out)
             accelerator.backward(terms.total)
             accelerator.clip_grad_norm_(network.parameters(), options.clip_gradient_norm)
+            for group in optimiser.param_groups:  # a function of the step: nothing to put into a checkpoint
+                group["lr"] = options.learning_rate * _rate(step, options.warmup_steps, options.steps)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-            schedule.step()
             if average:
                 average.update_parameters(accelerator.unwrap_model(network, keep_torch_compile=False))
             step += 1
@@ -198,7 +202,7 @@ def train(
 
     trained = kept().float().cpu()
     if accelerator.is_main_process:
-        write_bytes(out / WEIGHTS, save({k: v.contiguous() for k, v in trained.state_dict().items()}))
+        write_bytes(out / WEIGHTS, _as_safetensors(trained))
     return trained.eval().requires_grad_(False)
 
 
@@ -222,6 +226,10 @@ def _validate(network: Network, held_out: Tiles, config: Config, step: int, metr
             sums[name] = sums.get(name, 0.0) + float(values.sum())
         voxels += float(mask.sum())
     metrics.line({"step": step, **{f"validation_{name}": total / voxels for name, total in sums.items()}})
+
+
+def _as_safetensors(module: torch.nn.Module) -> bytes:
+    return save({name: tensor.contiguous() for name, tensor in module.state_dict().items()})
 
 
 def _require_finite(terms: objectives.LossTerms, step: int, out: Path) -> None:

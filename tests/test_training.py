@@ -53,12 +53,15 @@ def stop_after(monkeypatch, step):
 
 @pytest.mark.parametrize("backend", ["batchgenerators", "tensor"])
 def test_six_steps_equal_three_a_stop_and_three_more(tmp_path, scans, monkeypatch, backend):
-    config = small(augmentation={"backend": backend})
+    averaged = {"ema_decay": 0.5} if backend == "tensor" else {}
+    config = small(augmentation={"backend": backend}, training=averaged)
     whole = train(config, *scans, tmp_path / "whole", quiet=True)
     original = stop_after(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
         train(config, *scans, tmp_path / "parts", quiet=True)
     assert not (tmp_path / "parts" / training.WEIGHTS).exists()
+    names = {path.name for path in (tmp_path / "parts" / training.CHECKPOINT).iterdir()}
+    assert not [name for name in names if name.startswith("custom_checkpoint")]  # would be unpickled in full
     monkeypatch.setattr(objectives, "cevae_loss", original)
     torch.manual_seed(99)
     np.random.seed(99)
@@ -151,3 +154,21 @@ def test_training_works_outside_the_main_thread(tmp_path, scans):
     thread.start()
     thread.join()
     assert (tmp_path / "run" / training.WEIGHTS).exists()
+
+
+def test_learning_rate_warms_up_and_falls_to_nothing():
+    rates = [training._rate(step, 10, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == 1
+    assert rates[10] == pytest.approx(1, abs=1e-3)
+    assert rates[55] == pytest.approx(0.5, abs=0.02)
+    assert rates[99] < 1e-3
+    assert training._rate(0, 0, 100) == 1
+
+
+def test_averaged_weights_are_what_is_kept(tmp_path, scans):
+    last = train(small(), *scans, tmp_path / "last", quiet=True)
+    barely = train(small(training={"ema_decay": 0.001}), *scans, tmp_path / "barely", quiet=True)
+    slow = train(small(training={"ema_decay": 0.9}), *scans, tmp_path / "slow", quiet=True)
+    assert torch.allclose(weights(last), weights(barely), atol=1e-4)
+    assert not torch.allclose(weights(last), weights(slow), atol=1e-4)
