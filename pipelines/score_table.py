@@ -1,6 +1,6 @@
 """Every preset with every score it can make, on inserted lesions and on patients: one table.
 
-    python pipelines/score_table.py --out runs/score_table [--presets cevae_slice vae_slice ...]
+    python pipelines/score_table.py --out runs/score_table [--presets cevae_slice ...] [--scores residual ...]
 
 Each preset is trained once on the included cohort. Each score is then calibrated on the healthy scans, as a z value at
 each place and without, and measured on the healthy test scans with inserted lesions and on the MS patients. Nothing is
@@ -41,12 +41,12 @@ SMOOTHING_MM = 1.5
 Lesions = list[tuple[PreparedVolume, np.ndarray]]
 
 
-def scores_of(config: Config) -> list[ScoreConfig]:
-    """The scores that make sense for a preset, each with and without normative calibration."""
+def scores_of(config: Config, wanted: list[str]) -> list[ScoreConfig]:
+    """The wanted scores that make sense for a preset, each with and without normative calibration."""
     posterior = config.network.kind != "unet"
-    kinds = [kind for kind in (*SIGNED, *UNSIGNED) if posterior or kind not in NEED_POSTERIOR]
-    if config.objective.kind != "cevae":
-        kinds.remove("context")  # only context encoding has learned to fill in what was blanked
+    kinds = [kind for kind in wanted if posterior or kind not in NEED_POSTERIOR]
+    if config.objective.kind != "cevae":  # only context encoding has learned to fill in what was blanked
+        kinds = [kind for kind in kinds if kind != "context"]
     polarity = {kind: "dark" if kind in SIGNED else "bright" for kind in kinds}
     return [
         ScoreConfig(kind=kind, polarity=polarity[kind], smoothing_mm=SMOOTHING_MM, normative=normative)
@@ -80,7 +80,7 @@ def measure(detector: Detector, scans: Lesions) -> tuple[CurveSummary, float, fl
     return total.summary(), 2 * hits / (flagged + lesion), seconds
 
 
-def main(out: Path, presets: list[str]) -> None:
+def main(out: Path, presets: list[str], wanted: list[str]) -> None:
     """Make ``out/table.md`` and ``out/results.json``."""
     cohort = read_manifest(COHORT)
     inserted = insert_cohort(cohort, out / "inserted", seed=LESION_SEED, repeats=2, shapes=read_shapes(SHAPES))
@@ -90,7 +90,7 @@ def main(out: Path, presets: list[str]) -> None:
         network = fit(config, cohort, out / "runs" / preset, resume=True).network
         training, validation = (prepare_healthy(cohort, s, config.preparation) for s in ("train", "validation"))
         targets = {"inserted": lesion_scans(inserted, config), "ms": lesion_scans(cohort, config)}
-        for score in scores_of(config) if network is not None else [config.score]:
+        for score in scores_of(config, wanted) if network is not None else [config.score]:
             name = f"{preset} {score.kind}{' z' if score.normative else ''}"
             if name in results:
                 continue
@@ -127,9 +127,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/score_table"), help="folder for everything")
     parser.add_argument("--presets", nargs="+", default=everything, choices=everything, metavar="NAME", help="which")
+    kinds = [*SIGNED, *UNSIGNED]
+    parser.add_argument("--scores", nargs="+", default=kinds, choices=kinds, metavar="KIND", help="which scores")
     arguments = parser.parse_args()
     try:
-        main(arguments.out, arguments.presets)
+        main(arguments.out, arguments.presets, arguments.scores)
     except MedvaeError as error:
         sys.exit(f"score_table: {error}")
     except KeyboardInterrupt:
