@@ -71,6 +71,7 @@ class Detector:
         """
         channels = (training or validation)[0].image.shape[0] if (training or validation) else 1
         counts = {"training": len(training), "validation": len(validation)}
+        network = _placed(network) if network is not None else None
         detector = cls(config, network, None, (), 0.0, channels, counts)
         if config.score.kind in ("product", "sum"):
             detector = replace(detector, part_scales=_healthy_means(config, network, training))
@@ -136,7 +137,7 @@ class Detector:
             }
             write_json(temporary / "calibration.json", content)
             if self.network is not None:
-                weights = {k: v.contiguous() for k, v in self.network.state_dict().items()}
+                weights = {k: v.cpu().contiguous() for k, v in self.network.state_dict().items()}
                 write_bytes(temporary / "network.safetensors", save_tensors(weights))
             if self.normative is not None:
                 arrays = {"mean": self.normative.mean, "sd": self.normative.sd}
@@ -166,9 +167,7 @@ class Detector:
         weights = folder / "network.safetensors"
         if config.network is not None and not weights.is_file():
             raise MedvaeError(f"{weights}: is missing; the detector's folder is incomplete. Copy all of its files.")
-        network = load_network(config, content["channels"], weights) if config.network is not None else None
-        if network is not None and torch.cuda.is_available():
-            network = network.cuda()
+        network = _placed(load_network(config, content["channels"], weights)) if config.network is not None else None
         normative = None
         if config.score.normative:
             arrays = load_arrays(folder / "normative.safetensors")
@@ -195,6 +194,11 @@ class Detector:
         unit = max(threshold - self.healthy_median, 1e-6)
         distance = (np.asarray(score, dtype=np.float64) - threshold) / unit
         return 0.5 + 0.5 * distance / (1 + np.abs(distance))
+
+
+def _placed(network: Network) -> Network:
+    """On the GPU, if there is one."""
+    return network.cuda() if torch.cuda.is_available() else network
 
 
 def _healthy_means(config: Config, network: Network, training: Sequence[PreparedVolume]) -> tuple[float, ...]:
