@@ -18,7 +18,7 @@ import numpy as np
 from medvae import __version__
 from medvae.detector import Detector
 from medvae.errors import MedvaeError
-from medvae.files import write_json
+from medvae.files import sha256, write_json
 from medvae.manifest import Manifest
 from medvae.preparation.prepare import PreparedVolume, prepare_scan
 from medvae.progress import Progress
@@ -86,7 +86,8 @@ def predict(
 ) -> tuple[list[Prediction], dict[str, str]]:
     """Write anomaly map, lesion mask and sidecars of every scan; a scan that fails does not stop the others.
 
-    A scan that this very detector has already predicted into ``out`` is not computed again.
+    A scan that this very detector has already predicted into ``out``, and that has not changed since, is not computed
+    again.
 
     Parameters
     ----------
@@ -170,6 +171,7 @@ def predict_scan(detector: Detector, scan: Scan, out: Path, rate: float) -> Pred
 def _common_fields(detector: Detector, scan: Scan, volume: PreparedVolume) -> dict[str, object]:
     return {
         "Sources": [image.name for image in scan.images],
+        "SourcesSha256": _checksums(scan),
         "SkullStripped": True,
         "SpatialReference": scan.images[0].name,
         "Model": detector.config.name,
@@ -221,9 +223,14 @@ def _finished(out: Path, scan: Scan) -> Prediction | None:
     if not (_sidecar(files.mask).exists() and files.mask.exists() and files.map.exists()):
         return None
     sidecar = read_document(_sidecar(files.mask))
-    if sidecar.get("Sources") != [image.name for image in scan.images]:
+    if sidecar.get("SourcesSha256") != _checksums(scan):  # the scan, or its mask, has changed since
         return None
     return _files(out, scan, sidecar["LesionVolumeMl"], sidecar["Threshold"])
+
+
+def _checksums(scan: Scan) -> list[str]:
+    files = [*scan.images, *([scan.mask] if scan.mask else [])]
+    return [sha256(file) for file in files if file.is_file()]
 
 
 def _sidecar(path: Path) -> Path:

@@ -192,6 +192,20 @@ def test_second_call_computes_nothing_again_and_another_detector_is_refused(tmp_
         predict(detectors["normative"], scans_of_manifest(cohort), tmp_path / "mine", quiet=True)
 
 
+def test_scan_that_has_changed_is_computed_again(tmp_path, cohort, detectors, scan):
+    nib.save(scan, tmp_path / "scan.nii.gz")
+    (before,), _ = predict(
+        detectors["normative"], scans_of_files([tmp_path / "scan.nii.gz"]), tmp_path / "o", quiet=True
+    )
+    old = read_volume(before.map).array
+    healthy = nib.load(cohort.images(cohort.case("sub06"))[0])
+    nib.save(healthy, tmp_path / "scan.nii.gz")
+    (after,), _ = predict(
+        detectors["normative"], scans_of_files([tmp_path / "scan.nii.gz"]), tmp_path / "o", quiet=True
+    )
+    assert not np.array_equal(read_volume(after.map).array, old)
+
+
 def test_one_bad_scan_does_not_stop_the_others(tmp_path, cohort, detectors, scan):
     values = scan.get_fdata(dtype=np.float32)
     bad = {
