@@ -9,7 +9,7 @@ from medvae.detector import FOLDER, Detector
 from medvae.errors import MedvaeError
 from medvae.manifest import Manifest
 from medvae.preparation.prepare import prepare_healthy
-from medvae.run_folder import check_run, open_run
+from medvae.run_folder import check_run, open_run, record_cohort
 from medvae.training import train
 
 
@@ -49,5 +49,6 @@ def fit(config: Config, manifest: Manifest, out: Path | str, *, resume: bool = F
             f'"validation".'
         )
     open_run(out, config, resume=True)
+    record_cohort(out, manifest)
     network = train(config, training, validation, out, resume=True, quiet=quiet) if config.network else None
     return Detector.calibrate(config, network, training, validation).save(out / FOLDER)

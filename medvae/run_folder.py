@@ -10,9 +10,12 @@ from torch import Tensor
 
 from medvae.config import Config, dump_config
 from medvae.errors import MedvaeError
-from medvae.files import told, write_text
+from medvae.files import sha256, told, write_json, write_text
+from medvae.manifest import Manifest
+from medvae.schema import read_document
 
 CONFIG = "config.yaml"
+COHORT = "cohort.json"
 
 
 def check_run(out: Path | str, config: Config, *, resume: bool) -> Path:
@@ -47,6 +50,38 @@ def open_run(out: Path | str, config: Config, *, resume: bool) -> Path:
     if not (out / CONFIG).exists():
         write_text(out / CONFIG, dump_config(config))
     return out
+
+
+def record_cohort(out: Path, manifest: Manifest) -> None:
+    """Write which healthy scans the run learns from, by content, or check that they are the same as when it began.
+
+    Raises
+    ------
+    MedvaeError
+        If the run was started with other scans: resuming would mix two cohorts.
+    """
+    record = {
+        "manifest": manifest.name,
+        "licence": manifest.licence,
+        "healthy_scans": {
+            split: {c.id: [sha256(file) for file in manifest.images(c)] for c in manifest.of_split(split, healthy=True)}
+            for split in ("train", "validation")
+        },
+    }
+    path = out / COHORT
+    if not path.exists():
+        write_json(path, record)
+    elif (found := read_document(path))["healthy_scans"] != record["healthy_scans"]:
+        changed = [
+            case
+            for split, scans in record["healthy_scans"].items()
+            for case in sorted(scans.keys() | found["healthy_scans"][split].keys())
+            if scans.get(case) != found["healthy_scans"][split].get(case)
+        ]
+        raise MedvaeError(
+            f"{out}: was started with other healthy scans than those of {manifest.path} now (first difference: case "
+            f'"{changed[0]}"; compare with {path}). Choose another --out folder for the new cohort.'
+        )
 
 
 def forget_after(metrics: Path, step: int) -> None:

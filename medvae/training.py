@@ -1,6 +1,7 @@
 """The loop: from healthy slices to a trained network, in one run folder that can be stopped and resumed.
 
 ``RUN/config.yaml``       the resolved config
+``RUN/cohort.json``       the healthy scans it learns from, by content
 ``RUN/metrics.jsonl``     loss terms in nats per brain voxel, one line per log interval
 ``RUN/checkpoints/``      the newest checkpoint: network, optimiser, generators and step
 ``RUN/network.safetensors``  the trained weights

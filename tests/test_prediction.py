@@ -1,6 +1,7 @@
 """From a trained detector to overlays: every orientation, every mistake a person makes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -253,6 +254,18 @@ def test_detector_needs_validation_scans(tmp_path, cohort):
     with pytest.raises(MedvaeError, match="validation"):
         fit(Config.model_validate(NORMATIVE), only, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_run_is_not_resumed_with_another_cohort(tmp_path, cohort):
+    fit(Config.model_validate(NORMATIVE), cohort, tmp_path / "run", quiet=True)
+    record = json.loads((tmp_path / "run" / "cohort.json").read_text())
+    assert set(record["healthy_scans"]["train"]) == {"sub00", "sub01", "sub02", "sub03"}
+    shutil.rmtree(tmp_path / "run" / "detector")
+    fewer = cohort.model_copy(update={"cases": [case for case in cohort.cases if case.id != "sub02"]})
+    fewer._path = cohort.path
+    with pytest.raises(MedvaeError, match=r'other healthy scans.*"sub02"'):
+        fit(Config.model_validate(NORMATIVE), fewer, tmp_path / "run", resume=True, quiet=True)
+    fit(Config.model_validate(NORMATIVE), cohort, tmp_path / "run", resume=True, quiet=True)
 
 
 def test_wrong_maps_are_named(tmp_path, cohort, detectors):
