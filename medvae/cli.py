@@ -112,7 +112,7 @@ def predict(
     """Write an anomaly map and a lesion mask for every scan, on the scan's own grid.
 
     ID_desc-anomaly_probseg.nii.gz holds values from 0 to 1 (0.5 is the threshold of the first operating point),
-    ID_label-lesion_mask.nii.gz is 1 above the threshold. Both open over the scan in ITK-SNAP and other viewers. Scans
+    ID_label-lesion_mask.nii.gz is 1 above the threshold. Both open with the scan in ITK-SNAP and other viewers. Scans
     that are already predicted are not computed again; a scan that fails does not stop the others.
     """
     if bool(scans) == bool(manifest):

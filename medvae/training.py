@@ -1,4 +1,4 @@
-"""The loop: from healthy slices to a trained network, in one run folder that can be stopped and resumed.
+"""The loop: from healthy slices or patches to a trained network, in one run folder that can be stopped and resumed.
 
 ``RUN/config.yaml``       the resolved config
 ``RUN/cohort.json``       the healthy scans it learns from, by content
@@ -48,7 +48,7 @@ def build_network(config: Config, channels: int) -> Network:
     Raises
     ------
     MedvaeError
-        If the network's options do not fit the slices.
+        If the network's options do not fit the slices or patches.
     """
     options = config.network
     shape = tile_shape(config)

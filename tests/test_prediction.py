@@ -14,7 +14,6 @@ from medvae.detector import Detector
 from medvae.errors import MedvaeError
 from medvae.evaluation.study import evaluate, write_study
 from medvae.fitting import fit
-from medvae.manifest import read_manifest
 from medvae.prediction import Scan, predict, scans_of_files, scans_of_manifest
 from medvae.preparation.grid import STANDARD_GRID
 from medvae.reporting.case_picture import draw_predictions
@@ -294,7 +293,6 @@ def test_unknown_label_values_are_named(tmp_path, cohort):
 
     with pytest.raises(MedvaeError, match=r"label values \[1\]"):
         lesion_truth(labelled, labelled.case("sub07"))
-    read_manifest(cohort.path)
 
 
 def test_pictures_are_drawn(tmp_path, cohort, detectors):
