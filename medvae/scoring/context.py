@@ -55,14 +55,12 @@ def context_residual(
     """
     spatial = tile.shape[2:]
     total = torch.zeros(tile.shape[0], *spatial, device=tile.device)
-    passes = 0
     for blanked in _patterns(spatial, side, spacing, shifts, tile.device):
         hidden = blanked & mask
         if not hidden.any():
             continue
         restored = network(torch.where(hidden, torch.full_like(tile, fill), tile)).reconstruction
         total += ((tile.float() - restored.float()) * hidden).mean(1)
-        passes += 1
     return total / shifts ** len(spatial)
 
 
