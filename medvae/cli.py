@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medvae.errors import MedvaeError
+from medvae.errors import MedvaeError, MedvaeWarning
+
+_SHOW_WARNING = warnings.showwarning
 
 app = typer.Typer(
     help="Find what does not belong in a brain MRI, after having seen healthy scans only.\n\n"
@@ -99,7 +102,10 @@ def train(
 @app.command(epilog="Example: medvae predict runs/a scan1.nii.gz scan2.nii.gz --out overlays")
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or a detector's folder.")],
-    scans: Annotated[list[Path] | None, typer.Argument(metavar="[SCAN]...", help="Skull-stripped NIfTI files.")] = None,
+    scans: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[SCAN]...", help="Skull-stripped scans: NIfTI, MGH, MHA or NRRD files."),
+    ] = None,
     manifest: Annotated[Path | None, typer.Option(help="Predict the cases of a manifest instead.")] = None,
     split: Annotated[list[str], typer.Option(help="Which splits of the manifest; may be repeated.")] = ["test"],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Folder for the overlays.")] = ...,
@@ -170,8 +176,17 @@ def _ml(volume: float | None, digits: int) -> str:
     return "–" if volume is None else f"{volume:.{digits}f}"
 
 
+def _show_warning(message: Warning | str, category: type[Warning], *where: object) -> None:
+    """Tell a warning about the user's input as an error is told; those of other packages as Python does."""
+    if issubclass(category, MedvaeWarning):
+        print(f"medvae: warning: {message}", file=sys.stderr)
+    else:
+        _SHOW_WARNING(message, category, *where)
+
+
 def main() -> None:
     """Run the command line: exit code 0 done, 1 the user's input, 2 usage, 130 stopped by Ctrl-C."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except MedvaeError as error:
