@@ -273,7 +273,7 @@ def _geometry(file: ScanFile) -> Geometry:
             stacklevel=3,
         )
     if not _regular(affine) and file.header is not None and int(file.header["sform_code"]) > 0:
-        other = _qform(file.header)
+        other = qform_affine(file.header)
         if other is not None and _regular(other):
             affine = other
             warnings.warn(
@@ -318,7 +318,7 @@ def _regular(affine: np.ndarray) -> bool:
     )
 
 
-def _qform(header: nib.Nifti1Header) -> np.ndarray | None:
+def qform_affine(header: nib.Nifti1Header) -> np.ndarray | None:
     """The affine of the qform; None without one, or where its quaternion is no rotation."""
     try:
         return header.get_qform(coded=True)[0]
