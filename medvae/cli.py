@@ -51,7 +51,6 @@ def check(
     except KeyboardInterrupt:
         typer.echo("\nStopped; nothing was written.", err=True)
         raise typer.Exit(130) from None
-    written = write_report(found, out) if out else []
     print_table(escape(f"{found.cohort}: {found.entries} cases"), *check_rows(found))
     console = Console()
     for severity, colour in (("warning", "yellow"), ("error", "red")):
@@ -61,7 +60,7 @@ def check(
                 console.print(
                     f"[{colour}]{severity}[/] {where}{escape(finding.message)}", highlight=False, soft_wrap=True
                 )
-    for path in written:
+    for path in write_report(found, out) if out else []:
         console.print(f"written: {escape(str(path))}", highlight=False, soft_wrap=True)
     errors, warned = found.count("error"), found.count("warning")
     if errors:

@@ -361,6 +361,11 @@ def test_a_manifest_that_says_nothing_is_refused(cohort):
             cohort.check()
 
 
+def test_a_manifest_without_cases_is_an_error(cohort):
+    cohort.document["cases"] = []
+    assert [f.message for f in cohort.check().findings] == [f"{cohort.path}: lists no case."]
+
+
 def test_reading_as_it_is_keeps_good_cases_and_paths(cohort):
     cohort.cases[0] = {"id": "odd"}
     cohort.path.write_text(json.dumps(cohort.document))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections import Counter, defaultdict
@@ -73,6 +74,8 @@ def check_cohort(path: Path | str, *, jobs: int | None = None, quiet: bool = Fal
     findings = [
         Finding("error", "manifest", problem, case) for case, problem in [*malformed, *manifest.inconsistencies()]
     ]
+    if not manifest.cases and not malformed:
+        findings.append(Finding("error", "manifest", f"{path}: lists no case."))
     checks: list[CaseCheck | None] = [None] * len(manifest.cases)
     with Progress("Checking", len(checks), quiet=quiet) as progress:
         for done, (index, check) in enumerate(_each_case(manifest, jobs), start=1):
@@ -178,7 +181,8 @@ def _each_case(manifest: Manifest, jobs: int | None) -> Iterator[tuple[int, Case
     # Spawned, not forked: the progress display has a thread, and a fork may copy a lock that it holds.
     pool = ProcessPoolExecutor(min(jobs, count), get_context("spawn"), initializer=_start_worker, initargs=(manifest,))
     try:
-        waiting = {pool.submit(_check_at, index): index for index in range(count)}
+        with _interrupts_held_back():
+            waiting = {pool.submit(_check_at, index): index for index in range(count)}
         for future in as_completed(waiting):
             yield waiting[future], future.result()
     except BrokenProcessPool:
@@ -190,6 +194,19 @@ def _each_case(manifest: Manifest, jobs: int | None) -> Iterator[tuple[int, Case
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach, not even while they import: the parent stops them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -197,7 +214,7 @@ def _cores() -> int:
 def _start_worker(manifest: Manifest) -> None:
     global _manifest
     _manifest = manifest
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; it waits for the cases at work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be held back
 
 
 def _check_at(index: int) -> CaseCheck:
