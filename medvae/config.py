@@ -14,9 +14,14 @@ import yaml
 from pydantic import Field, model_validator
 
 from medvae.errors import MedvaeError
+from medvae.networks.limits import require_fit
+from medvae.preparation.grid import STANDARD_GRID
 from medvae.schema import Strict, parse, read_document
 
 Plane = Literal["axial", "coronal", "sagittal"]
+
+PLANE_AXIS: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
+"""Array axis of the standard grid (RAS) that a slice is perpendicular to."""
 
 
 class PreparationConfig(Strict):
@@ -55,16 +60,21 @@ class SamplingConfig(Strict):
     workers: int = Field(1, ge=0)
     """Processes that cut and augment; 0 does so in the training process."""
 
+    @property
+    def tile_shape(self) -> tuple[int, ...]:
+        """Spatial shape of a tile: two axes for slices, three for patches."""
+        if self.kind == "patch":
+            return self.patch_size
+        return tuple(n for axis, n in enumerate(STANDARD_GRID.shape) if axis != PLANE_AXIS[self.plane])
+
     @model_validator(mode="after")
     def _fits(self) -> SamplingConfig:
-        if self.kind == "patch":
-            from medvae.preparation.grid import STANDARD_GRID
-
-            if any(patch > length for patch, length in zip(self.patch_size, STANDARD_GRID.shape, strict=True)):
-                raise ValueError(
-                    f"patch_size {list(self.patch_size)} is larger than the standard grid {list(STANDARD_GRID.shape)} "
-                    f"along some axis: use at most that."
-                )
+        grid = STANDARD_GRID.shape
+        if self.kind == "patch" and any(patch > length for patch, length in zip(self.patch_size, grid, strict=True)):
+            raise ValueError(
+                f"patch_size {list(self.patch_size)} is larger than the standard grid {list(grid)} along some axis: "
+                f"use at most that."
+            )
         return self
 
 
@@ -328,22 +338,35 @@ class Config(Strict):
         return self
 
     @model_validator(mode="after")
+    def _network_fits_tile(self) -> Config:
+        if self.network is not None:
+            try:
+                require_fit(self.network, self.sampling.tile_shape)
+            except ValueError as error:
+                raise ValueError(f"network: {error}") from None
+        return self
+
+    @model_validator(mode="after")
     def _posterior(self) -> Config:
-        if self.network is None or self.network.kind != "unet":
+        if self.network is None:
             return self
-        kinds = [part.kind for part in self.score.parts] if self.score.kind in ("product", "sum") else [self.score.kind]
-        for kind in kinds:
-            if kind in ("kl_gradient", "elbo_gradient", "restoration"):
-                where = "score.parts" if self.score.kind in ("product", "sum") else "score.kind"
-                raise ValueError(
-                    f'{where} "{kind}" needs a KL divergence, which network.kind "unet" does not have: score with '
-                    f'"residual", "squared_residual" or "reconstruction_gradient", or write network.kind: vae.'
-                )
-        if self.objective.kind in ("vae", "cevae"):
+        unet = self.network.kind == "unet"
+        if unet and self.objective.kind in ("vae", "cevae"):
             raise ValueError(
                 f'objective.kind "{self.objective.kind}" needs a KL divergence, which network.kind "unet" does not '
                 f"have: write objective.kind: dae, or network.kind: vae."
             )
+        combined = self.score.kind in ("product", "sum")
+        for kind in [part.kind for part in self.score.parts] if combined else [self.score.kind]:
+            if kind in ("kl_gradient", "elbo_gradient", "restoration") and (unet or self.objective.kind == "dae"):
+                reason = (
+                    'which network.kind "unet" does not have' if unet else 'which objective.kind "dae" does not train'
+                )
+                raise ValueError(
+                    f'score.{"parts" if combined else "kind"} "{kind}" needs a KL divergence, {reason}: score with '
+                    f'"residual", "squared_residual" or "reconstruction_gradient", or train a network.kind: vae with '
+                    f"objective.kind: vae or cevae."
+                )
         return self
 
 

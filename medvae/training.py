@@ -35,7 +35,7 @@ from medvae.progress import Progress
 from medvae.reporting.training_pictures import draw_loss, draw_reconstructions
 from medvae.run_folder import Metrics, forget_after, open_run
 from medvae.sampling.order import EpochOrder
-from medvae.sampling.tiles import Tiles, augment_batch, tile_shape, training_tiles, validation_tiles
+from medvae.sampling.tiles import Tiles, augment_batch, training_tiles, validation_tiles
 
 WEIGHTS = "network.safetensors"
 CHECKPOINT = "checkpoints/latest"
@@ -43,21 +43,10 @@ AVERAGE = "average.safetensors"
 
 
 def build_network(config: Config, channels: int) -> Network:
-    """The network of a config, freshly initialised from the run's seed.
-
-    Raises
-    ------
-    MedvaeError
-        If the network's options do not fit the slices or patches.
-    """
-    options = config.network
-    shape = tile_shape(config)
+    """The network of a config, freshly initialised from the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        try:
-            return build(options, shape, channels)
-        except ValueError as error:
-            raise MedvaeError(f"network: {error}") from None
+        return build(config.network, config.sampling.tile_shape, channels)
 
 
 def load_network(config: Config, channels: int, weights: Path) -> Network:
@@ -120,7 +109,7 @@ def train(
     optimiser = torch.optim.Adam(network.parameters(), lr=options.learning_rate)
     if options.channels_last:
         network = network.to(
-            memory_format=torch.channels_last if len(tile_shape(config)) == 2 else torch.channels_last_3d
+            memory_format=torch.channels_last if len(config.sampling.tile_shape) == 2 else torch.channels_last_3d
         )
     average = (
         AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay)) if options.ema_decay else None
