@@ -5,7 +5,7 @@ import torch
 from torch import distributions
 
 from medvae.config import ObjectiveConfig
-from medvae.networks.vae import ConvVAE
+from medvae.networks.vae import ConvVAE, VAEOutput
 from medvae.objectives import (
     blank_squares,
     cevae_loss,
@@ -186,3 +186,42 @@ def test_denoising_restores_the_clean_tile(tiles, model):
     by_hand = denoising_loss(model, x, noisy, mask, scale=0.2)
     expected = negative_log_likelihood(x, model(noisy).reconstruction, mask, scale=0.2).sum() / mask.sum()
     torch.testing.assert_close(by_hand.total, expected)
+
+
+class LinearGaussian(torch.nn.Module):
+    """x = W z + b + σ ε with orthogonal columns of W, and its exact posterior, which is then diagonal."""
+
+    def __init__(self, size, latent, scale):
+        super().__init__()
+        columns, _ = torch.linalg.qr(torch.randn(math.prod(size), latent, dtype=torch.float64))
+        self.weight = columns * torch.linspace(0.5, 2.0, latent, dtype=torch.float64)
+        self.offset = torch.randn(math.prod(size), dtype=torch.float64)
+        self.variance = 1 / (1 + self.weight.square().sum(0) / scale**2)
+        self.size, self.scale = size, scale
+
+    def forward(self, x, noise):
+        centred = x.flatten(1) - self.offset
+        mean = centred @ self.weight * self.variance / self.scale**2
+        z = mean + self.variance.sqrt() * noise
+        decoded = (z @ self.weight.T + self.offset).reshape(x.shape)
+        return VAEOutput(decoded, mean, self.variance.log().expand_as(mean))
+
+    def log_evidence(self, x):
+        covariance = self.weight @ self.weight.T + self.scale**2 * torch.eye(len(self.offset), dtype=torch.float64)
+        return torch.distributions.MultivariateNormal(self.offset, covariance).log_prob(x.flatten(1))
+
+
+def test_elbo_of_a_linear_gaussian_model_is_its_log_evidence():
+    torch.manual_seed(4)
+    model = LinearGaussian((4, 5), latent=3, scale=0.7)
+    x = torch.randn(1, 1, 4, 5, dtype=torch.float64)
+    mask = torch.ones(1, 1, 4, 5, dtype=torch.bool)
+    options = {"likelihood": "gaussian", "scale": 0.7}
+    # ±√L along each latent axis have a standard normal's mean and covariance: exact for a quadratic
+    points = math.sqrt(3) * torch.cat([torch.eye(3), -torch.eye(3)]).double()
+    losses = [vae_loss(model, x, mask, point[None], **options).total * x.numel() for point in points]
+    expected = -float(model.log_evidence(x))
+    assert float(torch.stack(losses).mean()) == pytest.approx(expected, rel=1e-5)
+    model.variance = model.variance * 1.5  # any other posterior is worse
+    worse = [vae_loss(model, x, mask, point[None], **options).total * x.numel() for point in points]
+    assert float(torch.stack(worse).mean()) > expected + 1e-3
