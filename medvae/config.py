@@ -172,6 +172,12 @@ class ObjectiveConfig(Strict):
     """Weight of the KL divergence; both terms are sums per sample, in nats."""
     kl_warmup_steps: int = Field(0, ge=0)
     """Steps over which β rises from 0 to its value."""
+    geco_target: float | None = None
+    """Reconstruction term, in nats per brain voxel, that training is held to: β then starts at its value and falls
+    while the reconstruction is worse, and rises while it is better (GECO: Rezende & Viola 2018, arXiv 1810.00597).
+    The scale is that of "reconstruction" in metrics.jsonl; null keeps β."""
+    geco_speed: float = Field(0.05, gt=0)
+    """Change of log β per step and nat of difference from the target (GECO)."""
     free_nats: float = Field(0.0, ge=0)
     """KL that each latent dimension may spend without being charged for less (Kingma 2016, arXiv 1606.04934)."""
     noise_cell: int = Field(8, ge=1)
@@ -186,6 +192,15 @@ class ObjectiveConfig(Strict):
     """Side of a square as a fraction of the sample's shortest side."""
     context_fill: Literal["zero", "value", "noise"] = "value"
     """What replaces the blanked voxels: 0, one random value per square, or uniform noise."""
+
+    @model_validator(mode="after")
+    def _geco(self) -> ObjectiveConfig:
+        if self.geco_target is not None:
+            if self.kind == "dae" or self.beta == 0:
+                raise ValueError("geco_target adapts β, which this objective does not use: remove it.")
+            if self.kl_warmup_steps:
+                raise ValueError("geco_target and kl_warmup_steps both change β: keep one of the two.")
+        return self
 
 
 class TrainingConfig(Strict):

@@ -118,6 +118,43 @@ def blank_squares(
     return torch.where(blanked, content, x), blanked
 
 
+class Geco:
+    """The β that holds the reconstruction term to a target: Rezende & Viola 2018, arXiv 1810.00597, algorithm 1.
+
+    Their multiplier of the constraint is 1/β here, so that the loss keeps the scale of the likelihood: after each step
+    ``log β −= speed · average(reconstruction − target)``, a moving average of decay 0.99. Nothing leaves the device.
+    """
+
+    DECAY = 0.99
+    RANGE = (-12.0, 12.0)
+
+    def __init__(self, beta: float, target: float, speed: float, device: torch.device | str = "cpu") -> None:
+        self.target, self.speed = target, speed
+        self._log_beta = torch.tensor(math.log(beta), device=device)
+        self._average = torch.tensor(math.nan, device=device)
+
+    @property
+    def beta(self) -> Tensor:
+        """The present β, a scalar."""
+        return self._log_beta.exp()
+
+    def update(self, reconstruction: Tensor) -> None:
+        """Take the reconstruction term of a step, in nats per brain voxel."""
+        excess = reconstruction.detach() - self.target
+        average = self.DECAY * self._average + (1 - self.DECAY) * excess
+        self._average = torch.where(self._average.isnan(), excess, average)
+        self._log_beta = (self._log_beta - self.speed * self._average).clamp(*self.RANGE)
+
+    def state(self) -> list[float]:
+        """What a checkpoint keeps."""
+        return [float(self._log_beta), float(self._average)]
+
+    def restore(self, state: Sequence[float]) -> None:
+        """Go on from `state`."""
+        self._log_beta.fill_(state[0])
+        self._average.fill_(state[1])
+
+
 class LossTerms(NamedTuple):
     """Terms of a loss, each a scalar in nats per in-mask voxel; ``total`` is what is minimised."""
 
@@ -135,7 +172,7 @@ def vae_loss(
     *,
     likelihood: str = "laplace",
     scale: float = 0.1,
-    beta: float = 1.0,
+    beta: float | Tensor = 1.0,
     free_nats: float = 0.0,
 ) -> LossTerms:
     """Negative ELBO, −log p(x|z) + β·KL.
@@ -163,7 +200,7 @@ def cevae_loss(
     context_weight: float = 0.5,
     likelihood: str = "laplace",
     scale: float = 0.1,
-    beta: float = 1.0,
+    beta: float | Tensor = 1.0,
     free_nats: float = 0.0,
 ) -> LossTerms:
     """Context-encoding VAE: (1−λ)·ELBO loss of ``x`` + λ·reconstruction of ``x`` from ``corrupted`` with z = μ.
@@ -217,7 +254,13 @@ def denoising_loss(
 
 
 def training_loss(
-    options: ObjectiveConfig, network: torch.nn.Module, x: Tensor, mask: Tensor, seed: Sequence[int], step: int
+    options: ObjectiveConfig,
+    network: torch.nn.Module,
+    x: Tensor,
+    mask: Tensor,
+    seed: Sequence[int],
+    step: int,
+    beta: Tensor | None = None,
 ) -> LossTerms:
     """The loss that a config asks for, with all its random numbers drawn from ``seed``.
 
@@ -233,6 +276,8 @@ def training_loss(
         Of this step and process.
     step
         For the warm-up of β.
+    beta
+        Instead of the config's, where `Geco` adapts it.
     """
     generator = torch.Generator(x.device)
     generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
@@ -243,7 +288,7 @@ def training_loss(
         )
         return denoising_loss(network, x, noisy, mask, **likelihood)
     warm = min(1.0, (step + 1) / options.kl_warmup_steps) if options.kl_warmup_steps else 1.0
-    elbo = {**likelihood, "beta": options.beta * warm, "free_nats": options.free_nats}
+    elbo = {**likelihood, "beta": options.beta * warm if beta is None else beta, "free_nats": options.free_nats}
     bare = getattr(network, "module", network)  # several processes wrap the network
     noise = torch.randn(bare.noise_shape(len(x)), generator=generator, device=x.device)
     if options.kind == "vae":

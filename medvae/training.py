@@ -120,13 +120,17 @@ def train(
     if average:
         average.to(accelerator.device)
 
+    constraint = _geco(config, accelerator.device)
     step = 0
     remove_leftovers(out / CHECKPOINT)
     if (out / CHECKPOINT).is_dir():
         accelerator.load_state(str(out / CHECKPOINT))
         if average:
             average.load_state_dict(load_file(out / CHECKPOINT / AVERAGE))
-        step = json.loads((out / CHECKPOINT / "step.json").read_text())["step"]
+        reached = json.loads((out / CHECKPOINT / "step.json").read_text())
+        step = reached["step"]
+        if constraint:
+            constraint.restore(reached["geco"])
         forget_after(out / "metrics.jsonl", step)
 
     dataset = training_tiles(config, training)
@@ -149,7 +153,8 @@ def train(
                     accelerator.save_state(str(folder), safe_serialization=True)
                     if average:
                         write_bytes(folder / AVERAGE, _as_safetensors(average))
-                    write_text(folder / "step.json", json.dumps({"step": step}))
+                    reached = {"step": step} | ({"geco": constraint.state()} if constraint else {})
+                    write_text(folder / "step.json", json.dumps(reached))
             except (RuntimeError, SafetensorError) as error:  # what torch and safetensors make of a full disk
                 raise MedvaeError(
                     f"{out / CHECKPOINT}: the checkpoint of step {step} could not be written ({error}). An "
@@ -163,8 +168,11 @@ def train(
                 x, mask = augment_batch(config, x, mask, *keys)
             network.train()
             seed = (config.seed, step, accelerator.process_index)
-            terms = objectives.training_loss(config.objective, network, x, mask, seed, step)
+            beta = constraint.beta if constraint else None
+            terms = objectives.training_loss(config.objective, network, x, mask, seed, step, beta)
             _require_finite(terms, step, out)
+            if constraint:
+                constraint.update(accelerator.reduce(terms.reconstruction.detach(), "mean"))
             accelerator.backward(terms.total)
             accelerator.clip_grad_norm_(network.parameters(), options.clip_gradient_norm)
             for group in optimiser.param_groups:  # a function of the step: nothing to put into a checkpoint
@@ -175,7 +183,7 @@ def train(
                 average.update_parameters(accelerator.unwrap_model(network, keep_torch_compile=False))
             step += 1
             last = step == options.steps
-            metrics.add(terms._asdict())
+            metrics.add(terms._asdict() | ({"beta": beta} if constraint else {}))
             if step % options.log_every == 0 or last:
                 line = metrics.write(step)
                 progress.update(step, **{k: v for k, v in line.items() if k not in ("step", "seconds")})
@@ -194,6 +202,13 @@ def train(
     if accelerator.is_main_process:
         write_bytes(out / WEIGHTS, _as_safetensors(trained))
     return trained.eval().requires_grad_(False)
+
+
+def _geco(config: Config, device: torch.device) -> objectives.Geco | None:
+    options = config.objective
+    if options.geco_target is None:
+        return None
+    return objectives.Geco(options.beta, options.geco_target, options.geco_speed, device)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from torch import distributions
 from medvae.config import ObjectiveConfig
 from medvae.networks.vae import ConvVAE, VAEOutput
 from medvae.objectives import (
+    Geco,
     blank_squares,
     cevae_loss,
     coarse_noise,
@@ -225,3 +226,24 @@ def test_elbo_of_a_linear_gaussian_model_is_its_log_evidence():
     model.variance = model.variance * 1.5  # any other posterior is worse
     worse = [vae_loss(model, x, mask, point[None], **options).total * x.numel() for point in points]
     assert float(torch.stack(worse).mean()) > expected + 1e-3
+
+
+def test_geco_finds_the_beta_that_reaches_its_target():
+    # a trade-off with a known answer: the reconstruction term r minimises r + β / r, so r = √β
+    constraint = Geco(beta=9.0, target=0.5, speed=0.05)
+    for _ in range(3000):
+        constraint.update(constraint.beta.sqrt())
+    assert float(constraint.beta) == pytest.approx(0.25, rel=0.02)
+
+
+def test_geco_goes_on_from_its_state():
+    whole, before, after = (Geco(beta=2.0, target=0.1, speed=0.2) for _ in range(3))
+    for value in (0.7, 0.4):
+        whole.update(torch.tensor(value))
+        before.update(torch.tensor(value))
+    after.restore(before.state())
+    for value in (0.3, -0.2):
+        whole.update(torch.tensor(value))
+        after.update(torch.tensor(value))
+    assert after.state() == whole.state()
+    assert float(after.beta) < 2.0  # the reconstruction was worse than the target
