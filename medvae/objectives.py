@@ -13,9 +13,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from medvae.config import ObjectiveConfig
+from medvae.lesions.synthesis import insert_lesions
 from medvae.networks.build import Network
+from medvae.sampling.tensor_augmentation import augment
 
 Fill = Literal["zero", "value", "noise"]
 
@@ -118,6 +121,29 @@ def blank_squares(
     return torch.where(blanked, content, x), blanked
 
 
+def discrepancy_loss(network: torch.nn.Module, corrupted: Tensor, truth: Tensor, mask: Tensor) -> LossTerms:
+    """Cross-entropy, in nats per in-mask voxel, plus 1 − soft Dice of the batch.
+
+    The network is told which voxels ``truth (N, 1, *spatial)`` of ``corrupted (N, C, *spatial)`` were changed. Cross-
+    entropy alone is small where lesions are rare, and Dice alone says nothing of a healthy tile.
+    """
+    logits = network(corrupted).logits.float()
+    wanted = truth.to(logits.dtype)
+    entropy = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    entropy = (entropy * mask).sum() / mask.sum()
+    probability = logits.sigmoid() * mask
+    dice = (2 * (probability * wanted).sum() + 1) / (probability.sum() + wanted.sum() + 1)
+    return LossTerms(entropy + 1 - dice, entropy, dice=dice)
+
+
+def corrupt(options: ObjectiveConfig, x: Tensor, mask: Tensor, seed: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Insert lesions, then change the look of the whole scan: ``(corrupted, truth)`` as of `insert_lesions`."""
+    corrupted, truth = insert_lesions(x, mask, options.lesions, (*seed, 1))
+    seeds = [(*seed, 2, index) for index in range(len(x))]
+    corrupted, _ = augment(corrupted, mask, options.appearance, mirror_axis=None, seeds=seeds)
+    return corrupted, truth
+
+
 class Geco:
     """The β that holds the reconstruction term to a target: Rezende & Viola 2018, arXiv 1810.00597, algorithm 1.
 
@@ -156,12 +182,16 @@ class Geco:
 
 
 class LossTerms(NamedTuple):
-    """Terms of a loss, each a scalar in nats per in-mask voxel; ``total`` is what is minimised."""
+    """Terms of a loss, each a scalar in nats per in-mask voxel (but Dice); ``total`` is what is minimised.
+
+    ``reconstruction`` is the likelihood term: of the scan, or, where lesions are segmented, of the truth.
+    """
 
     total: Tensor
     reconstruction: Tensor
     kl: Tensor | None = None
     context: Tensor | None = None
+    dice: Tensor | None = None
 
 
 def vae_loss(
@@ -279,6 +309,8 @@ def training_loss(
     beta
         Instead of the config's, where `Geco` adapts it.
     """
+    if options.kind == "discrepancy":
+        return discrepancy_loss(network, *corrupt(options, x, mask, seed), mask)
     generator = torch.Generator(x.device)
     generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
     likelihood = {"likelihood": options.likelihood, "scale": options.likelihood_scale}
@@ -297,6 +329,21 @@ def training_loss(
         x, mask, generator, count=options.context_squares, side=options.context_side, fill=options.context_fill
     )
     return cevae_loss(network, x, corrupted, mask, noise, context_weight=options.context_weight, **elbo)
+
+
+def validation_terms(
+    options: ObjectiveConfig, network: torch.nn.Module, x: Tensor, mask: Tensor, seed: Sequence[int]
+) -> dict[str, Tensor]:
+    """Terms of healthy validation tiles without noise, each summed over the batch, in nats."""
+    if options.kind == "discrepancy":
+        entropy = discrepancy_loss(network, *corrupt(options, x, mask, seed), mask).reconstruction
+        return {"reconstruction": entropy * mask.sum()}
+    output = network(x)
+    likelihood = {"likelihood": options.likelihood, "scale": options.likelihood_scale}
+    terms = {"reconstruction": negative_log_likelihood(x, output.reconstruction, mask, **likelihood).sum()}
+    if output.mean is not None:
+        terms["kl"] = kl_divergence(output.mean, output.log_variance).sum()
+    return terms
 
 
 def _unravel(index: Tensor, shape: torch.Size | tuple[int, ...]) -> list[Tensor]:

@@ -190,7 +190,7 @@ def train(
             if (step % options.validate_every == 0 or last) and held_out and accelerator.is_main_process:
                 _validate(kept(), held_out, config, step, metrics)
                 draw_loss(out / "metrics.jsonl", out / "loss.png")
-                draw_reconstructions(kept(), held_out, out / "reconstructions.png")
+                draw_reconstructions(kept(), held_out, config.objective, out / "reconstructions.png")
             if stopping.is_set():
                 metrics.write(step)
                 save_checkpoint()
@@ -222,13 +222,9 @@ def _validate(network: Network, held_out: Tiles, config: Config, step: int, metr
     for start in range(0, len(held_out), 64):
         tiles = [held_out[0, index] for index in range(start, min(start + 64, len(held_out)))]
         x, mask = (torch.stack(parts).to(device) for parts in zip(*tiles, strict=True))
-        output = network(x)
-        scale = {"likelihood": options.likelihood, "scale": options.likelihood_scale}
-        terms = {"reconstruction": objectives.negative_log_likelihood(x, output.reconstruction, mask, **scale)}
-        if output.mean is not None:
-            terms["kl"] = objectives.kl_divergence(output.mean, output.log_variance)
-        for name, values in terms.items():
-            sums[name] = sums.get(name, 0.0) + float(values.sum())
+        terms = objectives.validation_terms(options, network, x, mask, (config.seed, start))
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
         voxels += float(mask.sum())
     metrics.line({"step": step, **{f"validation_{name}": total / voxels for name, total in sums.items()}})
 

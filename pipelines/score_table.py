@@ -42,6 +42,8 @@ LESION_SEED = 2026
 SIGNED = ("residual", "context", "restoration")
 UNSIGNED = ("squared_residual", "reconstruction_gradient", "kl_gradient", "elbo_gradient", "product")
 NEED_POSTERIOR = ("kl_gradient", "elbo_gradient", "product", "restoration")
+SLOW = ("context", "restoration")
+"""Dozens of passes per volume: measured as z values only."""
 SMOOTHING_MM = 1.5
 
 Lesions = list[tuple[PreparedVolume, np.ndarray]]
@@ -49,7 +51,7 @@ Numbers = dict[str, float]
 
 
 def scores_of(config: Config, wanted: list[str]) -> list[ScoreConfig]:
-    """The wanted scores that make sense for a preset, each with and without normative calibration."""
+    """The wanted scores that make sense for a preset, with and, unless they are slow, without normative calibration."""
     posterior = config.network.kind != "unet"
     kinds = [kind for kind in wanted if posterior or kind not in NEED_POSTERIOR]
     if config.objective.kind != "cevae":  # only context encoding has learned to fill in what was blanked
@@ -58,7 +60,7 @@ def scores_of(config: Config, wanted: list[str]) -> list[ScoreConfig]:
     return [
         ScoreConfig(kind=kind, polarity=polarity[kind], smoothing_mm=SMOOTHING_MM, normative=normative)
         for kind in kinds
-        for normative in (False, True)
+        for normative in ((True,) if kind in SLOW else (False, True))
     ]
 
 

@@ -8,10 +8,11 @@ from medvae.config import NetworkConfig
 from medvae.networks.autoencoder_kl import AutoencoderKL
 from medvae.networks.denoiser import Denoiser
 from medvae.networks.limits import require_fit
+from medvae.networks.segmenter import Segmenter
 from medvae.networks.vae import ConvVAE
 
-Network = ConvVAE | AutoencoderKL | Denoiser
-"""Any of the networks; all are called as ``network(x, noise) -> VAEOutput``."""
+Network = ConvVAE | AutoencoderKL | Denoiser | Segmenter
+"""Any of the networks; all but `Segmenter` are called as ``network(x, noise) -> VAEOutput``."""
 
 
 def build(options: NetworkConfig, size: Sequence[int], channels: int) -> Network:
@@ -41,6 +42,8 @@ def build(options: NetworkConfig, size: Sequence[int], channels: int) -> Network
     common |= {"normalisation": options.normalisation, "activation": options.activation}
     if options.kind == "unet":
         return Denoiser(size, **common)
+    if options.kind == "segmenter":
+        return Segmenter(size, **common)
     return ConvVAE(
         size, latent=options.latent, latent_size=options.latent_size, squeeze=options.squeeze, **common
     )  # fmt: skip
