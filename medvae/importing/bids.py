@@ -175,7 +175,8 @@ def _assign(
 
 def _people(source: Path) -> tuple[dict[str, Row], list[str]]:
     # A derivative lies below the data set whose table it needs: root/derivatives/NAME.
-    for folder in (source, source.resolve().parent.parent):
+    above = source.resolve().parent
+    for folder in (source, above.parent) if above.name == "derivatives" else (source,):
         path = folder / "participants.tsv"
         if path.is_file():
             return people_by_name(read_table(path), path), []

@@ -224,6 +224,7 @@ def _finish(
 
 def _show(found: Found, manifest: Manifest) -> None:
     from rich.console import Console
+    from rich.markup import escape
 
     from medvae.reporting.tables import print_table
 
@@ -232,8 +233,8 @@ def _show(found: Found, manifest: Manifest) -> None:
     subjects: dict[tuple[str, str], set[str]] = defaultdict(set)
     for case in manifest.cases:
         kind = "healthy" if case.healthy else "unlabelled" if case.unlabelled else "lesion"
-        counts[case.site or "–", kind, case.split] += 1
-        subjects[case.site or "–", kind].add(case.subject_id)
+        counts[escape(case.site or "–"), kind, case.split] += 1
+        subjects[escape(case.site or "–"), kind].add(case.subject_id)
     rows = [
         [*key, *(str(counts[(*key, split)]) for split in splits), str(len(subjects[key]))] for key in sorted(subjects)
     ]
@@ -242,13 +243,13 @@ def _show(found: Found, manifest: Manifest) -> None:
         rows.append(["all", "", *totals, str(len({case.subject_id for case in manifest.cases}))])
     modalities = ", ".join(manifest.modality.values())
     print_table(
-        f"{manifest.name}: {len(manifest.cases)} cases, {modalities}", ["site", "kind", *splits, "people"], rows
+        escape(f"{manifest.name}: {len(manifest.cases)} cases, {modalities}"), ["site", "kind", *splits, "people"], rows
     )
     if found.skipped:
         reasons: dict[str, list[str]] = defaultdict(list)
         for entry in found.skipped:
             reasons[entry.why].append(entry.what)
-        rows = [[why, str(len(names)), names[0]] for why, names in sorted(reasons.items())]
+        rows = [[escape(why), str(len(names)), escape(names[0])] for why, names in sorted(reasons.items())]
         print_table("Skipped", ["why", "number", "for instance"], rows)
     console = Console()
     for note in found.notes:

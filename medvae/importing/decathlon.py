@@ -12,11 +12,16 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+
 from medvae.errors import MedvaeError
 from medvae.importing.found import Found, Scan, Skipped, tidy
 from medvae.importing.labels import channels_of, choose_channels, read_dataset, regions_of
 from medvae.importing.listing import list_files, nothing_found, stem
 from medvae.progress import Progress
+from medvae.volume import Geometry, Volume, write_volume
 
 
 def find_decathlon(
@@ -59,7 +64,7 @@ def find_decathlon(
                 raise MedvaeError("is listed in dataset.json and not there")
             readable.append((image, label if label in there else None, _is_4d(image, len(channels))))
         except MedvaeError as error:
-            skipped.append(Skipped(str(image.relative_to(source)), str(error)))
+            skipped.append(Skipped(image.name, str(error)))
     if not readable:
         raise nothing_found(
             source, files, "Decathlon cases", 'the images that dataset.json lists as "training" and "test"'
@@ -73,13 +78,19 @@ def find_decathlon(
             f"{channels[0]} writes only that one."
         )
     scans = []
+    names = [channels[index] for index in chosen]
     with Progress("Unpacking", len(readable), quiet=quiet or not packed) as progress:
         for done, (image, label, many) in enumerate(readable, start=1):
-            try:
-                images = _unpack(image, [(i, channels[i]) for i in chosen], unpack, again) if many else [image]
-                scans.append(Scan(stem(image), tuple(images), label=label))
-            except MedvaeError as error:
-                skipped.append(Skipped(str(image.relative_to(source)), str(error)))
+            paths = [unpack / f"{stem(image)}_{tidy(name)}.nii.gz" for name in names] if many and unpack else [image]
+            if many and (again or not all(path.exists() for path in paths)):
+                try:
+                    volumes = _read_volumes(image, chosen)
+                except MedvaeError as error:
+                    skipped.append(Skipped(image.name, str(error)))
+                    continue
+                for volume, path in zip(volumes, paths, strict=True):
+                    write_volume(path, volume.array, volume)
+            scans.append(Scan(stem(image), tuple(paths), label=label))
             progress.update(done, case=stem(image))
     if not scans:
         raise MedvaeError(f"{source}: no image could be unpacked. {skipped[-1].what}: {skipped[-1].why}.")
@@ -101,38 +112,24 @@ def _pairs(content: dict, source: Path, path: Path) -> list[tuple[Path, Path | N
 
 def _is_4d(image: Path, channels: int) -> bool:
     """Whether the file holds one volume per modality, from its header."""
-    import nibabel as nib
-    from nibabel.filebasedimages import ImageFileError
-
     try:
         shape = nib.load(image).shape
     except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
         raise MedvaeError(f"cannot be read as NIfTI ({' '.join(str(error).split())})") from None
-    if len(shape) == 3 and channels == 1:
+    if channels == 1 and all(n == 1 for n in shape[3:]):
         return False
     if len(shape) == 4 and shape[3] == channels:
         return True
     raise MedvaeError(f"has shape {tuple(shape)}, dataset.json names {channels} modalities")
 
 
-def _unpack(image: Path, chosen: Sequence[tuple[int, str]], folder: Path, again: bool) -> list[Path]:
-    """Write the chosen volumes of a 4D file, unless they are there."""
-    import nibabel as nib
-    import numpy as np
-
-    from medvae.volume import Geometry, Volume, write_volume
-
-    paths = [folder / f"{stem(image)}_{tidy(name)}.nii.gz" for _, name in chosen]
-    if all(path.exists() for path in paths) and not again:
-        return paths
+def _read_volumes(image: Path, chosen: Sequence[int]) -> list[Volume]:
+    """The chosen volumes of a 4D file, with its placement and, but for scaled or 64-bit values, its data type."""
     packed = nib.load(image)
     grid = Geometry(packed.affine, packed.shape[:3])
-    for (index, _), path in zip(chosen, paths, strict=True):
-        try:
-            array = np.asarray(packed.dataobj[..., index])
-        except (OSError, EOFError, ValueError, zlib.error) as error:
-            raise MedvaeError(f"is cut off or damaged ({error}): download it again") from None
-        if array.dtype.kind == "f" or array.dtype.itemsize > 4:  # scaled integers are read as float64
-            array = array.astype(np.float32)
-        write_volume(path, array, Volume(array, grid, packed.header))
-    return paths
+    try:
+        arrays = [np.asarray(packed.dataobj[..., index]) for index in chosen]
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise MedvaeError(f"is cut off or damaged ({error}): download it again") from None
+    arrays = [array.astype(np.float32) if array.dtype.itemsize > 4 else array for array in arrays]
+    return [Volume(array, grid, packed.header, image) for array in arrays]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medvae.errors import MedvaeError
@@ -88,9 +89,7 @@ def find_folder(
         raise MedvaeError(f"{source}: no case has all its files. {skipped[-1].what} {skipped[-1].why}.")
     ill = {scan.subject_id for scan in scans if scan.label}
     # Whoever has a lesion in one session is not known to be free of it in another.
-    scans = [
-        scan if scan.label or scan.subject_id not in ill else Scan(**{**vars(scan), "healthy": False}) for scan in scans
-    ]
+    scans = [replace(scan, healthy=False) if scan.subject_id in ill else scan for scan in scans]
     unknown = sum(scan.kind == "unlabelled" for scan in scans)
     if unknown and not healthy:
         notes.append(

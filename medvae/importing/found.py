@@ -77,7 +77,8 @@ def make_manifest(found: Found, out: Path, *, fractions: Fractions, seed: int = 
     MedvaeError
         If two scans have the same id.
     """
-    scans = sorted((replace(scan, id=tidy(scan.id)) for scan in found.scans), key=lambda scan: scan.id)
+    named = (replace(s, id=tidy(s.id), subject=s.subject and tidy(s.subject)) for s in found.scans)
+    scans = sorted(named, key=lambda scan: scan.id)
     first: dict[str, Scan] = {}
     for scan in scans:
         other = first.setdefault(scan.id, scan)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medvae.errors import MedvaeError
+from medvae.importing.listing import some
 from medvae.schema import read_document
 
 
@@ -21,7 +22,7 @@ def read_dataset(source: Path) -> tuple[Path, dict[str, Any]]:
     path = source / "dataset.json"
     if not path.is_file():
         inside = sorted(found.parent.name for found in source.glob("*/dataset.json"))
-        hint = f" It lies in {', '.join(inside)}: give one of these." if inside else " Check the path."
+        hint = f" It lies in {some(inside)}: give one of these." if inside else " Check the path."
         raise MedvaeError(f"{path}: there is no such file; the data set's folder was expected.{hint}")
     content = read_document(path)
     if not isinstance(content, dict) or not isinstance(content.get("labels"), dict):

@@ -71,16 +71,17 @@ def nothing_found(source: Path, files: Sequence[Path], what: str, looked_for: st
     """The error for an empty result: what was looked for, and what is there instead."""
     folders = sorted(name for name in _names(source) if (source / name).is_dir() and not name.startswith("."))
     images = [str(path.relative_to(source)) for path in files if is_nifti(path)]
-    there = [f"{len(folders)} folders ({_some(folders)})"] if folders else []
-    there += [f"{len(images)} NIfTI files ({_some(images)})"] if images else ["no NIfTI file"]
+    there = [f"{len(folders)} folders ({some(folders)})"] if folders else []
+    there += [f"{len(images)} NIfTI files ({some(images)})"] if images else ["no NIfTI file"]
     if not images and files:
-        there.append(f"{len(files)} other files ({_some([path.name for path in files])})")
+        there.append(f"{len(files)} other files ({some([path.name for path in files])})")
     return MedvaeError(
         f"{source}: holds no {what}. Looked for {looked_for}. Found there: {', '.join(there)}.{advice and ' ' + advice}"
     )
 
 
-def _some(names: Sequence[str], most: int = 3) -> str:
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first few of many names, for a message."""
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 

@@ -34,7 +34,6 @@ def find_nnunet(source: Path, modalities: Sequence[str] = (), lesion: Sequence[s
         raise MedvaeError(
             f'{path}: "file_ending" is {ending!r}; medvae reads .nii.gz and .nii. Convert the files first.'
         )
-    there = set(files)
     listed = content.get("dataset")
     cases = (
         _listed(listed, source, path) if isinstance(listed, dict) else _globbed(source, files, ending, len(channels))
@@ -42,15 +41,13 @@ def find_nnunet(source: Path, modalities: Sequence[str] = (), lesion: Sequence[s
     scans = []
     for name, (images, label) in sorted(cases.items()):
         wanted = [images[index] if index < len(images) else None for index in chosen]
-        missing = [
-            i for i, image in zip(chosen, wanted, strict=True) if not (image in there or (image and image.is_file()))
-        ]
+        missing = [i for i, image in zip(chosen, wanted, strict=True) if image is None or not _usable(image)]
         if missing:
             skipped.append(
                 Skipped(name, f"has no {', '.join(channels[i] for i in missing)} (_{missing[0]:04d}{ending})")
             )
             continue
-        scans.append(Scan(name, tuple(wanted), label=label if label.is_file() else None))
+        scans.append(Scan(name, tuple(wanted), label=label if _usable(label) else None))
     if not scans:
         plain = [p for p in files if p.parent.name == "imagesTr"]
         advice = f"For {plain[0].name} without _0000, try: medvae manifest decathlon" if plain and not cases else ""
@@ -59,12 +56,16 @@ def find_nnunet(source: Path, modalities: Sequence[str] = (), lesion: Sequence[s
     notes = [f"Lesion is: {next(iter(regions))}, label values {next(iter(regions.values()))}. Change with --lesion."]
     labelled = sum(scan.label is not None for scan in scans)
     expected = content.get("numTraining")
-    if isinstance(expected, int) and expected != labelled:
+    if isinstance(expected, int) and expected > labelled:
         notes.append(f"dataset.json promises {expected} training cases, {labelled} with a label were found.")
     return Found(
         str(content.get("name") or source.resolve().name), tuple(channels[i] for i in chosen), scans, regions,
         _licence(content), skipped, notes,
     )  # fmt: skip
+
+
+def _usable(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _licence(content: dict[str, Any]) -> str | None:

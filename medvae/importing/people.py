@@ -79,7 +79,7 @@ def _read_xls(path: Path) -> list[Row]:
         import xlrd
     except ImportError:
         raise MedvaeError(
-            f"{path}: reading an .xls file needs the package xlrd (pip install xlrd). Or open it in a spreadsheet "
+            f"{path}: reading an .xls file needs the package xlrd (pip install xlrd). Install it, or open it in a spreadsheet "
             f"program and save its first sheet as {path.stem}.csv in the same folder."
         ) from None
     try:
