@@ -702,3 +702,36 @@ def test_command_for_decathlon_names_the_folder_after_the_manifest(tmp_path, mon
     source, out = decathlon(tmp_path / "Task"), tmp_path / "tumour.json"
     assert run(monkeypatch, "decathlon", source, "--out", out, "--modality", "FLAIR", "--unpack", "--quiet") == 0
     assert read_manifest(out).cases[0].image == "tumour_images/B_1_FLAIR.nii.gz"
+
+
+# Lists and documentation
+
+
+def test_lists_are_manifests_and_agree_with_the_included_cohort(repository):
+    folder = repository / "data_manifests"
+    included = read_manifest(folder / "included_t1.json")
+    ixi_list = read_manifest(folder / "lists" / "ixi_t1_2mm.json", files_must_exist=False)
+    assert len(ixi_list.cases) == 120
+    splits = {case.subject_id: case.split for case in ixi_list.cases}
+    assert all(splits[case.subject_id] == case.split for case in included.cases if case.healthy)
+    mslub = read_manifest(folder / "lists" / "mslub_flair.json", files_must_exist=False)
+    assert [case.id for case in mslub.cases] == [f"patient{number:02d}" for number in range(1, 31)]
+    assert not any(case.healthy for case in mslub.cases)
+
+
+def test_commands_in_the_documentation_have_options_that_exist(repository):
+    import re
+    import shlex
+
+    import typer
+
+    from medvae.importing.commands import app
+
+    layouts = typer.main.get_command(app).commands
+    text = (repository / "docs" / "DATA.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    documented = re.findall(r"^medvae manifest (?!LAYOUT)(.+)$", text, re.MULTILINE)
+    examples = [layout.epilog.removeprefix("Example: medvae manifest ") for layout in layouts.values()]
+    assert len(documented) > 8
+    for line in documented + examples:
+        layout, *arguments = shlex.split(line, comments=True)
+        assert layouts[layout].make_context(layout, arguments).params["out"].suffix == ".json"

@@ -79,8 +79,8 @@ def _read_xls(path: Path) -> list[Row]:
         import xlrd
     except ImportError:
         raise MedvaeError(
-            f"{path}: reading an .xls file needs the package xlrd (pip install xlrd). Install it, or open it in a spreadsheet "
-            f"program and save its first sheet as {path.stem}.csv in the same folder."
+            f"{path}: reading an .xls file needs the package xlrd. Install it (pip install xlrd), or open the "
+            f"file in a spreadsheet program and save its first sheet as {path.stem}.csv in the same folder."
         ) from None
     try:
         sheet = xlrd.open_workbook(path).sheet_by_index(0)
