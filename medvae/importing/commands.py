@@ -155,7 +155,11 @@ def decathlon(
     from medvae.importing.decathlon import find_decathlon
 
     target = out.with_name(f"{out.stem}_images") if unpack else None
-    found = find_decathlon(source, modality or (), lesion or (), unpack=target, again=force, quiet=quiet)
+    try:
+        found = find_decathlon(source, modality or (), lesion or (), unpack=target, again=force, quiet=quiet)
+    except KeyboardInterrupt:
+        typer.echo("\nStopped, no manifest was written. The same command goes on with what is not unpacked.", err=True)
+        raise typer.Exit(130) from None
     _finish(found, out, checksums=checksums)
 
 
