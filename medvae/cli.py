@@ -9,16 +9,18 @@ from typing import Annotated
 import typer
 
 from medvae.errors import MedvaeError
+from medvae.importing.commands import app as manifest_app
 
 app = typer.Typer(
     help="Find what does not belong in a brain MRI, after having seen healthy scans only.\n\n"
-    "A run goes: [bold]check[/] a manifest, [bold]train[/] on its healthy scans, [bold]predict[/] anomaly maps and "
-    "lesion masks, [bold]evaluate[/] them where the truth is known.",
+    "A run goes: make a [bold]manifest[/], [bold]check[/] it, [bold]train[/] on its healthy scans, [bold]predict[/] "
+    "anomaly maps and lesion masks, [bold]evaluate[/] them where the truth is known.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(manifest_app, name="manifest")
 
 ManifestFile = Annotated[Path, typer.Argument(metavar="MANIFEST", help="JSON file that lists the cohort.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.")]
