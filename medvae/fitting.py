@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,7 +55,13 @@ def fit(config: Config, manifest: Manifest, out: Path | str, *, resume: bool = F
     open_run(out, config, resume=True)
     record_cohort(out, manifest)
     network = train(config, training, validation, out, resume=True, quiet=quiet) if config.network else None
-    return Detector.calibrate(config, network, training, validation).save(out / FOLDER)
+    detector = Detector.calibrate(config, network, training, validation)
+    return detector.save(out / FOLDER) if _first_process() else detector
+
+
+def _first_process() -> bool:
+    """Whether this is the process that writes, where ``torchrun`` or ``accelerate launch`` started several."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def fit_ensemble(

@@ -101,10 +101,10 @@ def forget_after(metrics: Path, step: int) -> None:
 
 
 class Metrics:
-    """Averages loss terms between log lines and appends them to metrics.jsonl."""
+    """Averages loss terms between log lines and appends them to metrics.jsonl; a silent one writes nothing."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, silent: bool = False) -> None:
+        self._path, self._silent = path, silent
         self._sums: dict[str, Tensor | float] = {}
         self._count = 0
         self._started = time.monotonic()
@@ -128,5 +128,7 @@ class Metrics:
 
     def line(self, content: dict[str, float]) -> None:
         """Append one line."""
+        if self._silent:
+            return
         with told(self._path), open(self._path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(content) + "\n")

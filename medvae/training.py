@@ -68,7 +68,8 @@ def train(
     """Train the network of ``config`` on healthy volumes.
 
     Every random number derives from (seed, epoch, index) or (seed, step), so that six steps equal three, a stop
-    and three more. Ctrl-C and SIGTERM write a checkpoint before the process ends.
+    and three more. Ctrl-C and SIGTERM write a checkpoint before the process ends. Started by ``torchrun`` or
+    ``accelerate launch``, every process takes a batch of ``sampling.batch_size`` in each step, and the first writes.
 
     Parameters
     ----------
@@ -136,7 +137,8 @@ def train(
     dataset = training_tiles(config, training)
     held_out = validation_tiles(config, validation) if validation else None
     batch = config.sampling.batch_size
-    order = EpochOrder(len(dataset), seed=config.seed, start=step * batch, stop=options.steps * batch)
+    tiles_per_step = batch * accelerator.num_processes  # every process takes a batch of its own
+    order = EpochOrder(len(dataset), seed=config.seed, start=step * tiles_per_step, stop=options.steps * tiles_per_step)
     loader = DataLoader(
         dataset, batch_size=batch, sampler=order, num_workers=config.sampling.workers, worker_init_fn=_one_thread,
         pin_memory=torch.cuda.is_available(),
@@ -161,7 +163,8 @@ def train(
                     f"earlier one is intact. Free some space and run the command again with --resume."
                 ) from error
 
-    metrics = Metrics(out / "metrics.jsonl")
+    metrics = Metrics(out / "metrics.jsonl", silent=not accelerator.is_main_process)
+    quiet = quiet or not accelerator.is_main_process
     with _stop_signal() as stopping, Progress("Training", options.steps, start=step, quiet=quiet) as progress:
         for x, mask, *keys in loader:  # keys come with tiles that are still to be augmented
             if keys:
