@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from medvae.config import Config
 from medvae.detector import FOLDER, Detector
 from medvae.errors import MedvaeError
+from medvae.files import sha256
 from medvae.manifest import Manifest
+from medvae.preparation.cache import known_sha256
 from medvae.preparation.prepare import prepare_healthy
 from medvae.run_folder import check_run, open_run, record_cohort
 from medvae.training import train
 
 
-def fit(config: Config, manifest: Manifest, out: Path | str, *, resume: bool = False, quiet: bool = False) -> Detector:
+def fit(
+    config: Config,
+    manifest: Manifest,
+    out: Path | str,
+    *,
+    cache: Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Detector:
     """Make a detector from the healthy scans of a cohort.
 
     The network, if the config has one, is trained on the healthy training scans; the operating points are set on the
@@ -25,6 +36,8 @@ def fit(config: Config, manifest: Manifest, out: Path | str, *, resume: bool = F
         The method and the cohort.
     out
         The run folder; the detector is saved in ``out/detector``.
+    cache
+        Folder of prepared scans: those it holds are not prepared again, the others are added to it.
     resume
         Continue a run that was stopped.
     quiet
@@ -40,8 +53,8 @@ def fit(config: Config, manifest: Manifest, out: Path | str, *, resume: bool = F
     out = check_run(out, config, resume=resume)
     if (out / FOLDER).is_dir():
         return Detector.load(out)
-    training = prepare_healthy(manifest, "train", config.preparation, quiet=quiet)
-    validation = prepare_healthy(manifest, "validation", config.preparation, quiet=quiet)
+    training = prepare_healthy(manifest, "train", config.preparation, cache=cache, quiet=quiet)
+    validation = prepare_healthy(manifest, "validation", config.preparation, cache=cache, quiet=quiet)
     if not training or not validation:
         raise MedvaeError(
             f"{manifest.path}: has {len(training)} healthy training scans and {len(validation)} healthy validation "
@@ -49,6 +62,6 @@ def fit(config: Config, manifest: Manifest, out: Path | str, *, resume: bool = F
             f'"validation".'
         )
     open_run(out, config, resume=True)
-    record_cohort(out, manifest)
+    record_cohort(out, manifest, checksum=partial(known_sha256, cache=cache) if cache is not None else sha256)
     network = train(config, training, validation, out, resume=True, quiet=quiet) if config.network else None
     return Detector.calibrate(config, network, training, validation).save(out / FOLDER)
