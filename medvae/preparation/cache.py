@@ -64,6 +64,10 @@ class CachedVolume(PreparedVolume):
     may have open files.
     """
 
+    folder: Path
+    shapes: dict[str, tuple[int, ...]]
+    brain_ml: float
+
     def __init__(self, folder: Path, content: dict[str, Any], path: Path) -> None:
         placed = content["source"]
         header = base64.b64decode(placed["header"])
