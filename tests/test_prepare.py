@@ -12,8 +12,8 @@ import time
 
 import pytest
 
+from medvae.cli import main
 from medvae.config import PreparationConfig
-from medvae.manifest import read_manifest
 from medvae.preparation import cache as caching
 
 MEDVAE = [sys.executable, "-c", "from medvae.cli import main; main()"]
@@ -198,22 +198,29 @@ def test_a_full_disk_is_told_once(tmp_path, cohort):
     assert not list((tmp_path / "cache").glob(".*"))
 
 
-def test_train_and_predict_use_the_cache(tmp_path, cohort, repository):
+def test_train_and_predict_use_the_cache(tmp_path, cohort, repository, monkeypatch, capsys):
     cache, config = tmp_path / "cache", repository / "configs" / "normative_baseline.yaml"
-    code, out, _ = finish(start(cohort.path, "--config", config, "--out", cache, "--quiet"))
-    assert code == 0
-    assert f"--data {cohort.path} --cache {cache} --out RUN" in out
-    made = {path: path.stat().st_mtime_ns for path in cache.glob("*/*")}
     moved = tmp_path / "moved"
     shutil.copytree(cohort.path.parent, moved)
-    for command in (
-        ["train", config, "--data", moved / "cohort.json", "--out", tmp_path / "run"],
-        ["predict", tmp_path / "run", "--manifest", moved / "cohort.json", "--no-pictures", "--out", tmp_path / "maps"],
-    ):
-        result = subprocess.run([*MEDVAE, *map(str, command), "--cache", cache], capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-    assert {path: path.stat().st_mtime_ns for path in cache.glob("*/volume.json")}.items() <= made.items()
-    assert len(entries(cache)) == len(cohort.cases) == len(read_manifest(moved / "cohort.json").cases)
+
+    def medvae(*arguments):
+        monkeypatch.setattr(sys, "argv", ["medvae", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        output = capsys.readouterr()
+        assert not caught.value.code, output.err
+        return output.out
+
+    out = medvae("prepare", cohort.path, "--config", config, "--out", cache, "--quiet")
+    assert f"--data {cohort.path} --cache {cache} --out RUN" in out
+    made = {path: path.stat().st_mtime_ns for path in cache.glob("*/volume.json")}
+    data = moved / "cohort.json"
+    medvae("train", config, "--data", data, "--out", tmp_path / "run", "--cache", cache)
+    to = ("--no-pictures", "--out", tmp_path / "maps", "--cache", cache)
+    medvae("predict", tmp_path / "run", "--manifest", data, *to)
+    assert {path: path.stat().st_mtime_ns for path in cache.glob("*/volume.json")} == made
+    assert len(made) == len(cohort.cases)
+    assert len(list((tmp_path / "maps").glob("*.nii.gz"))) == 4
 
 
 @pytest.mark.parametrize(
@@ -227,8 +234,6 @@ def test_train_and_predict_use_the_cache(tmp_path, cohort, repository):
     ],
 )
 def test_mistakes_end_with_a_message(tmp_path, cohort, arguments, code, words, monkeypatch, capsys):
-    from medvae.cli import main
-
     (tmp_path / "mine.txt").write_text("kept")
     given = [argument.format(tmp=tmp_path) for argument in arguments]
     monkeypatch.setattr(sys, "argv", ["medvae", "prepare", str(cohort.path), *given])
