@@ -10,16 +10,19 @@ from typing import Annotated
 import typer
 
 from medvae.errors import MedvaeError
+from medvae.importing.commands import app as manifest_app
 
 app = typer.Typer(
     help="Find what does not belong in a brain MRI, after having seen healthy scans only.\n\n"
-    "A run goes: [bold]check[/] a manifest, [bold]prepare[/] its scans if they are many, [bold]train[/] on the healthy "
-    "ones, [bold]predict[/] anomaly maps and lesion masks, [bold]evaluate[/] them where the truth is known.",
+    "A run goes: make a [bold]manifest[/], [bold]check[/] it, [bold]prepare[/] its scans if they are many, "
+    "[bold]train[/] on the healthy ones, [bold]predict[/] anomaly maps and lesion masks, [bold]evaluate[/] them where "
+    "the truth is known.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(manifest_app, name="manifest")
 
 Cache = Annotated[
     Path | None,
@@ -154,6 +157,35 @@ def train(
     typer.echo(f"next: medvae predict {out} SCAN.nii.gz --out DIR")
 
 
+@app.command(
+    epilog="Example: medvae ensemble runs/axial runs/coronal runs/sagittal "
+    "--data data_manifests/included_t1.json --out runs/planes"
+)
+def ensemble(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders to average, two or more.")],
+    data: Annotated[Path, typer.Option(help="Manifest whose healthy validation scans set the thresholds.")] = ...,
+    out: Annotated[Path, typer.Option(help="A new folder; use it like a run folder.")] = ...,
+    name: Annotated[str, typer.Option(help="Name in tables and sidecars.")] = "ensemble",
+    cache: Cache = None,
+    quiet: Quiet = False,
+) -> None:
+    """Average the scores of several trained runs: other seeds, other planes, other methods.
+
+    Each score is brought to one scale by its own healthy scans first. Predicting with an ensemble also writes
+    ID_desc-spread_probseg.nii.gz, which is high where its members disagree.
+    """
+    from medvae.manifest import read_manifest
+
+    cohort = read_manifest(data)
+    from medvae.fitting import fit_ensemble
+
+    found = fit_ensemble(runs, cohort, out, name=name, cache=cache, quiet=quiet)
+    for point in found.points:
+        typer.echo(f"threshold at healthy FPR {point.false_positive_rate:g}: {point.threshold:.4g}")
+    typer.echo(f"ensemble of {', '.join(found.members)}: {out / 'detector'}")
+    typer.echo(f"next: medvae predict {out} SCAN.nii.gz --out DIR")
+
+
 @app.command(epilog="Example: medvae predict runs/a scan1.nii.gz scan2.nii.gz --out overlays")
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or a detector's folder.")],
@@ -176,12 +208,12 @@ def predict(
     """
     if bool(scans) == bool(manifest):
         raise typer.BadParameter("give scans, or --manifest, and not both.")
-    from medvae.detector import Detector
+    from medvae.ensemble import load_detector
     from medvae.manifest import read_manifest
     from medvae.prediction import predict as predict_scans
     from medvae.prediction import scans_of_files, scans_of_manifest
 
-    detector = Detector.load(run)
+    detector = load_detector(run)
     chosen = scans_of_manifest(read_manifest(manifest), split) if manifest else scans_of_files(scans or [])
     if not chosen:
         raise MedvaeError(f"{manifest}: has no case in split {', '.join(split)}. Choose another with --split.")

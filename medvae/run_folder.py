@@ -89,6 +89,15 @@ def record_cohort(out: Path, manifest: Manifest, *, checksum: Callable[[Path], s
         )
 
 
+def trained_on(out: Path) -> set[str]:
+    """SHA-256 of the scans that a run, or the run around a detector's folder, was trained on; empty if not told."""
+    for path in (out / COHORT, out.parent / COHORT):
+        if path.is_file():
+            scans = read_document(path)["healthy_scans"]["train"]
+            return {digest for images in scans.values() for digest in images}
+    return set()
+
+
 def forget_after(metrics: Path, step: int) -> None:
     """Drop the lines of steps that a resumed run is about to repeat."""
     if metrics.exists():

@@ -36,6 +36,7 @@ def test_help_teaches_and_imports_nothing_heavy():
         ["predict", "--help"],
         ["evaluate", "--help"],
         ["check", "--help"],
+        *(["manifest", layout, "--help"] for layout in ("ixi", "brats", "bids", "nnunet", "decathlon", "folder")),
     ):
         result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
         assert result.returncode == 0, result.stderr

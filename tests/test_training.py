@@ -53,8 +53,9 @@ def stop_after(monkeypatch, step):
 
 @pytest.mark.parametrize("backend", ["batchgenerators", "tensor"])
 def test_six_steps_equal_three_a_stop_and_three_more(tmp_path, scans, monkeypatch, backend):
-    averaged = {"ema_decay": 0.5} if backend == "tensor" else {}
-    config = small(augmentation={"backend": backend}, training=averaged)
+    tensor = backend == "tensor"
+    averaged, held = ({"ema_decay": 0.5}, {"geco_target": 0.5}) if tensor else ({}, {})
+    config = small(augmentation={"backend": backend}, training=averaged, objective=held)
     whole = train(config, *scans, tmp_path / "whole", quiet=True)
     original = stop_after(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):

@@ -8,12 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from medvae.config import Plane
+from medvae.config import PLANE_AXIS, Plane
 from medvae.preparation.prepare import PreparedVolume
 from medvae.sampling.augmentation import Augmenter
-
-PLANE_AXIS: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
-"""Array axis of the standard grid (RAS) that a slice is perpendicular to."""
 
 
 def slices_of(array: np.ndarray, plane: Plane) -> np.ndarray:
