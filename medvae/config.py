@@ -441,21 +441,22 @@ class Config(Strict):
         return self
 
 
-def read_config(path: Path | str, overrides: list[str] | None = None) -> Config:
-    """Read a YAML config and apply overrides of the form ``training.steps=200``.
+def read_config(path: Path | str | None, overrides: list[str] | None = None) -> Config:
+    """Read a YAML config and apply overrides of the form ``training.steps=200``; without a path, the defaults.
 
     Raises
     ------
     MedvaeError
         For a missing file, an unknown key (the nearest valid one is named), a wrong type or contradictory options.
     """
-    content = read_document(path)
-    source = str(path)
+    content = {"name": "defaults"} if path is None else read_document(path)
+    source = "the default config" if path is None else str(path)
     for override in overrides or []:
         if not isinstance(content, dict):
             break
         _apply(content, override)
-        source = f"{path} with {' '.join(overrides or [])}"
+    if overrides:
+        source += f" with {' '.join(overrides)}"
     return parse(Config, content, source)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from medvae.config import Config
@@ -12,12 +13,21 @@ from medvae.ensemble import Ensemble, member_names
 from medvae.errors import MedvaeError
 from medvae.files import sha256
 from medvae.manifest import Manifest
+from medvae.preparation.cache import known_sha256
 from medvae.preparation.prepare import prepare_healthy
 from medvae.run_folder import check_run, open_run, record_cohort, trained_on
 from medvae.training import train
 
 
-def fit(config: Config, manifest: Manifest, out: Path | str, *, resume: bool = False, quiet: bool = False) -> Detector:
+def fit(
+    config: Config,
+    manifest: Manifest,
+    out: Path | str,
+    *,
+    cache: Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Detector:
     """Make a detector from the healthy scans of a cohort.
 
     The network, if the config has one, is trained on the healthy training scans; the operating points are set on the
@@ -29,6 +39,8 @@ def fit(config: Config, manifest: Manifest, out: Path | str, *, resume: bool = F
         The method and the cohort.
     out
         The run folder; the detector is saved in ``out/detector``.
+    cache
+        Folder of prepared scans: those it holds are not prepared again, the others are added to it.
     resume
         Continue a run that was stopped.
     quiet
@@ -44,8 +56,8 @@ def fit(config: Config, manifest: Manifest, out: Path | str, *, resume: bool = F
     out = check_run(out, config, resume=resume)
     if (out / FOLDER).is_dir():
         return Detector.load(out)
-    training = prepare_healthy(manifest, "train", config.preparation, quiet=quiet)
-    validation = prepare_healthy(manifest, "validation", config.preparation, quiet=quiet)
+    training = prepare_healthy(manifest, "train", config.preparation, cache=cache, quiet=quiet)
+    validation = prepare_healthy(manifest, "validation", config.preparation, cache=cache, quiet=quiet)
     if not training or not validation:
         raise MedvaeError(
             f"{manifest.path}: has {len(training)} healthy training scans and {len(validation)} healthy validation "
@@ -53,7 +65,7 @@ def fit(config: Config, manifest: Manifest, out: Path | str, *, resume: bool = F
             f'"validation".'
         )
     open_run(out, config, resume=True)
-    record_cohort(out, manifest)
+    record_cohort(out, manifest, checksum=partial(known_sha256, cache=cache) if cache is not None else sha256)
     network = train(config, training, validation, out, resume=True, quiet=quiet) if config.network else None
     detector = Detector.calibrate(config, network, training, validation)
     return detector.save(out / FOLDER) if _first_process() else detector
@@ -65,7 +77,13 @@ def _first_process() -> bool:
 
 
 def fit_ensemble(
-    runs: Sequence[Path | str], manifest: Manifest, out: Path | str, *, name: str = "ensemble", quiet: bool = False
+    runs: Sequence[Path | str],
+    manifest: Manifest,
+    out: Path | str,
+    *,
+    name: str = "ensemble",
+    cache: Path | None = None,
+    quiet: bool = False,
 ) -> Ensemble:
     """Average the detectors of some runs, with thresholds from the cohort's healthy validation scans.
 
@@ -79,6 +97,8 @@ def fit_ensemble(
         A new folder; the ensemble is saved in ``out/detector``, with copies of its members.
     name
         Of the ensemble, in tables and sidecars.
+    cache
+        As in `fit`.
     quiet
         No progress display.
 
@@ -101,5 +121,5 @@ def fit_ensemble(
                 )
     detectors = [Detector.load(run) for run in runs]
     members = dict(zip(member_names([d.config.name for d in detectors]), detectors, strict=True))
-    validation = prepare_healthy(manifest, "validation", detectors[0].config.preparation, quiet=quiet)
+    validation = prepare_healthy(manifest, "validation", detectors[0].config.preparation, cache=cache, quiet=quiet)
     return Ensemble.calibrate(name, members, validation).save(out / FOLDER)

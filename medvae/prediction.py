@@ -84,7 +84,13 @@ def scans_of_manifest(manifest: Manifest, splits: Sequence[str] = ("test",)) -> 
 
 
 def predict(
-    detector: Calibrated, scans: Sequence[Scan], out: Path | str, *, rate: float | None = None, quiet: bool = False
+    detector: Calibrated,
+    scans: Sequence[Scan],
+    out: Path | str,
+    *,
+    rate: float | None = None,
+    cache: Path | None = None,
+    quiet: bool = False,
 ) -> tuple[list[Prediction], dict[str, str]]:
     """Write anomaly map, lesion mask and sidecars of every scan; a scan that fails does not stop the others.
 
@@ -101,6 +107,8 @@ def predict(
         The folder of the derivatives.
     rate
         False-positive rate of the operating point that the lesion mask uses; the config's by default.
+    cache
+        Folder of prepared scans: those it holds are not prepared again, the others are added to it.
     quiet
         No progress display.
 
@@ -126,16 +134,18 @@ def predict(
                         f'scan "{scan.id}" has {len(scan.images)} modalities, the detector was trained on '
                         f"{detector.channels}. Give them in a manifest, one image per modality."
                     )
-                predictions.append(_finished(out, scan) or predict_scan(detector, scan, out, point.false_positive_rate))
+                predictions.append(
+                    _finished(out, scan) or predict_scan(detector, scan, out, point.false_positive_rate, cache=cache)
+                )
             except MedvaeError as error:
                 failures[scan.id] = str(error)
             progress.update(done, scan=scan.id)
     return predictions, failures
 
 
-def predict_scan(detector: Calibrated, scan: Scan, out: Path, rate: float) -> Prediction:
+def predict_scan(detector: Calibrated, scan: Scan, out: Path, rate: float, *, cache: Path | None = None) -> Prediction:
     """Predict one scan and write its files; the sidecar of the mask is written last and marks the scan done."""
-    volume = prepare_scan(scan.images, detector.config.preparation, mask=scan.mask)
+    volume = prepare_scan(scan.images, detector.config.preparation, mask=scan.mask, cache=cache)
     maps = detector.maps(volume)
     native = volume.restore(maps.anomaly)
     point = detector.point(rate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -52,8 +53,10 @@ def open_run(out: Path | str, config: Config, *, resume: bool) -> Path:
     return out
 
 
-def record_cohort(out: Path, manifest: Manifest) -> None:
+def record_cohort(out: Path, manifest: Manifest, *, checksum: Callable[[Path], str] = sha256) -> None:
     """Write which healthy scans the run learns from, by content, or check that they are the same as when it began.
+
+    ``checksum`` gives the SHA-256 of a file; that of a cache need not read files it knows.
 
     Raises
     ------
@@ -64,7 +67,9 @@ def record_cohort(out: Path, manifest: Manifest) -> None:
         "manifest": manifest.name,
         "licence": manifest.licence,
         "healthy_scans": {
-            split: {c.id: [sha256(file) for file in manifest.images(c)] for c in manifest.of_split(split, healthy=True)}
+            split: {
+                c.id: [checksum(file) for file in manifest.images(c)] for c in manifest.of_split(split, healthy=True)
+            }
             for split in ("train", "validation")
         },
     }

@@ -31,6 +31,7 @@ def test_help_teaches_and_imports_nothing_heavy():
     )
     for arguments in (
         ["--help"],
+        ["prepare", "--help"],
         ["train", "--help"],
         ["predict", "--help"],
         ["evaluate", "--help"],
