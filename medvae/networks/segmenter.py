@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from medvae.networks.denoiser import unet
 
-
 RARE = -4.0
 """Logit that every voxel begins with, a probability of 2 %: lesions are rare, and unlearning one half takes hundreds of
 steps (Lin et al. 2017, arXiv 1708.02002, section 4.1)."""
