@@ -92,6 +92,20 @@ class Volume:
     header: nib.Nifti1Header | None = field(default=None, repr=False, compare=False)
     path: Path | None = None
 
+    @property
+    def placement(self) -> Placement:
+        """What is left of the scan when its values are forgotten."""
+        return Placement(self.geometry, self.header, self.path)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a scan lies, without its values: what is needed to write an overlay for it."""
+
+    geometry: Geometry
+    header: nib.Nifti1Header | None = field(default=None, repr=False, compare=False)
+    path: Path | None = None
+
 
 def read_volume(path: Path | str, *, finite: bool = True) -> Volume:
     """Read a 3D volume; a fourth axis of length one is dropped.
@@ -134,7 +148,7 @@ def read_geometry(path: Path | str) -> Geometry:
 def write_volume(
     path: Path | str,
     array: np.ndarray,
-    like: Volume | Geometry,
+    like: Volume | Placement | Geometry,
     *,
     intent: str = "",
     space: Literal["scanner", "mni152"] = "scanner",
@@ -152,7 +166,7 @@ def write_volume(
     array
         float32 for maps, uint8 for masks; written as it is, without scaling.
     like
-        The volume, or geometry, whose grid this is.
+        The volume, its placement, or the geometry whose grid this is.
     intent
         Shown by some viewers as the name of the map, at most 16 characters.
     space
@@ -167,10 +181,9 @@ def write_volume(
     path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz")):
         raise MedvaeError(f"{path}: volumes are written as NIfTI. Give a name that ends in .nii or .nii.gz.")
-    geometry = like.geometry if isinstance(like, Volume) else like
+    geometry, source = (like, None) if isinstance(like, Geometry) else (like.geometry, like.header)
     if tuple(array.shape) != geometry.shape:
         raise MedvaeError(f"{path}: the array has shape {array.shape}, its grid {geometry.shape}.")
-    source = like.header if isinstance(like, Volume) else None
     if isinstance(source, nib.Nifti1Header):
         header = source.copy()
         header.extensions.clear()  # comments and DICOM fields of the scan do not describe the map

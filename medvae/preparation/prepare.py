@@ -17,7 +17,7 @@ from medvae.preparation.intensity import normalise
 from medvae.preparation.mask import mask_from_background
 from medvae.preparation.registration import move_brain, read_template, register
 from medvae.progress import Progress
-from medvae.volume import Geometry, Volume, read_volume, resample
+from medvae.volume import Geometry, Placement, Volume, read_volume, resample
 
 IN_PLACE_DICE = 0.9
 """Overlap with the standard brain above which ``registration: auto`` takes a scan to lie in MNI152 space already."""
@@ -25,19 +25,28 @@ IN_PLACE_DICE = 0.9
 LOST_DICE = 0.7
 """Overlap with the standard brain below which an unregistered scan is refused."""
 
+STEP_VERSIONS = {"reading": 1, "mask": 1, "bias_field": 1, "registration": 1, "resampling": 1, "intensity": 1}
+"""Version of each step, part of the name under which a cache keeps a prepared scan.
+
+Raise a step's number in the commit after which any scan may come out of it otherwise, be it in the last bit: another
+algorithm, another default inside the step, a repaired error. What the `PreparationConfig` says, the template and the
+standard grid need no number, they are part of the name themselves. Forgetting it means that users with a cache go on
+with what the old code made.
+"""
+
 
 @dataclass(frozen=True)
 class PreparedVolume:
     """A scan on the standard grid, and the way back to its own.
 
-    ``image`` ``(C, X, Y, Z)`` float32 and ``mask`` ``(X, Y, Z)`` bool lie on the standard grid; ``source`` is the
-    first modality as it was read, ``source_mask`` the brain on the source's grid, and ``transform`` ``(4, 4)``
-    leads from the standard grid's world to the source's, in mm.
+    ``image`` ``(C, X, Y, Z)`` float32 and ``mask`` ``(X, Y, Z)`` bool lie on the standard grid; ``source`` says where
+    the first modality lies, ``source_mask`` is the brain on the source's grid, and ``transform`` ``(4, 4)`` leads from
+    the standard grid's world to the source's, in mm. The arrays are not to be written to.
     """
 
     image: np.ndarray
     mask: np.ndarray
-    source: Volume
+    source: Placement
     source_mask: np.ndarray
     transform: np.ndarray
     registered: bool
@@ -55,8 +64,10 @@ class PreparedVolume:
         return np.where(self.source_mask, native, 0.0).astype(np.float32)
 
 
-def prepare_case(manifest: Manifest, case: Case, config: PreparationConfig) -> PreparedVolume:
-    """Read and prepare a case of a manifest.
+def prepare_case(
+    manifest: Manifest, case: Case, config: PreparationConfig, *, cache: Path | None = None
+) -> PreparedVolume:
+    """Read and prepare a case of a manifest, or open it in a cache.
 
     Raises
     ------
@@ -65,15 +76,20 @@ def prepare_case(manifest: Manifest, case: Case, config: PreparationConfig) -> P
     """
     try:
         mask = manifest.resolve(case.mask) if case.mask else None
-        return prepare_scan(manifest.images(case), config, mask=mask)
+        return prepare_scan(manifest.images(case), config, mask=mask, cache=cache)
     except MedvaeError as error:
         raise MedvaeError(f'{manifest.path}: case "{case.id}": {error}') from None
 
 
 def prepare_healthy(
-    manifest: Manifest, split: Split, config: PreparationConfig, *, quiet: bool = False
+    manifest: Manifest,
+    split: Split,
+    config: PreparationConfig,
+    *,
+    cache: Path | None = None,
+    quiet: bool = False,
 ) -> list[PreparedVolume]:
-    """Prepare all healthy cases of a split, with a progress display.
+    """Prepare all healthy cases of a split, or open them in a cache, with a progress display.
 
     Raises
     ------
@@ -84,18 +100,23 @@ def prepare_healthy(
     prepared = []
     with Progress(f"Preparing {split} scans", len(cases), quiet=quiet) as progress:
         for done, case in enumerate(cases, start=1):
-            prepared.append(prepare_case(manifest, case, config))
+            prepared.append(prepare_case(manifest, case, config, cache=cache))
             progress.update(done, case=case.id)
     return prepared
 
 
 def prepare_scan(
-    images: Sequence[Path | str], config: PreparationConfig, *, mask: Path | str | None = None
+    images: Sequence[Path | str],
+    config: PreparationConfig,
+    *,
+    mask: Path | str | None = None,
+    cache: Path | None = None,
 ) -> PreparedVolume:
     """Read a scan (one file per modality, on one common grid) and bring it to the standard grid.
 
     The steps: brain mask, bias field, registration to MNI152, resampling, intensities. Without ``mask`` the brain
-    is the nonzero region of a skull-stripped scan.
+    is the nonzero region of a skull-stripped scan. With ``cache`` (see `medvae.preparation.cache`) a scan that was
+    prepared before is opened there, and one that was not is prepared and kept there; the values are the same.
 
     Raises
     ------
@@ -103,6 +124,10 @@ def prepare_scan(
         For a file that cannot be read, modalities or a mask on another grid, an empty brain, a scan with its
         skull, or a brain that does not lie where the standard brain lies.
     """
+    if cache is not None:
+        from medvae.preparation.cache import prepare_cached
+
+        return prepare_cached(images, config, mask=mask, cache=cache)
     volumes = [read_volume(image) for image in images]
     first = volumes[0]
     for other in volumes[1:]:
@@ -133,7 +158,7 @@ def prepare_scan(
     for volume, array in zip(volumes, arrays, strict=True):
         moved, mask_on_grid = move_brain(array, brain, first.geometry, STANDARD_GRID, transform)
         prepared.append(normalise(moved, mask_on_grid, config, str(volume.path)))
-    return PreparedVolume(np.stack(prepared), mask_on_grid, first, brain, transform, registered)
+    return PreparedVolume(np.stack(prepared), mask_on_grid, first.placement, brain, transform, registered)
 
 
 def brain_mask(volume: Volume, mask: Path | str | None) -> np.ndarray:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-if TYPE_CHECKING:  # printing the table of a check needs no PyTorch
+if TYPE_CHECKING:  # the first imports torch, which a table of counts does not need
     from medvae.evaluation.study import Study
     from medvae.preparation.cohort_check import CohortCheck
 
