@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medvae.errors import MedvaeError
+from medvae.errors import MedvaeError, MedvaeWarning
 from medvae.importing.commands import app as manifest_app
+
+_SHOW_WARNING = warnings.showwarning
 
 app = typer.Typer(
     help="Find what does not belong in a brain MRI, after having seen healthy scans only.\n\n"
@@ -33,40 +36,47 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.
 
 
 @app.command(epilog="Example: medvae check data_manifests/included_t1.json")
-def check(manifest: ManifestFile) -> None:
+def check(
+    manifest: ManifestFile,
+    out: Annotated[Path | None, typer.Option(help="Folder for check.json and fingerprint.json.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one per core by default.")] = None,
+    quiet: Quiet = False,
+) -> None:
     """Read every file of a cohort and say what is wrong.
 
-    Verifies that images, masks and labels are complete NIfTI files on one grid per case, hold finite values and a
-    brain, agree with their checksums, and that no subject is in two splits. Exit code 1 if something is wrong.
+    Errors (exit code 1): files that are missing, cut off or not finite, on different grids, without a brain or with
+    wrong labels; the same scan or subject in two splits. Warnings: headers that viewers read differently, files that
+    look mixed up, and cases and sites that are unlike the healthy training scans.
     """
     from rich.console import Console
+    from rich.markup import escape
 
-    from medvae.manifest import read_manifest
-    from medvae.preparation.check import check_case
-    from medvae.progress import Progress
-    from medvae.reporting.tables import print_table
+    from medvae.preparation.cohort_check import check_cohort, write_report
+    from medvae.reporting.tables import check_rows, print_table
 
-    cohort = read_manifest(manifest, files_must_exist=False)
-    results = []
-    with Progress("Checking", len(cohort.cases)) as progress:
-        for done, case in enumerate(cohort.cases, start=1):
-            results.append(check_case(cohort, case))
-            progress.update(done, case=case.id)
-    header = ["case", "split", "kind", "shape", "spacing mm", "axes", "brain ml", "lesion ml", "state"]
-    rows = [
-        [r.id, r.split, r.kind, r.shape, r.spacing_mm, r.orientation, _ml(r.brain_ml, 0), _ml(r.lesion_ml, 2),
-         "[red]wrong[/]" if r.problems else "ok"]
-        for r in results
-    ]  # fmt: skip
+    try:
+        found = check_cohort(manifest, jobs=jobs, quiet=quiet)
+    except KeyboardInterrupt:
+        typer.echo("\nStopped; nothing was written.", err=True)
+        raise typer.Exit(130) from None
+    print_table(escape(f"{found.cohort}: {found.entries} cases"), *check_rows(found))
     console = Console()
-    print_table(f"{cohort.name}: {len(cohort.cases)} cases", header, rows)
-    wrong = [r for r in results if r.problems]
-    for result in wrong:
-        for problem in result.problems:
-            console.print(f"[red]{result.id}[/]: {problem}", highlight=False, soft_wrap=True)
-    if wrong:
-        raise MedvaeError(f"{manifest}: {len(wrong)} of {len(results)} cases have a problem (listed above).")
-    console.print("Everything is in order.")
+    for severity, colour in (("warning", "yellow"), ("error", "red")):
+        for finding in found.findings:
+            if finding.severity == severity:
+                where = f"{escape(finding.case)}: " if finding.case else ""
+                console.print(
+                    f"[{colour}]{severity}[/] {where}{escape(finding.message)}", highlight=False, soft_wrap=True
+                )
+    for path in write_report(found, out) if out else []:
+        console.print(f"written: {escape(str(path))}", highlight=False, soft_wrap=True)
+    errors, warned = found.count("error"), found.count("warning")
+    if errors:
+        raise MedvaeError(
+            f"{manifest}: {len(found.cases_with('error'))} of {found.entries} cases have an error: {errors} error(s) "
+            f"and {warned} warning(s), listed above."
+        )
+    console.print(f"No errors, {warned} warning(s) listed above." if warned else "Everything is in order.")
 
 
 @app.command(epilog="Example: medvae prepare cohort.json --config configs/cevae_slice.yaml --out cache --jobs 4")
@@ -189,7 +199,10 @@ def ensemble(
 @app.command(epilog="Example: medvae predict runs/a scan1.nii.gz scan2.nii.gz --out overlays")
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or a detector's folder.")],
-    scans: Annotated[list[Path] | None, typer.Argument(metavar="[SCAN]...", help="Skull-stripped NIfTI files.")] = None,
+    scans: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[SCAN]...", help="Skull-stripped scans: NIfTI, MGH, MHA or NRRD files."),
+    ] = None,
     manifest: Annotated[Path | None, typer.Option(help="Predict the cases of a manifest instead.")] = None,
     split: Annotated[list[str], typer.Option(help="Which splits of the manifest; may be repeated.")] = ["test"],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Folder for the overlays.")] = ...,
@@ -257,12 +270,17 @@ def evaluate(
     typer.echo(f"written: {out / 'results.json'}")
 
 
-def _ml(volume: float | None, digits: int) -> str:
-    return "–" if volume is None else f"{volume:.{digits}f}"
+def _show_warning(message: Warning | str, category: type[Warning], *where: object) -> None:
+    """Tell a warning about the user's input as an error is told; those of other packages as Python does."""
+    if issubclass(category, MedvaeWarning):
+        print(f"medvae: warning: {message}", file=sys.stderr)
+    else:
+        _SHOW_WARNING(message, category, *where)
 
 
 def main() -> None:
     """Run the command line: exit code 0 done, 1 the user's input, 2 usage, 130 stopped by Ctrl-C."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except MedvaeError as error:

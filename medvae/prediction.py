@@ -9,7 +9,6 @@ each with a JSON sidecar, and ``OUT/dataset_description.json``.
 from __future__ import annotations
 
 import importlib.metadata
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from medvae import __version__
 from medvae.calibrated import Calibrated
 from medvae.errors import MedvaeError
 from medvae.files import sha256, write_json
+from medvae.formats import scan_name
 from medvae.manifest import Manifest
 from medvae.preparation.prepare import PreparedVolume, prepare_scan
 from medvae.progress import Progress
@@ -64,7 +64,7 @@ def scans_of_files(paths: Sequence[Path | str]) -> list[Scan]:
     """
     scans: dict[str, Scan] = {}
     for path in map(Path, paths):
-        name = re.sub(r"\.nii(\.gz)?$", "", path.name).replace(" ", "_")
+        name = scan_name(path).replace(" ", "_")
         if name in scans:
             raise MedvaeError(
                 f'{path} and {scans[name].images[0]} would both be written as "{name}". Predict them into two folders, '

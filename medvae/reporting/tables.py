@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from medvae.evaluation.study import Study  # imports torch, which a table of counts does not need
+if TYPE_CHECKING:  # the first imports torch, which a table of counts does not need
+    from medvae.evaluation.study import Study
+    from medvae.preparation.cohort_check import CohortCheck
 
 ABSENT = "–"
 COLUMNS = ("method", "AP", "prevalence", "AUROC", "⌈Dice⌉ oracle")
@@ -38,6 +40,25 @@ def study_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
         rows.append(row)
     kept = [i for i in range(len(header)) if i == 0 or any(row[i] != ABSENT for row in rows)]
     return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
+def check_rows(check: CohortCheck) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of a checked cohort: one row per case."""
+    header = ["case", "split", "kind", "shape", "spacing mm", "axes", "brain ml", "lesion ml", "state"]
+    rows = []
+    for case in check.cases:
+        errors, warned = (
+            sum(f.severity == severity and f.case == case.id for f in check.findings)
+            for severity in ("error", "warning")
+        )
+        states = [f"[red]{errors} error(s)[/]"] * (errors > 0) + [f"[yellow]{warned} warning(s)[/]"] * (warned > 0)
+        shape = "×".join(map(str, case.shape)) if case.shape else ABSENT
+        spacing = "×".join(f"{round(s, 2):g}" for s in case.spacing_mm) if case.spacing_mm else ABSENT
+        rows.append(
+            [escape(case.id), case.split, case.kind, shape, spacing, case.orientation or ABSENT,
+             _number(case.brain_ml, 0), _number(case.lesion_ml, 2), ", ".join(states) or "ok"]
+        )  # fmt: skip
+    return header, rows
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
