@@ -99,7 +99,9 @@ def train(
 @app.command(epilog="Example: medvae predict runs/a scan1.nii.gz scan2.nii.gz --out overlays")
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or a detector's folder.")],
-    scans: Annotated[list[Path] | None, typer.Argument(metavar="[SCAN]...", help="Skull-stripped NIfTI files.")] = None,
+    scans: Annotated[
+        list[Path] | None, typer.Argument(metavar="[SCAN]...", help="NIfTI files, skull-stripped or whole heads.")
+    ] = None,
     manifest: Annotated[Path | None, typer.Option(help="Predict the cases of a manifest instead.")] = None,
     split: Annotated[list[str], typer.Option(help="Which splits of the manifest; may be repeated.")] = ["test"],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Folder for the overlays.")] = ...,

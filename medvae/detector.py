@@ -4,6 +4,7 @@
 ``detector/calibration.json``          operating points and where they come from
 ``detector/network.safetensors``       weights, unless the method needs no network
 ``detector/normative.safetensors``     mean and SD of the score at each place, if the config asks for it
+``detector/intensity_scale.json``      the intensity scale of the training scans, if the config asks for it
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from medvae.config import Config, dump_config, read_config
 from medvae.errors import MedvaeError
 from medvae.files import sha256, whole_folder, write_bytes, write_json, write_text
 from medvae.networks.build import Network
+from medvae.preparation.landmarks import FILE as SCALE_FILE
+from medvae.preparation.landmarks import LandmarkScale
 from medvae.preparation.prepare import PreparedVolume
-from medvae.schema import read_document
+from medvae.schema import parse, read_document
 from medvae.scoring.volume import score_parts, score_volume
 from medvae.training import load_network
 
@@ -51,6 +54,8 @@ class Detector:
     """Number of healthy scans: ``{"training": …, "validation": …}``."""
     part_scales: tuple[float, ...] = ()
     """Healthy mean of each part of a combined score."""
+    scale: LandmarkScale | None = None
+    """The intensity scale of the training scans: what `prepare_scan` needs for intensities by landmarks."""
     fingerprint: str = ""
     """SHA-256 of the saved detector's files; two detectors with one fingerprint give the same maps."""
 
@@ -61,8 +66,12 @@ class Detector:
         network: Network | None,
         training: Sequence[PreparedVolume],
         validation: Sequence[PreparedVolume],
+        *,
+        scale: LandmarkScale | None = None,
     ) -> Detector:
         """Fit the normative map on healthy training scans and the operating points on healthy validation scans.
+
+        ``scale`` is the one that both were prepared with.
 
         Raises
         ------
@@ -72,7 +81,7 @@ class Detector:
         channels = (training or validation)[0].image.shape[0] if (training or validation) else 1
         counts = {"training": len(training), "validation": len(validation)}
         network = _placed(network) if network is not None else None
-        detector = cls(config, network, None, (), 0.0, channels, counts)
+        detector = cls(config, network, None, (), 0.0, channels, counts, scale=scale)
         if config.score.kind in ("product", "sum"):
             detector = replace(detector, part_scales=_healthy_means(config, network, training))
         if config.score.normative:
@@ -142,6 +151,8 @@ class Detector:
             if self.normative is not None:
                 arrays = {"mean": self.normative.mean, "sd": self.normative.sd}
                 write_bytes(temporary / "normative.safetensors", save_arrays(arrays))
+            if self.scale is not None:
+                write_json(temporary / SCALE_FILE, self.scale.model_dump(mode="json"))
         return Detector.load(folder)
 
     @classmethod
@@ -172,6 +183,9 @@ class Detector:
         if config.score.normative:
             arrays = load_arrays(folder / "normative.safetensors")
             normative = NormativeMap(arrays["mean"], arrays["sd"])
+        scale = None
+        if config.preparation.intensity == "landmarks":
+            scale = parse(LandmarkScale, read_document(folder / SCALE_FILE), folder / SCALE_FILE)
         names = sorted(p.name for p in folder.iterdir() if p.is_file())
         digest = hashlib.sha256(json.dumps([(n, sha256(folder / n)) for n in names]).encode()).hexdigest()
         return cls(
@@ -183,6 +197,7 @@ class Detector:
             channels=content["channels"],
             calibrated_on=content["calibrated_on_healthy_scans"],
             part_scales=tuple(content["part_scales"]),
+            scale=scale,
             fingerprint=digest,
         )
 

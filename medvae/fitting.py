@@ -7,8 +7,10 @@ from pathlib import Path
 from medvae.config import Config
 from medvae.detector import FOLDER, Detector
 from medvae.errors import MedvaeError
+from medvae.files import write_json
 from medvae.manifest import Manifest
-from medvae.preparation.prepare import prepare_healthy
+from medvae.preparation.landmarks import FILE as SCALE_FILE
+from medvae.preparation.prepare import prepare_healthy, prepare_training
 from medvae.run_folder import check_run, open_run, record_cohort
 from medvae.training import train
 
@@ -40,8 +42,8 @@ def fit(config: Config, manifest: Manifest, out: Path | str, *, resume: bool = F
     out = check_run(out, config, resume=resume)
     if (out / FOLDER).is_dir():
         return Detector.load(out)
-    training = prepare_healthy(manifest, "train", config.preparation, quiet=quiet)
-    validation = prepare_healthy(manifest, "validation", config.preparation, quiet=quiet)
+    training, scale = prepare_training(manifest, config.preparation, quiet=quiet)
+    validation = prepare_healthy(manifest, "validation", config.preparation, scale=scale, quiet=quiet)
     if not training or not validation:
         raise MedvaeError(
             f"{manifest.path}: has {len(training)} healthy training scans and {len(validation)} healthy validation "
@@ -50,5 +52,7 @@ def fit(config: Config, manifest: Manifest, out: Path | str, *, resume: bool = F
         )
     open_run(out, config, resume=True)
     record_cohort(out, manifest)
+    if scale is not None:
+        write_json(out / SCALE_FILE, scale.model_dump(mode="json"))
     network = train(config, training, validation, out, resume=True, quiet=quiet) if config.network else None
-    return Detector.calibrate(config, network, training, validation).save(out / FOLDER)
+    return Detector.calibrate(config, network, training, validation, scale=scale).save(out / FOLDER)

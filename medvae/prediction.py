@@ -133,7 +133,7 @@ def predict(
 
 def predict_scan(detector: Detector, scan: Scan, out: Path, rate: float) -> Prediction:
     """Predict one scan and write its four files; the sidecar of the mask is written last and marks the scan done."""
-    volume = prepare_scan(scan.images, detector.config.preparation, mask=scan.mask)
+    volume = prepare_scan(scan.images, detector.config.preparation, mask=scan.mask, scale=detector.scale)
     native = volume.restore(detector.anomaly_map(volume))
     point = detector.point(rate)
     threshold = detector.map_threshold(point)
@@ -181,11 +181,24 @@ def _common_fields(detector: Detector, scan: Scan, volume: PreparedVolume) -> di
             for point in detector.points
         },
         "HealthyScans": detector.calibrated_on,
+        "BrainMaskFrom": volume.brain_from,
         "RegisteredToMNI152": volume.registered,
+        "RegistrationQuality": _quality(volume),
         "Software": {
             "medvae": __version__,
             **{name: _version(name) for name in ("torch", "numpy", "nibabel", "scipy")},
         },
+    }
+
+
+def _quality(volume: PreparedVolume) -> dict[str, object] | None:
+    if (quality := volume.quality) is None:
+        return None
+    return {
+        "TemplateDice": round(quality.dice, 4),
+        "MutualInformationNats": round(quality.mutual_information, 4),
+        "Scales": [round(scale, 4) for scale in quality.scales],
+        "Shear": round(quality.shear, 4),
     }
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-from medvae.config import PreparationConfig
+from medvae.config import BrainMethod, PreparationConfig
 from medvae.errors import MedvaeError
 from medvae.manifest import Case, Manifest, Split
+from medvae.preparation.extraction import find_brain
 from medvae.preparation.grid import STANDARD_GRID
-from medvae.preparation.intensity import normalise
-from medvae.preparation.mask import mask_from_background
-from medvae.preparation.registration import move_brain, read_template, register
+from medvae.preparation.intensity import limited, normalise, on_scale
+from medvae.preparation.landmarks import LandmarkScale, fit_landmarks
+from medvae.preparation.registration import RegistrationQuality, measure_quality, move_brain, read_template, register
 from medvae.progress import Progress
 from medvae.volume import Geometry, Volume, read_volume, resample
 
@@ -32,7 +33,8 @@ class PreparedVolume:
 
     ``image`` ``(C, X, Y, Z)`` float32 and ``mask`` ``(X, Y, Z)`` bool lie on the standard grid; ``source`` is the
     first modality as it was read, ``source_mask`` the brain on the source's grid, and ``transform`` ``(4, 4)``
-    leads from the standard grid's world to the source's, in mm.
+    leads from the standard grid's world to the source's, in mm. ``brain_from`` says where the mask was taken from
+    ("given", "background", "deepbet" or "hdbet"), ``quality`` how well the brain lies on the template.
     """
 
     image: np.ndarray
@@ -41,6 +43,8 @@ class PreparedVolume:
     source_mask: np.ndarray
     transform: np.ndarray
     registered: bool
+    brain_from: str = "given"
+    quality: RegistrationQuality | None = None
 
     def restore(self, standard_map: np.ndarray) -> np.ndarray:
         """A map ``(X, Y, Z)`` of the standard grid on the scan's own grid, float32, 0 outside the brain.
@@ -55,8 +59,10 @@ class PreparedVolume:
         return np.where(self.source_mask, native, 0.0).astype(np.float32)
 
 
-def prepare_case(manifest: Manifest, case: Case, config: PreparationConfig) -> PreparedVolume:
-    """Read and prepare a case of a manifest.
+def prepare_case(
+    manifest: Manifest, case: Case, config: PreparationConfig, *, scale: LandmarkScale | None = None
+) -> PreparedVolume:
+    """Read and prepare a case of a manifest; ``scale`` as in :func:`prepare_scan`.
 
     Raises
     ------
@@ -65,15 +71,38 @@ def prepare_case(manifest: Manifest, case: Case, config: PreparationConfig) -> P
     """
     try:
         mask = manifest.resolve(case.mask) if case.mask else None
-        return prepare_scan(manifest.images(case), config, mask=mask)
+        return prepare_scan(manifest.images(case), config, mask=mask, scale=scale)
     except MedvaeError as error:
         raise MedvaeError(f'{manifest.path}: case "{case.id}": {error}') from None
 
 
+def prepare_training(
+    manifest: Manifest, config: PreparationConfig, *, quiet: bool = False
+) -> tuple[list[PreparedVolume], LandmarkScale | None]:
+    """Prepare the healthy training scans and, for intensities by landmarks, learn the scale from them.
+
+    Raises
+    ------
+    MedvaeError
+        As :func:`prepare_healthy` and :func:`fit_landmarks`.
+    """
+    if config.intensity != "landmarks":
+        return prepare_healthy(manifest, "train", config, quiet=quiet), None
+    plain = config.model_copy(update={"intensity": "percentile", "clip": None})
+    volumes = prepare_healthy(manifest, "train", plain, quiet=quiet)
+    scale = fit_landmarks([v.image for v in volumes], [v.mask for v in volumes], config.percentiles)
+    return [_standardised(volume, scale, config) for volume in volumes], scale
+
+
 def prepare_healthy(
-    manifest: Manifest, split: Split, config: PreparationConfig, *, quiet: bool = False
+    manifest: Manifest,
+    split: Split,
+    config: PreparationConfig,
+    *,
+    scale: LandmarkScale | None = None,
+    quiet: bool = False,
 ) -> list[PreparedVolume]:
-    """Prepare all healthy cases of a split, with a progress display.
+    """Prepare all healthy cases of a split, with a progress display; ``scale`` as in :func:`prepare_scan`.
 
     Raises
     ------
@@ -84,30 +113,34 @@ def prepare_healthy(
     prepared = []
     with Progress(f"Preparing {split} scans", len(cases), quiet=quiet) as progress:
         for done, case in enumerate(cases, start=1):
-            prepared.append(prepare_case(manifest, case, config))
+            prepared.append(prepare_case(manifest, case, config, scale=scale))
             progress.update(done, case=case.id)
     return prepared
 
 
 def prepare_scan(
-    images: Sequence[Path | str], config: PreparationConfig, *, mask: Path | str | None = None
+    images: Sequence[Path | str],
+    config: PreparationConfig,
+    *,
+    mask: Path | str | None = None,
+    scale: LandmarkScale | None = None,
 ) -> PreparedVolume:
     """Read a scan (one file per modality, on one common grid) and bring it to the standard grid.
 
     The steps: brain mask, bias field, registration to MNI152, resampling, intensities. Without ``mask`` the brain
-    is the nonzero region of a skull-stripped scan.
+    is found as ``config.brain`` says; ``scale`` is the one that a detector has learned for intensities by landmarks.
 
     Raises
     ------
     MedvaeError
-        For a file that cannot be read, modalities or a mask on another grid, an empty brain, a scan with its
-        skull, or a brain that does not lie where the standard brain lies.
+        For a file that cannot be read, modalities or a mask on another grid, a brain that is empty or cannot be
+        found, or that does not lie where the standard brain lies.
     """
     volumes = [read_volume(image) for image in images]
     first = volumes[0]
     for other in volumes[1:]:
         require_same_grid(other, first.geometry, f"the first modality {first.path}")
-    brain = brain_mask(first, mask)
+    brain, brain_from = _brain(first, mask, config.brain)
 
     arrays = [volume.array for volume in volumes]
     if config.bias_field == "n4":
@@ -130,27 +163,33 @@ def prepare_scan(
             f"check its orientation in a viewer."
         )
     prepared = []
-    for volume, array in zip(volumes, arrays, strict=True):
+    for modality, (volume, array) in enumerate(zip(volumes, arrays, strict=True)):
         moved, mask_on_grid = move_brain(array, brain, first.geometry, STANDARD_GRID, transform)
-        prepared.append(normalise(moved, mask_on_grid, config, str(volume.path)))
-    return PreparedVolume(np.stack(prepared), mask_on_grid, first, brain, transform, registered)
+        source = str(volume.path)
+        prepared.append(normalise(moved, mask_on_grid, config, source, scale=scale, modality=modality))
+    quality = measure_quality(prepared[0], mask_on_grid, transform)
+    return PreparedVolume(np.stack(prepared), mask_on_grid, first, brain, transform, registered, brain_from, quality)
 
 
-def brain_mask(volume: Volume, mask: Path | str | None) -> np.ndarray:
-    """The brain of a scan on its own grid, ``(X, Y, Z)`` bool: the given mask, or where a stripped scan is not zero.
+def brain_mask(volume: Volume, mask: Path | str | None, method: BrainMethod = "auto") -> np.ndarray:
+    """The brain of a scan on its own grid, ``(X, Y, Z)`` bool: the given mask, or what ``method`` finds.
 
     Raises
     ------
     MedvaeError
-        If the mask is empty or lies on another grid, or the scan is empty or has its skull.
+        If the mask is empty or lies on another grid, or no brain can be found.
     """
+    return _brain(volume, mask, method)[0]
+
+
+def _brain(volume: Volume, mask: Path | str | None, method: BrainMethod) -> tuple[np.ndarray, str]:
     if mask is None:
-        return mask_from_background(volume.array, volume.geometry, source=str(volume.path))
+        return find_brain(volume, method)
     given = read_volume(mask)
     require_same_grid(given, volume.geometry, f"its image {volume.path}")
     if not given.array.any():
         raise MedvaeError(f"{mask}: the brain mask is empty. Remove it from the manifest, or make it again.")
-    return given.array > 0.5
+    return given.array > 0.5, "given"
 
 
 def require_same_grid(volume: Volume, expected: Geometry, what: str) -> None:
@@ -164,6 +203,16 @@ def require_same_grid(volume: Volume, expected: Geometry, what: str) -> None:
             f"{volume.path}: lies up to {distance:.1f} mm away from {what} (orientation {found.orientation} against "
             f"{expected.orientation}). Resample it onto that grid, or repair its header."
         )
+
+
+def _standardised(volume: PreparedVolume, scale: LandmarkScale, config: PreparationConfig) -> PreparedVolume:
+    """A volume that was prepared with unlimited percentiles, on the learned scale: what `normalise` would give."""
+    mask, source = volume.mask, str(volume.source.path)
+    channels = [
+        limited(on_scale(channel, mask, scale, modality, source), mask, config)
+        for modality, channel in enumerate(volume.image)
+    ]
+    return replace(volume, image=np.stack(channels))
 
 
 def _on_grid(mask: np.ndarray, geometry: Geometry, transform: np.ndarray) -> np.ndarray:
