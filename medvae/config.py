@@ -40,6 +40,15 @@ class PreparationConfig(Strict):
     clip: tuple[float, float] | None = (-0.25, 1.5)
     """Limits of the normalised intensity, or null."""
 
+    @model_validator(mode="after")
+    def _limits(self) -> PreparationConfig:
+        if self.intensity == "zscore" and self.clip is not None and self.clip[0] > -1:
+            raise ValueError(
+                f'intensity "zscore" has its mean at 0: clip {list(self.clip)} would cut off much of the brain. Write '
+                f"clip: null, or limits such as [-4, 6]."
+            )
+        return self
+
 
 class SamplingConfig(Strict):
     """From prepared volumes to batches of slices or patches."""

@@ -13,7 +13,6 @@ import argparse
 import csv
 import io
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -32,7 +31,7 @@ from medvae.reporting.tables import markdown_table, print_table
 from medvae.schema import read_document
 from medvae.volume import Volume, read_volume
 
-COLUMNS = ("dice", "mutual_information", "scale_x", "scale_y", "scale_z", "shear", "seconds")
+COLUMNS = ("dice", "mutual_information", "scale_x", "scale_y", "scale_z", "shear")
 WORST = 6
 
 
@@ -59,13 +58,11 @@ def read_brain(group: str, path: Path) -> tuple[Volume, np.ndarray]:
 def measure(group: str, path: Path) -> dict:
     """Register one scan; a refused one has its message as ``problem`` and no numbers."""
     scan, mask = read_brain(group, path)
-    started = time.perf_counter()
     row = {"id": name_of(group, path), "group": group}
     try:
         found = register(scan.array, mask, scan.geometry, source=path.name)
     except MedvaeError as error:
         return {**row, "problem": str(error)}
-    row["seconds"] = round(time.perf_counter() - started, 1)
     numbers = {key: value for key, value in asdict(found.quality).items() if key != "scales"}
     numbers.update(zip(("scale_x", "scale_y", "scale_z"), found.quality.scales, strict=True))
     return {**row, **{key: round(value, 4) for key, value in numbers.items()}, "transform": found.transform.tolist()}

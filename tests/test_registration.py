@@ -13,6 +13,7 @@ from medvae.preparation.itk import RAS_TO_LPS, to_array, to_image
 from medvae.preparation.registration import (
     Registration,
     RegistrationQuality,
+    measure_quality,
     move_brain,
     read_template,
     register,
@@ -73,6 +74,8 @@ def test_images_lie_in_itk_where_the_geometry_says():
     [
         (np.diag([0.6, 0.9, 0.9, 1]), "0.60, 0.90, 0.90"),
         (np.diag([-1.0, 1, 1, 1]), "mirrored"),
+        (np.array([[1.0, 0.4, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), "sheared by 0.37"),
+        (np.diag([1, 1.0, -1, 1]), "mutual information with the template is 0.0"),
         (np.array([[1.0, 0, 0, 60], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), "Dice 0."),
     ],
 )
@@ -81,6 +84,25 @@ def test_an_impossible_brain_is_refused_by_name(monkeypatch, transform, complain
     monkeypatch.setattr(registration, "_optimise", lambda *_: transform)
     with pytest.raises(MedvaeError, match=f"sub-01.nii.gz.*{complaint}.*orientation labels"):
         register(template, mask, STANDARD_GRID, source="sub-01.nii.gz")
+
+
+def test_information_tells_an_upside_down_brain_from_an_upright_one_of_any_contrast():
+    template, mask = read_template()
+    noisy = template + np.random.default_rng(0).normal(0, 0.1 * template.max(), mask.shape)
+    upright = measure_quality(noisy, mask, np.eye(4))
+    inverted = measure_quality(5 - 0.01 * noisy, mask, np.eye(4))
+    turned = measure_quality(noisy[:, :, ::-1], mask[:, :, ::-1], np.eye(4))
+    assert upright.dice == 1
+    assert (upright.scales, upright.shear) == ((1, 1, 1), 0)
+    assert inverted.mutual_information == pytest.approx(upright.mutual_information, rel=0.01)
+    assert turned.dice > 0.8  # the outline alone does not tell
+    assert turned.mutual_information < registration.SMALLEST_INFORMATION < 0.3 * upright.mutual_information
+
+
+def test_quality_of_nothing_is_nothing():
+    template, mask = read_template()
+    assert measure_quality(template, np.zeros_like(mask), np.eye(4)).mutual_information == 0
+    assert measure_quality(np.full(mask.shape, 7.0), mask, np.eye(4)).mutual_information == pytest.approx(0, abs=1e-9)
 
 
 def test_a_registration_cannot_be_changed_afterwards():
