@@ -187,6 +187,7 @@ def _common_fields(detector: Detector, scan: Scan, volume: PreparedVolume) -> di
         "Software": {
             "medvae": __version__,
             **{name: _version(name) for name in ("torch", "numpy", "nibabel", "scipy")},
+            **({"deepbet": _version("deepbet")} if volume.brain_from == "deepbet" else {}),
         },
     }
 
