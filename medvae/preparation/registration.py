@@ -32,7 +32,7 @@ SMALLEST_INFORMATION = 0.08
 :func:`measure_quality`."""
 SCALES = (0.7, 1.4)
 """Sizes of a brain relative to the template along one axis that are possible in adults."""
-LARGEST_SHEAR = 0.2
+LARGEST_SHEAR = 0.15
 """Cosine between two axes of the standard space, seen in the scan, that no head has."""
 
 _BINS = 32
