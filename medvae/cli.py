@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,17 +10,24 @@ from typing import Annotated
 import typer
 
 from medvae.errors import MedvaeError
+from medvae.importing.commands import app as manifest_app
 
 app = typer.Typer(
     help="Find what does not belong in a brain MRI, after having seen healthy scans only.\n\n"
-    "A run goes: [bold]check[/] a manifest, [bold]train[/] on its healthy scans, [bold]predict[/] anomaly maps and "
-    "lesion masks, [bold]evaluate[/] them where the truth is known.",
+    "A run goes: make a [bold]manifest[/], [bold]check[/] it, [bold]prepare[/] its scans if they are many, "
+    "[bold]train[/] on the healthy ones, [bold]predict[/] anomaly maps and lesion masks, [bold]evaluate[/] them where "
+    "the truth is known.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(manifest_app, name="manifest")
 
+Cache = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Open prepared scans here (see medvae prepare), and keep the missing ones here."),
+]
 ManifestFile = Annotated[Path, typer.Argument(metavar="MANIFEST", help="JSON file that lists the cohort.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.")]
 
@@ -61,6 +69,58 @@ def check(manifest: ManifestFile) -> None:
     console.print("Everything is in order.")
 
 
+@app.command(epilog="Example: medvae prepare cohort.json --config configs/cevae_slice.yaml --out cache --jobs 4")
+def prepare(
+    manifest: ManifestFile,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Single values, as preparation.bias_field=n4.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of the method; the default preparation without it.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The cache: a new folder, or one that goes on being filled.")] = ...,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Scans prepared at a time, a core each.")] = 1,
+    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be repeated.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Prepare the scans of a cohort into a cache that train and predict can use with --cache.
+
+    Scans that the cache holds already are kept, so the same command goes on after Ctrl-C; a scan that fails does not
+    stop the others. Writes preparation.csv and preparation.json into the cache. Exit code 1 if a scan failed.
+    """
+    from medvae.config import read_config
+    from medvae.manifest import read_manifest
+
+    settings = read_config(config, overrides).preparation
+    cohort = read_manifest(manifest, files_must_exist=False)
+    cases = [case for case in cohort.cases if not split or case.split in split]
+    if not cases:
+        raise MedvaeError(f"{manifest}: has no case in split {', '.join(split or [])}. Choose another with --split.")
+    from medvae.preparation.cohort import prepare_cohort
+
+    try:
+        records = prepare_cohort(cohort, cases, settings, out, jobs=jobs, quiet=quiet)
+    except KeyboardInterrupt:
+        typer.echo(f"\nStopped. What was prepared is in {out}. Go on with the same command.", err=True)
+        raise typer.Exit(130) from None
+    failed = [record for record in records if record.state == "failed"]
+    if failed:
+        from rich.markup import escape
+
+        from medvae.reporting.tables import print_table
+
+        rows = [[escape(record.id), record.split, escape(record.problem)] for record in failed]
+        print_table(f"{cohort.name}: {len(failed)} of {len(records)} scans failed", ["case", "split", "why"], rows)
+        raise MedvaeError(
+            f"{manifest}: {len(failed)} of {len(records)} scans could not be prepared (listed above and in "
+            f"{out / 'preparation.csv'}). Mend them and run the same command again: the others are kept."
+        )
+    made = sum(record.state == "prepared" for record in records)
+    typer.echo(f"{made} scans prepared, {len(records) - made} were there: {out}")
+    known = " ".join(shlex.quote(str(word)) for word in ("--data", manifest, "--cache", out))
+    typer.echo(f"next: medvae train {config or 'CONFIG'} {known} --out RUN")
+
+
 @app.command(
     epilog="Example: medvae train configs/cevae_slice.yaml --data data_manifests/included_t1.json --out runs/a"
 )
@@ -71,6 +131,7 @@ def train(
     ] = None,
     data: Annotated[Path, typer.Option(help="Manifest of the cohort (JSON).")] = ...,
     out: Annotated[Path, typer.Option(help="Run folder; it must be new, unless --resume.")] = ...,
+    cache: Cache = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -86,13 +147,42 @@ def train(
     from medvae.fitting import fit
 
     try:
-        detector = fit(settings, cohort, out, resume=resume, quiet=quiet)
+        detector = fit(settings, cohort, out, cache=cache, resume=resume, quiet=quiet)
     except KeyboardInterrupt:
         typer.echo(f"\nStopped. What was learned is in {out}. Go on with the same command and --resume.", err=True)
         raise typer.Exit(130) from None
     for point in detector.points:
         typer.echo(f"threshold at healthy FPR {point.false_positive_rate:g}: {point.threshold:.4g}")
     typer.echo(f"detector: {out / 'detector'}")
+    typer.echo(f"next: medvae predict {out} SCAN.nii.gz --out DIR")
+
+
+@app.command(
+    epilog="Example: medvae ensemble runs/axial runs/coronal runs/sagittal "
+    "--data data_manifests/included_t1.json --out runs/planes"
+)
+def ensemble(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders to average, two or more.")],
+    data: Annotated[Path, typer.Option(help="Manifest whose healthy validation scans set the thresholds.")] = ...,
+    out: Annotated[Path, typer.Option(help="A new folder; use it like a run folder.")] = ...,
+    name: Annotated[str, typer.Option(help="Name in tables and sidecars.")] = "ensemble",
+    cache: Cache = None,
+    quiet: Quiet = False,
+) -> None:
+    """Average the scores of several trained runs: other seeds, other planes, other methods.
+
+    Each score is brought to one scale by its own healthy scans first. Predicting with an ensemble also writes
+    ID_desc-spread_probseg.nii.gz, which is high where its members disagree.
+    """
+    from medvae.manifest import read_manifest
+
+    cohort = read_manifest(data)
+    from medvae.fitting import fit_ensemble
+
+    found = fit_ensemble(runs, cohort, out, name=name, cache=cache, quiet=quiet)
+    for point in found.points:
+        typer.echo(f"threshold at healthy FPR {point.false_positive_rate:g}: {point.threshold:.4g}")
+    typer.echo(f"ensemble of {', '.join(found.members)}: {out / 'detector'}")
     typer.echo(f"next: medvae predict {out} SCAN.nii.gz --out DIR")
 
 
@@ -108,6 +198,7 @@ def predict(
     fpr: Annotated[
         float | None, typer.Option(help="Operating point of the lesion mask; the config's by default.")
     ] = None,
+    cache: Cache = None,
     pictures: Annotated[bool, typer.Option(help="Also draw a PNG per scan.")] = True,
     quiet: Quiet = False,
 ) -> None:
@@ -119,16 +210,16 @@ def predict(
     """
     if bool(scans) == bool(manifest):
         raise typer.BadParameter("give scans, or --manifest, and not both.")
-    from medvae.detector import Detector
+    from medvae.ensemble import load_detector
     from medvae.manifest import read_manifest
     from medvae.prediction import predict as predict_scans
     from medvae.prediction import scans_of_files, scans_of_manifest
 
-    detector = Detector.load(run)
+    detector = load_detector(run)
     chosen = scans_of_manifest(read_manifest(manifest), split) if manifest else scans_of_files(scans or [])
     if not chosen:
         raise MedvaeError(f"{manifest}: has no case in split {', '.join(split)}. Choose another with --split.")
-    predictions, failures = predict_scans(detector, chosen, out, rate=fpr, quiet=quiet)
+    predictions, failures = predict_scans(detector, chosen, out, rate=fpr, cache=cache, quiet=quiet)
     if pictures:
         from medvae.reporting.case_picture import draw_predictions
 

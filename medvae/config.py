@@ -14,10 +14,15 @@ import yaml
 from pydantic import Field, model_validator
 
 from medvae.errors import MedvaeError
+from medvae.networks.limits import require_fit
+from medvae.preparation.grid import STANDARD_GRID
 from medvae.schema import Strict, parse, read_document
 
 Plane = Literal["axial", "coronal", "sagittal"]
 BrainMethod = Literal["auto", "background", "deepbet", "hdbet"]
+
+PLANE_AXIS: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
+"""Array axis of the standard grid (RAS) that a slice is perpendicular to."""
 
 
 class PreparationConfig(Strict):
@@ -70,16 +75,21 @@ class SamplingConfig(Strict):
     workers: int = Field(1, ge=0)
     """Processes that cut and augment; 0 does so in the training process."""
 
+    @property
+    def tile_shape(self) -> tuple[int, ...]:
+        """Spatial shape of a tile: two axes for slices, three for patches."""
+        if self.kind == "patch":
+            return self.patch_size
+        return tuple(n for axis, n in enumerate(STANDARD_GRID.shape) if axis != PLANE_AXIS[self.plane])
+
     @model_validator(mode="after")
     def _fits(self) -> SamplingConfig:
-        if self.kind == "patch":
-            from medvae.preparation.grid import STANDARD_GRID
-
-            if any(patch > length for patch, length in zip(self.patch_size, STANDARD_GRID.shape, strict=True)):
-                raise ValueError(
-                    f"patch_size {list(self.patch_size)} is larger than the standard grid {list(STANDARD_GRID.shape)} "
-                    f"along some axis: use at most that."
-                )
+        grid = STANDARD_GRID.shape
+        if self.kind == "patch" and any(patch > length for patch, length in zip(self.patch_size, grid, strict=True)):
+            raise ValueError(
+                f"patch_size {list(self.patch_size)} is larger than the standard grid {list(grid)} along some axis: "
+                f"use at most that."
+            )
         return self
 
 
@@ -108,6 +118,9 @@ class AugmentationConfig(Strict):
     """Exponent applied to the intensity range."""
     brightness: tuple[float, float] = (0.95, 1.05)
     """Factor on the intensities, drawn for each channel."""
+    sharpness: tuple[float, float] = (0.0, 0.0)
+    """Weight of the difference to a copy blurred by one voxel that is added: −1 is the blurred copy, 1 doubles the fine
+    detail. Scanners differ in it."""
     noise_variance: tuple[float, float] = (0.0, 0.0004)
     """Variance of additive Gaussian noise, on normalised intensities."""
     enabled: bool = True
@@ -123,15 +136,44 @@ class AugmentationConfig(Strict):
             low, high = getattr(self, name)
             if not 0 <= low <= high:
                 raise ValueError(f"{name} must be a range from low to high, not negative; found {(low, high)}.")
+        if not -1 <= self.sharpness[0] <= self.sharpness[1]:
+            raise ValueError(f"sharpness must be a range from low to high, not below −1; found {self.sharpness}.")
+        return self
+
+
+LesionKind = Literal["dark", "bright", "grey", "foreign", "texture", "ring", "oedema"]
+
+
+class LesionConfig(Strict):
+    """Lesions put into healthy tiles, for a network to learn from; see ``medvae/lesions/synthesis.py``."""
+
+    count: tuple[int, int] = (0, 5)
+    """Fewest and most lesions per tile."""
+    radius_mm: tuple[float, float] = (2.0, 25.0)
+    """Smallest and largest mean radius, drawn so that each octave is equally likely."""
+    kinds: tuple[LesionKind, ...] = Field(
+        ("dark", "bright", "grey", "foreign", "texture", "ring", "oedema"), min_length=1
+    )
+    """What a lesion does to its tissue, each with equal probability (one that is named twice, twice as often)."""
+    white_matter: float = Field(0.5, ge=0, le=1)
+    """Share of the lesions below 16 mm of radius that are placed in the brighter half of the brain."""
+
+    @model_validator(mode="after")
+    def _ranges(self) -> LesionConfig:
+        if not 0 <= self.count[0] <= self.count[1] or self.count[1] == 0:
+            raise ValueError(f"count must be a range from low to high that is not always 0; found {self.count}.")
+        if not 1 <= self.radius_mm[0] <= self.radius_mm[1]:
+            raise ValueError(f"radius_mm must be a range from low to high, at least 1 mm; found {self.radius_mm}.")
         return self
 
 
 class NetworkConfig(Strict):
     """A network for slices (2D) or patches (3D); see ``medvae/networks/``."""
 
-    kind: Literal["vae", "autoencoder_kl", "unet"] = "vae"
+    kind: Literal["vae", "autoencoder_kl", "unet", "segmenter"] = "vae"
     """"vae": stride-2 convolutions. "autoencoder_kl": MONAI's residual VAE (Rombach et al. 2022, arXiv 2112.10752).
-    "unet": MONAI's U-Net, without a latent, to restore the scan from coarse noise (Kascenas et al. 2022)."""
+    "unet": MONAI's U-Net, without a latent, to restore the scan from coarse noise (Kascenas et al. 2022). "segmenter":
+    the same U-Net with a logit for each voxel, to find what was inserted into healthy scans."""
     widths: tuple[int, ...] = Field((16, 32, 64, 128), min_length=1)
     """Channels after each stride-2 convolution; their number is the depth. "autoencoder_kl": channels of each level,
     of which the first is the full resolution."""
@@ -166,9 +208,10 @@ class NetworkConfig(Strict):
 class ObjectiveConfig(Strict):
     """What the network is trained to minimise."""
 
-    kind: Literal["vae", "cevae", "dae"] = "cevae"
+    kind: Literal["vae", "cevae", "dae", "discrepancy"] = "cevae"
     """"vae": the negative ELBO. "cevae": mixed with context encoding (Zimmerer et al. 2018, arXiv 1812.05941). "dae":
-    restore the scan from coarse noise (Kascenas et al. 2022)."""
+    restore the scan from coarse noise (Kascenas et al. 2022). "discrepancy": segment lesions that were inserted into
+    healthy scans (foreign patches, Tan et al. 2020, arXiv 2011.04197)."""
     likelihood: Literal["laplace", "gaussian"] = "laplace"
     """Distribution of a voxel around its reconstruction: absolute or squared error."""
     likelihood_scale: float = Field(0.05, gt=0)
@@ -177,6 +220,12 @@ class ObjectiveConfig(Strict):
     """Weight of the KL divergence; both terms are sums per sample, in nats."""
     kl_warmup_steps: int = Field(0, ge=0)
     """Steps over which β rises from 0 to its value."""
+    geco_target: float | None = None
+    """Reconstruction term, in nats per brain voxel, that training is held to: β then starts at its value and falls
+    while the reconstruction is worse, and rises while it is better (GECO: Rezende & Viola 2018, arXiv 1810.00597).
+    The scale is that of "reconstruction" in metrics.jsonl; null keeps β."""
+    geco_speed: float = Field(0.05, gt=0)
+    """Change of log β per step and nat of difference from the target (GECO)."""
     free_nats: float = Field(0.0, ge=0)
     """KL that each latent dimension may spend without being charged for less (Kingma 2016, arXiv 1606.04934)."""
     noise_cell: int = Field(8, ge=1)
@@ -191,6 +240,22 @@ class ObjectiveConfig(Strict):
     """Side of a square as a fraction of the sample's shortest side."""
     context_fill: Literal["zero", "value", "noise"] = "value"
     """What replaces the blanked voxels: 0, one random value per square, or uniform noise."""
+    lesions: LesionConfig = LesionConfig()
+    """What is inserted (discrepancy)."""
+    appearance: AugmentationConfig = AugmentationConfig(
+        rotation_degrees=0, scale=(1, 1), mirror=False, bias_field=0.3, gamma=(0.6, 1.6), brightness=(0.8, 1.2),
+        contrast=(0.7, 1.4), sharpness=(-0.9, 1.5), noise_variance=(0.0, 0.001),
+    )  # fmt: skip
+    """Changes to the scan after lesions were inserted, so that both look alike: other scanners (discrepancy)."""
+
+    @model_validator(mode="after")
+    def _geco(self) -> ObjectiveConfig:
+        if self.geco_target is not None:
+            if self.kind == "dae" or self.beta == 0:
+                raise ValueError("geco_target adapts β, which this objective does not use: remove it.")
+            if self.kl_warmup_steps:
+                raise ValueError("geco_target and kl_warmup_steps both change β: keep one of the two.")
+        return self
 
 
 class TrainingConfig(Strict):
@@ -222,7 +287,7 @@ class TrainingConfig(Strict):
 
 NETWORK_SCORES = (
     "residual", "squared_residual", "kl_gradient", "reconstruction_gradient", "elbo_gradient", "context", "restoration",
-    "product", "sum",
+    "product", "sum", "discrepancy",
 )  # fmt: skip
 """Kinds of score that need a network."""
 
@@ -244,12 +309,13 @@ class ScoreConfig(Strict):
 
     kind: Literal[
         "residual", "squared_residual", "kl_gradient", "reconstruction_gradient", "elbo_gradient", "context",
-        "restoration", "product", "sum", "intensity", "equalized_intensity",
+        "restoration", "product", "sum", "discrepancy", "intensity", "equalized_intensity",
     ] = "residual"  # fmt: skip
     """"residual": scan − reconstruction with z = μ, signed; "squared_residual": its square. "*_gradient": |∂L/∂x| of a
     loss term (Zimmerer et al. 2019, arXiv 1912.00003). "context": signed residual against what the network restores
     where it was blanked. "restoration": signed change until the model believes the scan (Chen et al. 2020,
-    doi:10.1016/j.media.2020.101713). "product" and "sum" combine ``parts``. "intensity" and
+    doi:10.1016/j.media.2020.101713). "product" and "sum" combine ``parts``. "discrepancy": the logit of a network that
+    segments (network.kind segmenter). "intensity" and
     "equalized_intensity" are the scan itself and need no network."""
     polarity: Literal["bright", "dark", "both"] = "both"
     """Which sign is anomalous: brighter than expected, darker than expected, or either."""
@@ -277,6 +343,8 @@ class ScoreConfig(Strict):
     """Gradient steps of the restoration score."""
     restoration_step_size: float = Field(0.01, gt=0)
     """Root mean square change of a step, in normalised intensity."""
+    flipped: bool = False
+    """Average with the score of the mirrored scan ("discrepancy")."""
     batch_size: int = Field(64, ge=1)
     """Slices scored at once (a sixteenth of it for patches); the score does not depend on it."""
 
@@ -285,6 +353,8 @@ class ScoreConfig(Strict):
         unsigned = self.kind.endswith("_gradient") or self.kind in ("squared_residual", "product", "sum")
         if unsigned and self.polarity == "dark":
             raise ValueError(f'kind "{self.kind}" is never negative, so polarity "dark" finds nothing: use "bright".')
+        if self.kind == "discrepancy" and self.polarity != "bright":
+            raise ValueError('kind "discrepancy" is high where a lesion is, whatever its sign: write polarity: bright.')
         if self.kind in ("product", "sum") and len(self.parts) < 2:
             raise ValueError(f'kind "{self.kind}" needs at least two parts.')
         return self
@@ -343,40 +413,65 @@ class Config(Strict):
         return self
 
     @model_validator(mode="after")
+    def _network_fits_tile(self) -> Config:
+        if self.network is not None:
+            try:
+                require_fit(self.network, self.sampling.tile_shape)
+            except ValueError as error:
+                raise ValueError(f"network: {error}") from None
+        return self
+
+    @model_validator(mode="after")
     def _posterior(self) -> Config:
-        if self.network is None or self.network.kind != "unet":
+        if self.network is None:
             return self
-        kinds = [part.kind for part in self.score.parts] if self.score.kind in ("product", "sum") else [self.score.kind]
-        for kind in kinds:
-            if kind in ("kl_gradient", "elbo_gradient", "restoration"):
-                where = "score.parts" if self.score.kind in ("product", "sum") else "score.kind"
-                raise ValueError(
-                    f'{where} "{kind}" needs a KL divergence, which network.kind "unet" does not have: score with '
-                    f'"residual", "squared_residual" or "reconstruction_gradient", or write network.kind: vae.'
-                )
-        if self.objective.kind in ("vae", "cevae"):
+        segmenting = {
+            "network.kind: segmenter": self.network.kind == "segmenter",
+            "objective.kind: discrepancy": self.objective.kind == "discrepancy",
+            "score.kind: discrepancy": self.score.kind == "discrepancy",
+        }
+        if any(segmenting.values()):
+            missing = [option for option, given in segmenting.items() if not given]
+            if missing:
+                raise ValueError(f"a network that segments inserted lesions needs {' and '.join(segmenting)}; write "
+                                 f"{', '.join(missing)}.")  # fmt: skip
+            return self
+        unet = self.network.kind == "unet"
+        if unet and self.objective.kind in ("vae", "cevae"):
             raise ValueError(
                 f'objective.kind "{self.objective.kind}" needs a KL divergence, which network.kind "unet" does not '
                 f"have: write objective.kind: dae, or network.kind: vae."
             )
+        combined = self.score.kind in ("product", "sum")
+        for kind in [part.kind for part in self.score.parts] if combined else [self.score.kind]:
+            if kind in ("kl_gradient", "elbo_gradient", "restoration") and (unet or self.objective.kind == "dae"):
+                reason = (
+                    'which network.kind "unet" does not have' if unet else 'which objective.kind "dae" does not train'
+                )
+                raise ValueError(
+                    f'score.{"parts" if combined else "kind"} "{kind}" needs a KL divergence, {reason}: score with '
+                    f'"residual", "squared_residual" or "reconstruction_gradient", or train a network.kind: vae with '
+                    f"objective.kind: vae or cevae."
+                )
         return self
 
 
-def read_config(path: Path | str, overrides: list[str] | None = None) -> Config:
-    """Read a YAML config and apply overrides of the form ``training.steps=200``.
+def read_config(path: Path | str | None, overrides: list[str] | None = None) -> Config:
+    """Read a YAML config and apply overrides of the form ``training.steps=200``; without a path, the defaults.
 
     Raises
     ------
     MedvaeError
         For a missing file, an unknown key (the nearest valid one is named), a wrong type or contradictory options.
     """
-    content = read_document(path)
-    source = str(path)
+    content = {"name": "defaults"} if path is None else read_document(path)
+    source = "the default config" if path is None else str(path)
     for override in overrides or []:
         if not isinstance(content, dict):
             break
         _apply(content, override)
-        source = f"{path} with {' '.join(overrides or [])}"
+    if overrides:
+        source += f" with {' '.join(overrides)}"
     return parse(Config, content, source)
 
 

@@ -9,10 +9,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,43 +19,31 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 
-from medvae import __version__
-from medvae.calibration import NormativeMap, OperatingPoint, fit_normative, operating_points
-from medvae.config import Config, dump_config, read_config
+from medvae.calibrated import CALIBRATION, Calibrated, read_calibrated
+from medvae.calibration import NormativeMap, fit_normative, operating_points
+from medvae.config import Config
 from medvae.errors import MedvaeError
-from medvae.files import sha256, whole_folder, write_bytes, write_json, write_text
+from medvae.files import write_bytes
 from medvae.networks.build import Network
-from medvae.preparation.landmarks import FILE as SCALE_FILE
 from medvae.preparation.landmarks import LandmarkScale
 from medvae.preparation.prepare import PreparedVolume
-from medvae.schema import parse, read_document
 from medvae.scoring.volume import score_parts, score_volume
 from medvae.training import load_network
 
 FOLDER = "detector"
 
 
-@dataclass(frozen=True)
-class Detector:
+@dataclass(frozen=True, kw_only=True)
+class Detector(Calibrated):
     """Finds anomalies in a prepared volume.
 
     Made by `Detector.calibrate` from a trained network and healthy scans, or by `Detector.load` from a folder.
     """
 
-    config: Config
     network: Network | None
-    normative: NormativeMap | None
-    points: tuple[OperatingPoint, ...]
-    healthy_median: float
-    channels: int
-    calibrated_on: dict[str, int]
-    """Number of healthy scans: ``{"training": …, "validation": …}``."""
+    normative: NormativeMap | None = None
     part_scales: tuple[float, ...] = ()
     """Healthy mean of each part of a combined score."""
-    scale: LandmarkScale | None = None
-    """The intensity scale of the training scans: what `prepare_scan` needs for intensities by landmarks."""
-    fingerprint: str = ""
-    """SHA-256 of the saved detector's files; two detectors with one fingerprint give the same maps."""
 
     @classmethod
     def calibrate(
@@ -81,7 +67,7 @@ class Detector:
         channels = (training or validation)[0].image.shape[0] if (training or validation) else 1
         counts = {"training": len(training), "validation": len(validation)}
         network = _placed(network) if network is not None else None
-        detector = cls(config, network, None, (), 0.0, channels, counts, scale=scale)
+        detector = cls(config=config, network=network, channels=channels, calibrated_on=counts, scale=scale)
         if config.score.kind in ("product", "sum"):
             detector = replace(detector, part_scales=_healthy_means(config, network, training))
         if config.score.normative:
@@ -106,53 +92,15 @@ class Detector:
             score = np.abs(score)
         return np.where(volume.mask, score, 0).astype(np.float32)
 
-    def anomaly_map(self, volume: PreparedVolume) -> np.ndarray:
-        """The score brought to [0, 1], ``(X, Y, Z)`` float32, comparable between patients.
-
-        A strictly increasing function of the score, so that AP and AUROC are the score's own: 0.5 is the threshold
-        of the first operating point, and the distance from the median healthy score to that threshold is the unit.
-        """
-        return np.where(volume.mask, self._bounded(self.score(volume)), 0).astype(np.float32)
-
-    def map_threshold(self, point: OperatingPoint) -> float:
-        """An operating point's threshold on the scale of `anomaly_map`."""
-        return float(np.float32(self._bounded(np.float32(point.threshold))))
-
-    def point(self, rate: float) -> OperatingPoint:
-        """The operating point of a false-positive rate.
-
-        Raises
-        ------
-        MedvaeError
-            If the detector has none for it; those it has are named.
-        """
-        for point in self.points:
-            if point.false_positive_rate == rate:
-                return point
-        known = ", ".join(f"{point.false_positive_rate:g}" for point in self.points)
-        raise MedvaeError(f"This detector has no operating point at a false-positive rate of {rate:g}; it has {known}.")
-
     def save(self, folder: Path | str) -> Detector:
         """Write the detector to ``folder``, whole or not at all, and return it with its fingerprint."""
-        with whole_folder(folder) as temporary:
-            write_text(temporary / "config.yaml", dump_config(self.config))
-            content = {
-                "medvae": __version__,
-                "channels": self.channels,
-                "calibrated_on_healthy_scans": self.calibrated_on,
-                "healthy_median": self.healthy_median,
-                "part_scales": self.part_scales,
-                "operating_points": [asdict(point) for point in self.points],
-            }
-            write_json(temporary / "calibration.json", content)
+        with self._saved(folder, part_scales=self.part_scales) as temporary:
             if self.network is not None:
                 weights = {k: v.cpu().contiguous() for k, v in self.network.state_dict().items()}
                 write_bytes(temporary / "network.safetensors", save_tensors(weights))
             if self.normative is not None:
                 arrays = {"mean": self.normative.mean, "sd": self.normative.sd}
                 write_bytes(temporary / "normative.safetensors", save_arrays(arrays))
-            if self.scale is not None:
-                write_json(temporary / SCALE_FILE, self.scale.model_dump(mode="json"))
         return Detector.load(folder)
 
     @classmethod
@@ -164,18 +112,9 @@ class Detector:
         MedvaeError
             If there is no detector, for instance because the run has not finished.
         """
-        folder = Path(folder)
-        if (folder / FOLDER).is_dir():
-            folder = folder / FOLDER
-        if not (folder / "calibration.json").is_file():
-            started = (folder / "config.yaml").exists()
-            hint = (
-                "its training has not finished: run medvae train again with --resume" if started else "check the path"
-            )
-            raise MedvaeError(f"{folder}: holds no detector ({hint}).")
-        config = read_config(folder / "config.yaml")
-        content = read_document(folder / "calibration.json")
-        weights = folder / "network.safetensors"
+        folder = find_detector(folder)
+        shared, content = read_calibrated(folder)
+        config, weights = shared["config"], folder / "network.safetensors"
         if config.network is not None and not weights.is_file():
             raise MedvaeError(f"{weights}: is missing; the detector's folder is incomplete. Copy all of its files.")
         network = _placed(load_network(config, content["channels"], weights)) if config.network is not None else None
@@ -183,32 +122,28 @@ class Detector:
         if config.score.normative:
             arrays = load_arrays(folder / "normative.safetensors")
             normative = NormativeMap(arrays["mean"], arrays["sd"])
-        scale = None
-        if config.preparation.intensity == "landmarks":
-            scale = parse(LandmarkScale, read_document(folder / SCALE_FILE), folder / SCALE_FILE)
-        names = sorted(p.name for p in folder.iterdir() if p.is_file())
-        digest = hashlib.sha256(json.dumps([(n, sha256(folder / n)) for n in names]).encode()).hexdigest()
-        return cls(
-            config=config,
-            network=network,
-            normative=normative,
-            points=tuple(OperatingPoint(**point) for point in content["operating_points"]),
-            healthy_median=content["healthy_median"],
-            channels=content["channels"],
-            calibrated_on=content["calibrated_on_healthy_scans"],
-            part_scales=tuple(content["part_scales"]),
-            scale=scale,
-            fingerprint=digest,
-        )
+        return cls(**shared, network=network, normative=normative, part_scales=tuple(content["part_scales"]))
 
     def _signed_score(self, volume: PreparedVolume) -> np.ndarray:
         return score_volume(self.config, self.network, volume.image, volume.mask, self.part_scales)
 
-    def _bounded(self, score: np.ndarray) -> np.ndarray:
-        threshold = self.points[0].threshold
-        unit = max(threshold - self.healthy_median, 1e-6)
-        distance = (np.asarray(score, dtype=np.float64) - threshold) / unit
-        return 0.5 + 0.5 * distance / (1 + np.abs(distance))
+
+def find_detector(folder: Path | str) -> Path:
+    """The folder of a detector: ``folder`` itself, or ``folder/detector`` of a run.
+
+    Raises
+    ------
+    MedvaeError
+        If there is none, for instance because the run has not finished.
+    """
+    folder = Path(folder)
+    if (folder / FOLDER).is_dir():
+        folder = folder / FOLDER
+    if not (folder / CALIBRATION).is_file():
+        started = (folder / "config.yaml").exists()
+        hint = "its training has not finished: run medvae train again with --resume" if started else "check the path"
+        raise MedvaeError(f"{folder}: holds no detector ({hint}).")
+    return folder
 
 
 def _placed(network: Network) -> Network:

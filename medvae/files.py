@@ -62,10 +62,11 @@ def write_json(path: Path | str, content: Any) -> Path:
 
 
 @contextlib.contextmanager
-def whole_folder(destination: Path | str) -> Iterator[Path]:
+def whole_folder(destination: Path | str, *, replace: bool = True) -> Iterator[Path]:
     """Give a temporary folder that takes the name ``destination`` when the block ends without an error.
 
-    A folder already standing at ``destination`` is replaced at that moment, never before.
+    A folder already standing at ``destination`` is replaced at that moment, never before; with ``replace=False`` it
+    stays and the new one is dropped, also when another process was faster by a moment.
     """
     destination = Path(destination)
     with told(destination):
@@ -74,13 +75,18 @@ def whole_folder(destination: Path | str) -> Iterator[Path]:
         try:
             os.chmod(temporary, 0o777 & ~_umask())
             yield temporary
-            if destination.exists():
+            if replace and destination.exists():
                 old = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=".old", dir=destination.parent))
                 os.replace(destination, old / destination.name)
                 os.replace(temporary, destination)
                 shutil.rmtree(old, ignore_errors=True)
             else:
-                os.replace(temporary, destination)
+                try:
+                    os.replace(temporary, destination)
+                except OSError:  # refused in one step where a folder with content stands
+                    if replace or not destination.is_dir():
+                        raise
+                    shutil.rmtree(temporary, ignore_errors=True)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise

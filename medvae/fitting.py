@@ -1,21 +1,34 @@
-"""From a config and a manifest to a detector: prepare, train, calibrate, save."""
+"""From a config and a manifest to a detector: prepare, train, calibrate, save; and from detectors to an ensemble."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from medvae.calibrated import SCALE
 from medvae.config import Config
 from medvae.detector import FOLDER, Detector
+from medvae.ensemble import Ensemble, member_names
 from medvae.errors import MedvaeError
-from medvae.files import write_json
+from medvae.files import sha256, write_json
 from medvae.manifest import Manifest
-from medvae.preparation.landmarks import FILE as SCALE_FILE
+from medvae.preparation.cache import known_sha256
 from medvae.preparation.prepare import prepare_healthy, prepare_training
-from medvae.run_folder import check_run, open_run, record_cohort
+from medvae.run_folder import check_run, open_run, record_cohort, trained_on
 from medvae.training import train
 
 
-def fit(config: Config, manifest: Manifest, out: Path | str, *, resume: bool = False, quiet: bool = False) -> Detector:
+def fit(
+    config: Config,
+    manifest: Manifest,
+    out: Path | str,
+    *,
+    cache: Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Detector:
     """Make a detector from the healthy scans of a cohort.
 
     The network, if the config has one, is trained on the healthy training scans; the operating points are set on the
@@ -27,6 +40,8 @@ def fit(config: Config, manifest: Manifest, out: Path | str, *, resume: bool = F
         The method and the cohort.
     out
         The run folder; the detector is saved in ``out/detector``.
+    cache
+        Folder of prepared scans: those it holds are not prepared again, the others are added to it.
     resume
         Continue a run that was stopped.
     quiet
@@ -42,8 +57,8 @@ def fit(config: Config, manifest: Manifest, out: Path | str, *, resume: bool = F
     out = check_run(out, config, resume=resume)
     if (out / FOLDER).is_dir():
         return Detector.load(out)
-    training, scale = prepare_training(manifest, config.preparation, quiet=quiet)
-    validation = prepare_healthy(manifest, "validation", config.preparation, scale=scale, quiet=quiet)
+    training, scale = prepare_training(manifest, config.preparation, cache=cache, quiet=quiet)
+    validation = prepare_healthy(manifest, "validation", config.preparation, scale=scale, cache=cache, quiet=quiet)
     if not training or not validation:
         raise MedvaeError(
             f"{manifest.path}: has {len(training)} healthy training scans and {len(validation)} healthy validation "
@@ -51,8 +66,66 @@ def fit(config: Config, manifest: Manifest, out: Path | str, *, resume: bool = F
             f'"validation".'
         )
     open_run(out, config, resume=True)
-    record_cohort(out, manifest)
-    if scale is not None:
-        write_json(out / SCALE_FILE, scale.model_dump(mode="json"))
+    record_cohort(out, manifest, checksum=partial(known_sha256, cache=cache) if cache is not None else sha256)
+    if scale is not None and _first_process():
+        write_json(out / SCALE, scale.model_dump(mode="json"))
     network = train(config, training, validation, out, resume=True, quiet=quiet) if config.network else None
-    return Detector.calibrate(config, network, training, validation, scale=scale).save(out / FOLDER)
+    detector = Detector.calibrate(config, network, training, validation, scale=scale)
+    return detector.save(out / FOLDER) if _first_process() else detector
+
+
+def _first_process() -> bool:
+    """Whether this is the process that writes, where ``torchrun`` or ``accelerate launch`` started several."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def fit_ensemble(
+    runs: Sequence[Path | str],
+    manifest: Manifest,
+    out: Path | str,
+    *,
+    name: str = "ensemble",
+    cache: Path | None = None,
+    quiet: bool = False,
+) -> Ensemble:
+    """Average the detectors of some runs, with thresholds from the cohort's healthy validation scans.
+
+    Parameters
+    ----------
+    runs
+        Run folders, or detectors' folders.
+    manifest
+        The cohort whose healthy validation scans set the thresholds.
+    out
+        A new folder; the ensemble is saved in ``out/detector``, with copies of its members.
+    name
+        Of the ensemble, in tables and sidecars.
+    cache
+        As in `fit`.
+    quiet
+        No progress display.
+
+    Raises
+    ------
+    MedvaeError
+        If the members do not fit together, one of them was trained on a validation scan, or ``out`` is not empty.
+    """
+    out = Path(out)
+    if out.is_dir() and any(out.iterdir()):
+        raise MedvaeError(f"{out}: is not empty. Choose another --out folder; nothing was overwritten.")
+    healthy = manifest.of_split("validation", healthy=True)
+    for run in runs:
+        known = trained_on(Path(run))
+        for case in healthy:
+            if any(sha256(image) in known for image in manifest.images(case)):
+                raise MedvaeError(
+                    f'{manifest.path}: case "{case.id}" would set the thresholds, but {run} was trained on it, and a '
+                    f"threshold from a scan that was learned from is too low. Give the members' own cohort."
+                )
+    detectors = [Detector.load(run) for run in runs]
+    members = dict(zip(member_names([d.config.name for d in detectors]), detectors, strict=True))
+    first = detectors[0]
+    validation = prepare_healthy(
+        manifest, "validation", first.config.preparation, scale=first.scale, cache=cache, quiet=quiet
+    )
+    return Ensemble.calibrate(name, members, validation).save(out / FOLDER)

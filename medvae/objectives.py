@@ -13,9 +13,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from medvae.config import ObjectiveConfig
+from medvae.lesions.synthesis import insert_lesions
 from medvae.networks.build import Network
+from medvae.sampling.tensor_augmentation import augment
 
 Fill = Literal["zero", "value", "noise"]
 
@@ -118,13 +121,77 @@ def blank_squares(
     return torch.where(blanked, content, x), blanked
 
 
+def discrepancy_loss(network: torch.nn.Module, corrupted: Tensor, truth: Tensor, mask: Tensor) -> LossTerms:
+    """Cross-entropy, in nats per in-mask voxel, plus 1 − soft Dice of the batch.
+
+    The network is told which voxels ``truth (N, 1, *spatial)`` of ``corrupted (N, C, *spatial)`` were changed. Cross-
+    entropy alone is small where lesions are rare, and Dice alone says nothing of a healthy tile.
+    """
+    logits = network(corrupted).logits.float()
+    wanted = truth.to(logits.dtype)
+    entropy = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    entropy = (entropy * mask).sum() / mask.sum()
+    probability = logits.sigmoid() * mask
+    dice = (2 * (probability * wanted).sum() + 1) / (probability.sum() + wanted.sum() + 1)
+    return LossTerms(entropy + 1 - dice, entropy, dice=dice)
+
+
+def corrupt(options: ObjectiveConfig, x: Tensor, mask: Tensor, seed: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Insert lesions, then change the look of the whole scan: ``(corrupted, truth)`` as of `insert_lesions`."""
+    corrupted, truth = insert_lesions(x, mask, options.lesions, (*seed, 1))
+    seeds = [(*seed, 2, index) for index in range(len(x))]
+    corrupted, _ = augment(corrupted, mask, options.appearance, mirror_axis=None, seeds=seeds)
+    return corrupted, truth
+
+
+class Geco:
+    """The β that holds the reconstruction term to a target: Rezende & Viola 2018, arXiv 1810.00597, algorithm 1.
+
+    Their multiplier of the constraint is 1/β here, so that the loss keeps the scale of the likelihood: after each step
+    ``log β −= speed · average(reconstruction − target)``, a moving average of decay 0.99. Nothing leaves the device.
+    """
+
+    DECAY = 0.99
+    RANGE = (-12.0, 12.0)
+
+    def __init__(self, beta: float, target: float, speed: float, device: torch.device | str = "cpu") -> None:
+        self.target, self.speed = target, speed
+        self._log_beta = torch.tensor(math.log(beta), device=device)
+        self._average = torch.tensor(math.nan, device=device)
+
+    @property
+    def beta(self) -> Tensor:
+        """The present β, a scalar."""
+        return self._log_beta.exp()
+
+    def update(self, reconstruction: Tensor) -> None:
+        """Take the reconstruction term of a step, in nats per brain voxel."""
+        excess = reconstruction.detach() - self.target
+        average = self.DECAY * self._average + (1 - self.DECAY) * excess
+        self._average = torch.where(self._average.isnan(), excess, average)
+        self._log_beta = (self._log_beta - self.speed * self._average).clamp(*self.RANGE)
+
+    def state(self) -> list[float]:
+        """What a checkpoint keeps."""
+        return [float(self._log_beta), float(self._average)]
+
+    def restore(self, state: Sequence[float]) -> None:
+        """Go on from `state`."""
+        self._log_beta.fill_(state[0])
+        self._average.fill_(state[1])
+
+
 class LossTerms(NamedTuple):
-    """Terms of a loss, each a scalar in nats per in-mask voxel; ``total`` is what is minimised."""
+    """Terms of a loss, each a scalar in nats per in-mask voxel (but Dice); ``total`` is what is minimised.
+
+    ``reconstruction`` is the likelihood term: of the scan, or, where lesions are segmented, of the truth.
+    """
 
     total: Tensor
     reconstruction: Tensor
     kl: Tensor | None = None
     context: Tensor | None = None
+    dice: Tensor | None = None
 
 
 def vae_loss(
@@ -135,7 +202,7 @@ def vae_loss(
     *,
     likelihood: str = "laplace",
     scale: float = 0.1,
-    beta: float = 1.0,
+    beta: float | Tensor = 1.0,
     free_nats: float = 0.0,
 ) -> LossTerms:
     """Negative ELBO, −log p(x|z) + β·KL.
@@ -163,7 +230,7 @@ def cevae_loss(
     context_weight: float = 0.5,
     likelihood: str = "laplace",
     scale: float = 0.1,
-    beta: float = 1.0,
+    beta: float | Tensor = 1.0,
     free_nats: float = 0.0,
 ) -> LossTerms:
     """Context-encoding VAE: (1−λ)·ELBO loss of ``x`` + λ·reconstruction of ``x`` from ``corrupted`` with z = μ.
@@ -217,7 +284,13 @@ def denoising_loss(
 
 
 def training_loss(
-    options: ObjectiveConfig, network: torch.nn.Module, x: Tensor, mask: Tensor, seed: Sequence[int], step: int
+    options: ObjectiveConfig,
+    network: torch.nn.Module,
+    x: Tensor,
+    mask: Tensor,
+    seed: Sequence[int],
+    step: int,
+    beta: Tensor | None = None,
 ) -> LossTerms:
     """The loss that a config asks for, with all its random numbers drawn from ``seed``.
 
@@ -233,7 +306,11 @@ def training_loss(
         Of this step and process.
     step
         For the warm-up of β.
+    beta
+        Instead of the config's, where `Geco` adapts it.
     """
+    if options.kind == "discrepancy":
+        return discrepancy_loss(network, *corrupt(options, x, mask, seed), mask)
     generator = torch.Generator(x.device)
     generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
     likelihood = {"likelihood": options.likelihood, "scale": options.likelihood_scale}
@@ -243,7 +320,7 @@ def training_loss(
         )
         return denoising_loss(network, x, noisy, mask, **likelihood)
     warm = min(1.0, (step + 1) / options.kl_warmup_steps) if options.kl_warmup_steps else 1.0
-    elbo = {**likelihood, "beta": options.beta * warm, "free_nats": options.free_nats}
+    elbo = {**likelihood, "beta": options.beta * warm if beta is None else beta, "free_nats": options.free_nats}
     bare = getattr(network, "module", network)  # several processes wrap the network
     noise = torch.randn(bare.noise_shape(len(x)), generator=generator, device=x.device)
     if options.kind == "vae":
@@ -252,6 +329,21 @@ def training_loss(
         x, mask, generator, count=options.context_squares, side=options.context_side, fill=options.context_fill
     )
     return cevae_loss(network, x, corrupted, mask, noise, context_weight=options.context_weight, **elbo)
+
+
+def validation_terms(
+    options: ObjectiveConfig, network: torch.nn.Module, x: Tensor, mask: Tensor, seed: Sequence[int]
+) -> dict[str, Tensor]:
+    """Terms of healthy validation tiles without noise, each summed over the batch, in nats."""
+    if options.kind == "discrepancy":
+        entropy = discrepancy_loss(network, *corrupt(options, x, mask, seed), mask).reconstruction
+        return {"reconstruction": entropy * mask.sum()}
+    output = network(x)
+    likelihood = {"likelihood": options.likelihood, "scale": options.likelihood_scale}
+    terms = {"reconstruction": negative_log_likelihood(x, output.reconstruction, mask, **likelihood).sum()}
+    if output.mean is not None:
+        terms["kl"] = kl_divergence(output.mean, output.log_variance).sum()
+    return terms
 
 
 def _unravel(index: Tensor, shape: torch.Size | tuple[int, ...]) -> list[Tensor]:

@@ -2,7 +2,8 @@
 
 ``OUT/ID_desc-anomaly_probseg.nii.gz``   float32 in [0, 1], 0 outside the brain
 ``OUT/ID_label-lesion_mask.nii.gz``      uint8, 1 where the map lies above the threshold
-both with a JSON sidecar, and ``OUT/dataset_description.json``.
+``OUT/ID_desc-spread_probseg.nii.gz``    float32 in [0, 0.5], SD of the maps of an ensemble's members
+each with a JSON sidecar, and ``OUT/dataset_description.json``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from medvae import __version__
-from medvae.detector import Detector
+from medvae.calibrated import Calibrated
 from medvae.errors import MedvaeError
 from medvae.files import sha256, write_json
 from medvae.manifest import Manifest
@@ -27,6 +28,7 @@ from medvae.volume import write_volume
 
 MAP_SUFFIX = "_desc-anomaly_probseg.nii.gz"
 MASK_SUFFIX = "_label-lesion_mask.nii.gz"
+SPREAD_SUFFIX = "_desc-spread_probseg.nii.gz"
 DESCRIPTION = "dataset_description.json"
 
 
@@ -82,7 +84,13 @@ def scans_of_manifest(manifest: Manifest, splits: Sequence[str] = ("test",)) -> 
 
 
 def predict(
-    detector: Detector, scans: Sequence[Scan], out: Path | str, *, rate: float | None = None, quiet: bool = False
+    detector: Calibrated,
+    scans: Sequence[Scan],
+    out: Path | str,
+    *,
+    rate: float | None = None,
+    cache: Path | None = None,
+    quiet: bool = False,
 ) -> tuple[list[Prediction], dict[str, str]]:
     """Write anomaly map, lesion mask and sidecars of every scan; a scan that fails does not stop the others.
 
@@ -92,13 +100,15 @@ def predict(
     Parameters
     ----------
     detector
-        A calibrated detector, loaded from a folder.
+        A calibrated detector or ensemble, loaded from a folder.
     scans
         What to predict.
     out
         The folder of the derivatives.
     rate
         False-positive rate of the operating point that the lesion mask uses; the config's by default.
+    cache
+        Folder of prepared scans: those it holds are not prepared again, the others are added to it.
     quiet
         No progress display.
 
@@ -124,17 +134,20 @@ def predict(
                         f'scan "{scan.id}" has {len(scan.images)} modalities, the detector was trained on '
                         f"{detector.channels}. Give them in a manifest, one image per modality."
                     )
-                predictions.append(_finished(out, scan) or predict_scan(detector, scan, out, point.false_positive_rate))
+                predictions.append(
+                    _finished(out, scan) or predict_scan(detector, scan, out, point.false_positive_rate, cache=cache)
+                )
             except MedvaeError as error:
                 failures[scan.id] = str(error)
             progress.update(done, scan=scan.id)
     return predictions, failures
 
 
-def predict_scan(detector: Detector, scan: Scan, out: Path, rate: float) -> Prediction:
-    """Predict one scan and write its four files; the sidecar of the mask is written last and marks the scan done."""
-    volume = prepare_scan(scan.images, detector.config.preparation, mask=scan.mask, scale=detector.scale)
-    native = volume.restore(detector.anomaly_map(volume))
+def predict_scan(detector: Calibrated, scan: Scan, out: Path, rate: float, *, cache: Path | None = None) -> Prediction:
+    """Predict one scan and write its files; the sidecar of the mask is written last and marks the scan done."""
+    volume = prepare_scan(scan.images, detector.config.preparation, mask=scan.mask, scale=detector.scale, cache=cache)
+    maps = detector.maps(volume)
+    native = volume.restore(maps.anomaly)
     point = detector.point(rate)
     threshold = detector.map_threshold(point)
     lesions = (native > threshold).astype(np.uint8)
@@ -144,6 +157,11 @@ def predict_scan(detector: Detector, scan: Scan, out: Path, rate: float) -> Pred
     write_volume(files.map, native, volume.source, intent="anomaly map")
     write_volume(files.mask, lesions, volume.source, intent="lesion mask")
     common = _common_fields(detector, scan, volume)
+    if maps.spread is not None:
+        spread = out / f"{scan.id}{SPREAD_SUFFIX}"
+        write_volume(spread, volume.restore(maps.spread), volume.source, intent="spread of maps")
+        meaning = "Standard deviation of the anomaly maps of the ensemble's members: high where they disagree."
+        write_json(_sidecar(spread), {"Description": meaning, "Range": [0, 0.5], **common})
     write_json(
         _sidecar(files.map),
         {
@@ -168,7 +186,7 @@ def predict_scan(detector: Detector, scan: Scan, out: Path, rate: float) -> Pred
     return files
 
 
-def _common_fields(detector: Detector, scan: Scan, volume: PreparedVolume) -> dict[str, object]:
+def _common_fields(detector: Calibrated, scan: Scan, volume: PreparedVolume) -> dict[str, object]:
     return {
         "Sources": [image.name for image in scan.images],
         "SourcesSha256": _checksums(scan),
@@ -203,7 +221,7 @@ def _quality(volume: PreparedVolume) -> dict[str, object] | None:
     }
 
 
-def _open_folder(out: Path, detector: Detector, rate: float) -> None:
+def _open_folder(out: Path, detector: Calibrated, rate: float) -> None:
     marker = out / DESCRIPTION
     identity = {"model": detector.config.name, "fingerprint": detector.fingerprint, "mask_false_positive_rate": rate}
     if marker.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -52,8 +53,10 @@ def open_run(out: Path | str, config: Config, *, resume: bool) -> Path:
     return out
 
 
-def record_cohort(out: Path, manifest: Manifest) -> None:
+def record_cohort(out: Path, manifest: Manifest, *, checksum: Callable[[Path], str] = sha256) -> None:
     """Write which healthy scans the run learns from, by content, or check that they are the same as when it began.
+
+    ``checksum`` gives the SHA-256 of a file; that of a cache need not read files it knows.
 
     Raises
     ------
@@ -64,7 +67,9 @@ def record_cohort(out: Path, manifest: Manifest) -> None:
         "manifest": manifest.name,
         "licence": manifest.licence,
         "healthy_scans": {
-            split: {c.id: [sha256(file) for file in manifest.images(c)] for c in manifest.of_split(split, healthy=True)}
+            split: {
+                c.id: [checksum(file) for file in manifest.images(c)] for c in manifest.of_split(split, healthy=True)
+            }
             for split in ("train", "validation")
         },
     }
@@ -84,6 +89,15 @@ def record_cohort(out: Path, manifest: Manifest) -> None:
         )
 
 
+def trained_on(out: Path) -> set[str]:
+    """SHA-256 of the scans that a run, or the run around a detector's folder, was trained on; empty if not told."""
+    for path in (out / COHORT, out.parent / COHORT):
+        if path.is_file():
+            scans = read_document(path)["healthy_scans"]["train"]
+            return {digest for images in scans.values() for digest in images}
+    return set()
+
+
 def forget_after(metrics: Path, step: int) -> None:
     """Drop the lines of steps that a resumed run is about to repeat."""
     if metrics.exists():
@@ -92,10 +106,10 @@ def forget_after(metrics: Path, step: int) -> None:
 
 
 class Metrics:
-    """Averages loss terms between log lines and appends them to metrics.jsonl."""
+    """Averages loss terms between log lines and appends them to metrics.jsonl; a silent one writes nothing."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, silent: bool = False) -> None:
+        self._path, self._silent = path, silent
         self._sums: dict[str, Tensor | float] = {}
         self._count = 0
         self._started = time.monotonic()
@@ -119,5 +133,7 @@ class Metrics:
 
     def line(self, content: dict[str, float]) -> None:
         """Append one line."""
+        if self._silent:
+            return
         with told(self._path), open(self._path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(content) + "\n")

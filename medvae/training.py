@@ -35,7 +35,7 @@ from medvae.progress import Progress
 from medvae.reporting.training_pictures import draw_loss, draw_reconstructions
 from medvae.run_folder import Metrics, forget_after, open_run
 from medvae.sampling.order import EpochOrder
-from medvae.sampling.tiles import Tiles, augment_batch, tile_shape, training_tiles, validation_tiles
+from medvae.sampling.tiles import Tiles, augment_batch, training_tiles, validation_tiles
 
 WEIGHTS = "network.safetensors"
 CHECKPOINT = "checkpoints/latest"
@@ -43,21 +43,10 @@ AVERAGE = "average.safetensors"
 
 
 def build_network(config: Config, channels: int) -> Network:
-    """The network of a config, freshly initialised from the run's seed.
-
-    Raises
-    ------
-    MedvaeError
-        If the network's options do not fit the slices or patches.
-    """
-    options = config.network
-    shape = tile_shape(config)
+    """The network of a config, freshly initialised from the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        try:
-            return build(options, shape, channels)
-        except ValueError as error:
-            raise MedvaeError(f"network: {error}") from None
+        return build(config.network, config.sampling.tile_shape, channels)
 
 
 def load_network(config: Config, channels: int, weights: Path) -> Network:
@@ -79,7 +68,8 @@ def train(
     """Train the network of ``config`` on healthy volumes.
 
     Every random number derives from (seed, epoch, index) or (seed, step), so that six steps equal three, a stop
-    and three more. Ctrl-C and SIGTERM write a checkpoint before the process ends.
+    and three more. Ctrl-C and SIGTERM write a checkpoint before the process ends. Started by ``torchrun`` or
+    ``accelerate launch``, every process takes a batch of ``sampling.batch_size`` in each step, and the first writes.
 
     Parameters
     ----------
@@ -120,7 +110,7 @@ def train(
     optimiser = torch.optim.Adam(network.parameters(), lr=options.learning_rate)
     if options.channels_last:
         network = network.to(
-            memory_format=torch.channels_last if len(tile_shape(config)) == 2 else torch.channels_last_3d
+            memory_format=torch.channels_last if len(config.sampling.tile_shape) == 2 else torch.channels_last_3d
         )
     average = (
         AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay)) if options.ema_decay else None
@@ -131,19 +121,24 @@ def train(
     if average:
         average.to(accelerator.device)
 
+    constraint = _geco(config, accelerator.device)
     step = 0
     remove_leftovers(out / CHECKPOINT)
     if (out / CHECKPOINT).is_dir():
         accelerator.load_state(str(out / CHECKPOINT))
         if average:
             average.load_state_dict(load_file(out / CHECKPOINT / AVERAGE))
-        step = json.loads((out / CHECKPOINT / "step.json").read_text())["step"]
+        reached = json.loads((out / CHECKPOINT / "step.json").read_text())
+        step = reached["step"]
+        if constraint:
+            constraint.restore(reached["geco"])
         forget_after(out / "metrics.jsonl", step)
 
     dataset = training_tiles(config, training)
     held_out = validation_tiles(config, validation) if validation else None
     batch = config.sampling.batch_size
-    order = EpochOrder(len(dataset), seed=config.seed, start=step * batch, stop=options.steps * batch)
+    tiles_per_step = batch * accelerator.num_processes  # every process takes a batch of its own
+    order = EpochOrder(len(dataset), seed=config.seed, start=step * tiles_per_step, stop=options.steps * tiles_per_step)
     loader = DataLoader(
         dataset, batch_size=batch, sampler=order, num_workers=config.sampling.workers, worker_init_fn=_one_thread,
         pin_memory=torch.cuda.is_available(),
@@ -160,22 +155,27 @@ def train(
                     accelerator.save_state(str(folder), safe_serialization=True)
                     if average:
                         write_bytes(folder / AVERAGE, _as_safetensors(average))
-                    write_text(folder / "step.json", json.dumps({"step": step}))
+                    reached = {"step": step} | ({"geco": constraint.state()} if constraint else {})
+                    write_text(folder / "step.json", json.dumps(reached))
             except (RuntimeError, SafetensorError) as error:  # what torch and safetensors make of a full disk
                 raise MedvaeError(
                     f"{out / CHECKPOINT}: the checkpoint of step {step} could not be written ({error}). An "
                     f"earlier one is intact. Free some space and run the command again with --resume."
                 ) from error
 
-    metrics = Metrics(out / "metrics.jsonl")
+    metrics = Metrics(out / "metrics.jsonl", silent=not accelerator.is_main_process)
+    quiet = quiet or not accelerator.is_main_process
     with _stop_signal() as stopping, Progress("Training", options.steps, start=step, quiet=quiet) as progress:
         for x, mask, *keys in loader:  # keys come with tiles that are still to be augmented
             if keys:
                 x, mask = augment_batch(config, x, mask, *keys)
             network.train()
             seed = (config.seed, step, accelerator.process_index)
-            terms = objectives.training_loss(config.objective, network, x, mask, seed, step)
+            beta = constraint.beta if constraint else None
+            terms = objectives.training_loss(config.objective, network, x, mask, seed, step, beta)
             _require_finite(terms, step, out)
+            if constraint:
+                constraint.update(accelerator.reduce(terms.reconstruction.detach(), "mean"))
             accelerator.backward(terms.total)
             accelerator.clip_grad_norm_(network.parameters(), options.clip_gradient_norm)
             for group in optimiser.param_groups:  # a function of the step: nothing to put into a checkpoint
@@ -186,14 +186,14 @@ def train(
                 average.update_parameters(accelerator.unwrap_model(network, keep_torch_compile=False))
             step += 1
             last = step == options.steps
-            metrics.add(terms._asdict())
+            metrics.add(terms._asdict() | ({"beta": beta} if constraint else {}))
             if step % options.log_every == 0 or last:
                 line = metrics.write(step)
                 progress.update(step, **{k: v for k, v in line.items() if k not in ("step", "seconds")})
             if (step % options.validate_every == 0 or last) and held_out and accelerator.is_main_process:
                 _validate(kept(), held_out, config, step, metrics)
                 draw_loss(out / "metrics.jsonl", out / "loss.png")
-                draw_reconstructions(kept(), held_out, out / "reconstructions.png")
+                draw_reconstructions(kept(), held_out, config.objective, out / "reconstructions.png")
             if stopping.is_set():
                 metrics.write(step)
                 save_checkpoint()
@@ -207,6 +207,13 @@ def train(
     return trained.eval().requires_grad_(False)
 
 
+def _geco(config: Config, device: torch.device) -> objectives.Geco | None:
+    options = config.objective
+    if options.geco_target is None:
+        return None
+    return objectives.Geco(options.beta, options.geco_target, options.geco_speed, device)
+
+
 @torch.no_grad()
 def _validate(network: Network, held_out: Tiles, config: Config, step: int, metrics: Metrics) -> None:
     """Loss terms on healthy validation tiles without noise, in nats per brain voxel."""
@@ -218,13 +225,9 @@ def _validate(network: Network, held_out: Tiles, config: Config, step: int, metr
     for start in range(0, len(held_out), 64):
         tiles = [held_out[0, index] for index in range(start, min(start + 64, len(held_out)))]
         x, mask = (torch.stack(parts).to(device) for parts in zip(*tiles, strict=True))
-        output = network(x)
-        scale = {"likelihood": options.likelihood, "scale": options.likelihood_scale}
-        terms = {"reconstruction": objectives.negative_log_likelihood(x, output.reconstruction, mask, **scale)}
-        if output.mean is not None:
-            terms["kl"] = objectives.kl_divergence(output.mean, output.log_variance)
-        for name, values in terms.items():
-            sums[name] = sums.get(name, 0.0) + float(values.sum())
+        terms = objectives.validation_terms(options, network, x, mask, (config.seed, start))
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
         voxels += float(mask.sum())
     metrics.line({"step": step, **{f"validation_{name}": total / voxels for name, total in sums.items()}})
 

@@ -87,6 +87,20 @@ class Volume:
     header: nib.Nifti1Header | None = field(default=None, repr=False, compare=False)
     path: Path | None = None
 
+    @property
+    def placement(self) -> Placement:
+        """What is left of the scan when its values are forgotten."""
+        return Placement(self.geometry, self.header, self.path)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a scan lies, without its values: what is needed to write an overlay for it."""
+
+    geometry: Geometry
+    header: nib.Nifti1Header | None = field(default=None, repr=False, compare=False)
+    path: Path | None = None
+
 
 def read_volume(path: Path | str, *, finite: bool = True) -> Volume:
     """Read a 3D volume; a fourth axis of length one is dropped.
@@ -139,7 +153,7 @@ def read_geometry(path: Path | str) -> Geometry:
 def write_volume(
     path: Path | str,
     array: np.ndarray,
-    like: Volume | Geometry,
+    like: Volume | Placement | Geometry,
     *,
     intent: str = "",
     space: Literal["scanner", "mni152"] = "scanner",
@@ -157,7 +171,7 @@ def write_volume(
     array
         float32 for maps, uint8 for masks; written as it is, without scaling.
     like
-        The volume, or geometry, whose grid this is.
+        The volume, its placement, or the geometry whose grid this is.
     intent
         Shown by some viewers as the name of the map, at most 16 characters.
     space
@@ -170,10 +184,9 @@ def write_volume(
         If the shape differs from the geometry's, or the disk is full.
     """
     path = Path(path)
-    geometry = like.geometry if isinstance(like, Volume) else like
+    geometry, source = (like, None) if isinstance(like, Geometry) else (like.geometry, like.header)
     if tuple(array.shape) != geometry.shape:
         raise MedvaeError(f"{path}: the array has shape {array.shape}, its grid {geometry.shape}.")
-    source = like.header if isinstance(like, Volume) else None
     if isinstance(source, nib.Nifti1Header):
         header = source.copy()
         header.extensions.clear()  # comments and DICOM fields of the scan do not describe the map

@@ -1,10 +1,12 @@
 """Every preset with every score it can make, on inserted lesions and on patients: one table.
 
     python pipelines/score_table.py --out runs/score_table [--presets cevae_slice ...] [--scores residual ...]
+        [--seeds 0 1 2] [--planes]
 
-Each preset is trained once on the included cohort. Each score is then calibrated on the healthy scans, as a z value at
-each place and without, and measured on the healthy test scans with inserted lesions and on the MS patients. Nothing is
-chosen here: every combination is a row. Run it again after Ctrl-C: what is done is kept.
+Each preset is trained on the included cohort, once for each seed. Each score is then calibrated on the healthy scans,
+as a z value at each place and without, and measured on the healthy test scans with inserted lesions and on the MS
+patients; last come ensembles. Nothing is chosen here: every combination is a row. Run it again after Ctrl-C: what is
+done is kept.
 """
 
 from __future__ import annotations
@@ -13,14 +15,18 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from medvae.calibrated import Calibrated
 from medvae.config import Config, ScoreConfig, read_config
 from medvae.detector import Detector
+from medvae.ensemble import Ensemble
 from medvae.errors import MedvaeError
-from medvae.evaluation.curves import CurveSummary, VoxelCounts
+from medvae.evaluation.curves import VoxelCounts
 from medvae.evaluation.study import lesion_truth
 from medvae.files import write_json, write_text
 from medvae.fitting import fit
@@ -36,13 +42,16 @@ LESION_SEED = 2026
 SIGNED = ("residual", "context", "restoration")
 UNSIGNED = ("squared_residual", "reconstruction_gradient", "kl_gradient", "elbo_gradient", "product")
 NEED_POSTERIOR = ("kl_gradient", "elbo_gradient", "product", "restoration")
+SLOW = ("context", "restoration")
+"""Dozens of passes per volume: measured as z values only."""
 SMOOTHING_MM = 1.5
 
 Lesions = list[tuple[PreparedVolume, np.ndarray]]
+Numbers = dict[str, float]
 
 
 def scores_of(config: Config, wanted: list[str]) -> list[ScoreConfig]:
-    """The wanted scores that make sense for a preset, each with and without normative calibration."""
+    """The wanted scores that make sense for a preset, with and, unless they are slow, without normative calibration."""
     posterior = config.network.kind != "unet"
     kinds = [kind for kind in wanted if posterior or kind not in NEED_POSTERIOR]
     if config.objective.kind != "cevae":  # only context encoding has learned to fill in what was blanked
@@ -51,7 +60,7 @@ def scores_of(config: Config, wanted: list[str]) -> list[ScoreConfig]:
     return [
         ScoreConfig(kind=kind, polarity=polarity[kind], smoothing_mm=SMOOTHING_MM, normative=normative)
         for kind in kinds
-        for normative in (False, True)
+        for normative in ((True,) if kind in SLOW else (False, True))
     ]
 
 
@@ -61,8 +70,8 @@ def lesion_scans(manifest: Manifest, config: Config) -> Lesions:
     return [(prepare_case(manifest, case, config.preparation), lesion_truth(manifest, case)) for case in cases]
 
 
-def measure(detector: Detector, scans: Lesions) -> tuple[CurveSummary, float, float]:
-    """Pooled curve, Dice at the 1 % operating point, and seconds per volume."""
+def measure(detector: Calibrated, scans: Lesions) -> Numbers:
+    """Pooled AP and oracle Dice, Dice at the 1 % operating point, and seconds per volume."""
     total, hits, flagged, lesion = None, 0, 0, 0
     started = time.perf_counter()
     scores = [detector.score(volume) for volume, _ in scans]
@@ -72,54 +81,99 @@ def measure(detector: Detector, scans: Lesions) -> tuple[CurveSummary, float, fl
         counts = VoxelCounts.of(found, inside)
         total = counts if total is None else total + counts
         above = found > detector.point(0.01).threshold
-        hits, flagged, lesion = (
-            hits + int((above & inside).sum()),
-            flagged + int(above.sum()),
-            lesion + int(inside.sum()),
-        )
-    return total.summary(), 2 * hits / (flagged + lesion), seconds
+        hits, flagged = hits + int((above & inside).sum()), flagged + int(above.sum())
+        lesion += int(inside.sum())
+    summary = total.summary()
+    return {
+        "ap": summary.ap, "oracle_dice": summary.oracle_dice, "dice_at_1": 2 * hits / (flagged + lesion),
+        "prevalence": summary.prevalence, "seconds": seconds,
+    }  # fmt: skip
 
 
-def main(out: Path, presets: list[str], wanted: list[str]) -> None:
+class Table:
+    """Rows that are kept on disk: name of preset and score, then seed, then cohort, to numbers."""
+
+    def __init__(self, out: Path) -> None:
+        self._path = out / "results.json"
+        self.rows = json.loads(self._path.read_text()) if self._path.exists() else {}
+
+    def add(self, name: str, seed: str, make: Callable[[], Calibrated], targets: dict[str, Lesions]) -> None:
+        """Measure a detector, unless that was done already."""
+        if seed in self.rows.get(name, {}):
+            return
+        detector = make()
+        found = {target: measure(detector, scans) for target, scans in targets.items()}
+        self.rows.setdefault(name, {})[seed] = found
+        write_json(self._path, self.rows)
+        print(f"{name}, seed {seed}: AP " + ", ".join(f"{n['ap']:.3f} {target}" for target, n in found.items()))
+
+
+def main(out: Path, presets: list[str], wanted: list[str], seeds: list[int], planes: bool) -> None:
     """Make ``out/table.md`` and ``out/results.json``."""
     cohort = read_manifest(COHORT)
     inserted = insert_cohort(cohort, out / "inserted", seed=LESION_SEED, repeats=2, shapes=read_shapes(SHAPES))
-    results = json.loads((out / "results.json").read_text()) if (out / "results.json").exists() else {}
+    table = Table(out)
+    detectors: dict[str, dict[str, Detector]] = {}
     for preset in presets:
         config = read_config(REPOSITORY / "configs" / f"{preset}.yaml")
-        network = fit(config, cohort, out / "runs" / preset, resume=True).network
         training, validation = (prepare_healthy(cohort, s, config.preparation) for s in ("train", "validation"))
         targets = {"inserted": lesion_scans(inserted, config), "ms": lesion_scans(cohort, config)}
-        for score in scores_of(config, wanted) if network is not None else [config.score]:
-            name = f"{preset} {score.kind}{' z' if score.normative else ''}"
-            if name in results:
-                continue
-            changed = config.model_copy(update={"score": score})
-            detector = Detector.calibrate(changed, network, training, validation)
-            results[name] = {}
-            for target, scans in targets.items():
-                summary, dice, seconds = measure(detector, scans)
-                results[name][target] = {
-                    "ap": summary.ap, "oracle_dice": summary.oracle_dice, "dice_at_1": dice,
-                    "prevalence": summary.prevalence, "seconds": seconds,
-                }  # fmt: skip
-            write_json(out / "results.json", results)
-            print(f"{name}: AP {results[name]['inserted']['ap']:.3f} inserted, {results[name]['ms']['ap']:.3f} MS")
-    report(results, out)
+        for seed in seeds if config.network else seeds[:1]:
+            seeded = config.model_copy(update={"seed": seed})
+            detector = fit(seeded, cohort, out / "runs" / f"{preset}-seed{seed}", resume=True)
+            detectors.setdefault(preset, {})[f"seed{seed}"] = detector
+            for score in scores_of(config, wanted) if config.network else [config.score]:
+                changed = seeded.model_copy(update={"score": score})
+                make = partial(Detector.calibrate, changed, detector.network, training, validation)
+                table.add(f"{preset} {score.kind}{' z' if score.normative else ''}", str(seed), make, targets)
+    for preset in [p for p in ("cevae_slice",) if planes and p in detectors]:
+        for plane in ("coronal", "sagittal"):
+            config = read_config(REPOSITORY / "configs" / f"{preset}.yaml", [f"sampling.plane={plane}"])
+            detector = fit(config, cohort, out / "runs" / f"{preset}-{plane}", resume=True)
+            detectors[preset][plane] = detector
+            table.add(f"{preset} {plane} residual z", "0", lambda found=detector: found, targets)
+    for name, members in ensembles_of(detectors, seeds).items():
+        table.add(name, "–", partial(Ensemble.calibrate, "ensemble", members, validation), targets)
+    report(table.rows, out)
 
 
-def report(results: dict[str, dict[str, dict[str, float]]], out: Path) -> None:
-    """Print the table and write it as Markdown."""
-    header = ["preset and score", "AP inserted", "⌈Dice⌉ oracle", "Dice @ 1 % FPR"]
+def ensembles_of(detectors: dict[str, dict[str, Detector]], seeds: list[int]) -> dict[str, dict[str, Detector]]:
+    """Every preset over its seeds, the ceVAE over the planes, and the methods together, each with its own score."""
+    found = {}
+    for preset, runs in detectors.items():
+        of_seeds = {name: detector for name, detector in runs.items() if name.startswith("seed")}
+        if len(of_seeds) > 1:
+            found[f"ensemble: {preset}, {len(of_seeds)} seeds"] = of_seeds
+        if "coronal" in runs:
+            planes = {name: runs[name] for name in (f"seed{seeds[0]}", "coronal", "sagittal")}
+            found[f"ensemble: {preset}, 3 planes"] = planes
+    methods = {p: runs[f"seed{seeds[0]}"] for p, runs in detectors.items() if p.endswith("_slice")}
+    if len(methods) > 1:
+        found[f"ensemble: {' + '.join(methods)}"] = methods
+    return found
+
+
+def report(rows: dict[str, dict[str, dict[str, Numbers]]], out: Path) -> None:
+    """Print the table, mean ± SD over seeds, and write it as Markdown."""
+    header = ["preset and score", "seeds", "AP inserted", "⌈Dice⌉ oracle", "Dice @ 1 % FPR"]
     header += ["AP MS", "⌈Dice⌉ oracle", "Dice @ 1 % FPR", "s per volume"]
-    rows = []
-    for name, result in results.items():
-        numbers = [result[t][key] for t in ("inserted", "ms") for key in ("ap", "oracle_dice", "dice_at_1")]
-        rows.append([name, *(f"{n:.3f}" for n in numbers), f"{result['inserted']['seconds']:.2f}"])
-    any_result = next(iter(results.values()))
+    lines = []
+    for name, seeds in rows.items():
+        found = list(seeds.values())
+        cells = [
+            _mean_sd([result[target][key] for result in found])
+            for target in ("inserted", "ms")
+            for key in ("ap", "oracle_dice", "dice_at_1")
+        ]
+        lines.append([name, str(len(found)), *cells, f"{np.mean([r['inserted']['seconds'] for r in found]):.2f}"])
+    any_result = next(iter(next(iter(rows.values())).values()))
     chance = ", ".join(f"{any_result[t]['prevalence']:.4f} ({t})" for t in ("inserted", "ms"))
-    print_table(f"AP of chance (prevalence): {chance}", header, rows)
-    print("written:", write_text(out / "table.md", f"AP of chance: {chance}.\n\n{markdown_table(header, rows)}"))
+    print_table(f"AP of chance (prevalence): {chance}", header, lines)
+    print("written:", write_text(out / "table.md", f"AP of chance: {chance}.\n\n{markdown_table(header, lines)}"))
+
+
+def _mean_sd(values: list[float]) -> str:
+    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":
@@ -129,9 +183,11 @@ if __name__ == "__main__":
     parser.add_argument("--presets", nargs="+", default=everything, choices=everything, metavar="NAME", help="which")
     kinds = [*SIGNED, *UNSIGNED]
     parser.add_argument("--scores", nargs="+", default=kinds, choices=kinds, metavar="KIND", help="which scores")
-    arguments = parser.parse_args()
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="of initialisation and training")
+    parser.add_argument("--planes", action="store_true", help="also average the ceVAE over three planes")
+    chosen = parser.parse_args()
     try:
-        main(arguments.out, arguments.presets, arguments.scores)
+        main(chosen.out, chosen.presets, chosen.scores, chosen.seeds, chosen.planes)
     except MedvaeError as error:
         sys.exit(f"score_table: {error}")
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@ import pytest
 import torch
 from batchgenerators.augmentations import spatial_transformations
 from pydantic import ValidationError
+from scipy import ndimage
 
 from medvae.config import AugmentationConfig
 from medvae.sampling import tensor_augmentation
@@ -11,13 +12,13 @@ from medvae.sampling.smooth_field import smooth_field, spline_weights
 
 STILL = {
     "rotation_degrees": 0, "scale": (1, 1), "mirror": False, "contrast": (1, 1), "bias_field": 0, "gamma": (1, 1),
-    "brightness": (1, 1), "noise_variance": (0, 0),
+    "brightness": (1, 1), "noise_variance": (0, 0), "sharpness": (0, 0),
 }  # fmt: skip
 FULL = {"contrast": (0.8, 1.2), "bias_field": 0.2}
 SHAPES = [(24, 30), (20, 24, 16)]
 INTENSITY = {
     "gamma": (0.7, 1.4), "brightness": (0.8, 1.2), "noise_variance": (0, 0.01), "contrast": (0.8, 1.2),
-    "bias_field": 0.3,
+    "bias_field": 0.3, "sharpness": (-0.5, 1),
 }  # fmt: skip
 both = pytest.mark.parametrize("backend", ["batchgenerators", "tensor"])
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=["2D", "3D"])
@@ -155,7 +156,7 @@ def test_both_backends_turn_a_point_the_same_way(monkeypatch, point, degrees, ex
 
     matrix = tensor_augmentation._source_matrix(angles, 1.0, 0 if mirror else None)
     matrix = torch.from_numpy(matrix[None].astype(np.float32))
-    moves = tensor_augmentation.Draws(matrix, *[None] * 6, [0])
+    moves = tensor_augmentation.Draws(matrix, *[None] * 7, [0])
     x, _ = tensor_augmentation.apply(torch.from_numpy(image[None]), torch.from_numpy(mask[None]), moves)
     np.testing.assert_allclose(centre(x[0, 0].numpy()), expected, atol=0.06)
 
@@ -281,3 +282,17 @@ def test_spline_is_smooth_and_sums_to_one():
 def test_ranges_that_would_be_drawn_otherwise_than_written_are_refused(options):
     with pytest.raises(ValidationError, match=next(iter(options))):
         AugmentationConfig(**options)
+
+
+@both
+@shapes
+def test_sharpness_of_minus_one_is_the_blurred_copy(backend, shape):
+    image, mask = tile(shape)
+    x, _ = augment(backend, image, mask, keys(1), sharpness=(-1, -1))
+    weight = np.maximum(ndimage.gaussian_filter(mask[0].astype(float), 1, mode="constant", truncate=3), 1e-9)
+    for channel, found in zip(image, x[0], strict=True):
+        expected = ndimage.gaussian_filter(np.where(mask[0], channel, 0.0), 1, mode="constant", truncate=3) / weight
+        np.testing.assert_allclose(found[mask[0]], expected[mask[0]], rtol=1e-4)
+        assert not found[~mask[0]].any()
+    sharper, _ = augment(backend, image, mask, keys(1), sharpness=(1, 1))
+    np.testing.assert_allclose(sharper[0] + x[0], 2 * image, atol=1e-5)

@@ -31,10 +31,12 @@ def test_help_teaches_and_imports_nothing_heavy():
     )
     for arguments in (
         ["--help"],
+        ["prepare", "--help"],
         ["train", "--help"],
         ["predict", "--help"],
         ["evaluate", "--help"],
         ["check", "--help"],
+        *(["manifest", layout, "--help"] for layout in ("ixi", "brats", "bids", "nnunet", "decathlon", "folder")),
     ):
         result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
         assert result.returncode == 0, result.stderr

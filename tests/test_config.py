@@ -45,6 +45,8 @@ def test_overrides_reach_nested_values_with_the_right_type(tmp_path):
         ({"name": "a", "score": {"kind": "sum", "parts": [{"kind": "residual"}]}}, [], "at least two parts"),
         ({"name": "a", "score": {"kind": "klgradient"}}, [], "score.kind"),
         ({"name": "a", "sampling": {"kind": "patch", "patch_size": [96, 96, 96]}}, [], "larger than the standard grid"),
+        ({"name": "a", "objective": {"geco_target": -0.2, "kl_warmup_steps": 5}}, [], "both change β"),
+        ({"name": "a", "objective": {"geco_target": -0.2, "beta": 0}}, [], "adapts β"),
         ({}, [], 'key "name" is missing'),
     ],
 )

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -11,6 +12,8 @@ from medvae.errors import MedvaeError
 from medvae.networks import layers
 from medvae.networks.build import build
 from medvae.networks.vae import ConvVAE
+from medvae.preparation.grid import STANDARD_GRID
+from medvae.sampling.slices import slices_of
 from medvae.training import build_network
 
 SMALL = {"widths": (4, 8, 8), "latent_size": 6, "squeeze": 4}
@@ -222,7 +225,11 @@ def test_options_that_contradict_each_other_are_refused(options, words):
 )
 def test_scores_of_the_posterior_are_refused_without_one(score, words):
     with pytest.raises(ValidationError, match=words):
-        Config.model_validate({"name": "a", "network": {"kind": "unet"}, "score": score})
+        Config.model_validate(
+            {"name": "a", "network": {"kind": "unet"}, "objective": {"kind": "dae"}, "score": score}
+        )  # fmt: skip
+    with pytest.raises(ValidationError, match=f"{words}.*does not train"):
+        Config.model_validate({"name": "a", "objective": {"kind": "dae"}, "score": score})
     kept = Config.model_validate({"name": "a", "score": score})
     assert kept.network.kind == "vae"
 
@@ -233,10 +240,32 @@ def test_objectives_of_the_posterior_are_refused_without_one(kind):
         Config.model_validate({"name": "a", "network": {"kind": "unet"}, "objective": {"kind": kind}})
 
 
-def test_training_turns_a_refusal_into_an_error_of_the_user():
-    config = Config.model_validate({"name": "a", "network": {"widths": [4] * 6}})
-    with pytest.raises(MedvaeError, match=r"^network: .*divisible by 64"):
-        build_network(config, 1)
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"network": {"widths": [4] * 6}}, "80×96 voxels cannot be halved 6 times: .*divisible by 64"),
+        ({"sampling": {"kind": "patch", "patch_size": [40, 48, 40]}}, "40×48×40 voxels cannot be halved 4 times"),
+        (
+            {"sampling": {"kind": "patch", "patch_size": [80] * 3}, "network": {"latent_size": 1024, "squeeze": 256}},
+            "98 million weights",
+        ),
+    ],
+)  # fmt: skip
+def test_a_network_that_does_not_fit_the_tile_is_refused_when_the_config_is_read(content, words):
+    with pytest.raises(ValidationError, match=words):
+        Config.model_validate({"name": "a"} | content)
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_the_tile_shape_of_a_config_is_that_of_the_slices(plane):
+    config = Config.model_validate({"name": "a", "sampling": {"plane": plane}})
+    volume = np.empty(STANDARD_GRID.shape)
+    assert config.sampling.tile_shape == slices_of(volume, plane).shape[1:]
+    model = build_network(config, 1)
+    assert (
+        model(torch.zeros(1, 1, *config.sampling.tile_shape)).reconstruction.shape[2:]
+        == slices_of(volume, plane)[0].shape
+    )
 
 
 def test_log_variance_is_clamped():

@@ -5,8 +5,9 @@ import torch
 from torch import distributions
 
 from medvae.config import ObjectiveConfig
-from medvae.networks.vae import ConvVAE
+from medvae.networks.vae import ConvVAE, VAEOutput
 from medvae.objectives import (
+    Geco,
     blank_squares,
     cevae_loss,
     coarse_noise,
@@ -186,3 +187,63 @@ def test_denoising_restores_the_clean_tile(tiles, model):
     by_hand = denoising_loss(model, x, noisy, mask, scale=0.2)
     expected = negative_log_likelihood(x, model(noisy).reconstruction, mask, scale=0.2).sum() / mask.sum()
     torch.testing.assert_close(by_hand.total, expected)
+
+
+class LinearGaussian(torch.nn.Module):
+    """x = W z + b + σ ε with orthogonal columns of W, and its exact posterior, which is then diagonal."""
+
+    def __init__(self, size, latent, scale):
+        super().__init__()
+        columns, _ = torch.linalg.qr(torch.randn(math.prod(size), latent, dtype=torch.float64))
+        self.weight = columns * torch.linspace(0.5, 2.0, latent, dtype=torch.float64)
+        self.offset = torch.randn(math.prod(size), dtype=torch.float64)
+        self.variance = 1 / (1 + self.weight.square().sum(0) / scale**2)
+        self.size, self.scale = size, scale
+
+    def forward(self, x, noise):
+        centred = x.flatten(1) - self.offset
+        mean = centred @ self.weight * self.variance / self.scale**2
+        z = mean + self.variance.sqrt() * noise
+        decoded = (z @ self.weight.T + self.offset).reshape(x.shape)
+        return VAEOutput(decoded, mean, self.variance.log().expand_as(mean))
+
+    def log_evidence(self, x):
+        covariance = self.weight @ self.weight.T + self.scale**2 * torch.eye(len(self.offset), dtype=torch.float64)
+        return torch.distributions.MultivariateNormal(self.offset, covariance).log_prob(x.flatten(1))
+
+
+def test_elbo_of_a_linear_gaussian_model_is_its_log_evidence():
+    torch.manual_seed(4)
+    model = LinearGaussian((4, 5), latent=3, scale=0.7)
+    x = torch.randn(1, 1, 4, 5, dtype=torch.float64)
+    mask = torch.ones(1, 1, 4, 5, dtype=torch.bool)
+    options = {"likelihood": "gaussian", "scale": 0.7}
+    # ±√L along each latent axis have a standard normal's mean and covariance: exact for a quadratic
+    points = math.sqrt(3) * torch.cat([torch.eye(3), -torch.eye(3)]).double()
+    losses = [vae_loss(model, x, mask, point[None], **options).total * x.numel() for point in points]
+    expected = -float(model.log_evidence(x))
+    assert float(torch.stack(losses).mean()) == pytest.approx(expected, rel=1e-5)
+    model.variance = model.variance * 1.5  # any other posterior is worse
+    worse = [vae_loss(model, x, mask, point[None], **options).total * x.numel() for point in points]
+    assert float(torch.stack(worse).mean()) > expected + 1e-3
+
+
+def test_geco_finds_the_beta_that_reaches_its_target():
+    # a trade-off with a known answer: the reconstruction term r minimises r + β / r, so r = √β
+    constraint = Geco(beta=9.0, target=0.5, speed=0.05)
+    for _ in range(3000):
+        constraint.update(constraint.beta.sqrt())
+    assert float(constraint.beta) == pytest.approx(0.25, rel=0.02)
+
+
+def test_geco_goes_on_from_its_state():
+    whole, before, after = (Geco(beta=2.0, target=0.1, speed=0.2) for _ in range(3))
+    for value in (0.7, 0.4):
+        whole.update(torch.tensor(value))
+        before.update(torch.tensor(value))
+    after.restore(before.state())
+    for value in (0.3, -0.2):
+        whole.update(torch.tensor(value))
+        after.update(torch.tensor(value))
+    assert after.state() == whole.state()
+    assert float(after.beta) < 2.0  # the reconstruction was worse than the target

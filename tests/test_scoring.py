@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from medvae.networks.vae import ConvVAE
+from medvae.networks.vae import ConvVAE, VAEOutput
 from medvae.scoring.context import _patterns, context_residual
 from medvae.scoring.gradient import gradient, smooth_gradient
 from medvae.scoring.intensity import equalized_intensity
@@ -183,3 +183,42 @@ def test_total_variation_makes_the_change_smoother(network, tiles):
         return float(change.diff(dim=1).abs().mean() / change.abs().mean())
 
     assert roughness(smooth) < roughness(rough)
+
+
+SHIFTED = {name: SCORES[name] for name in ("residual", "squared_residual", "kl", "reconstruction", "elbo", "context")}
+
+
+@pytest.mark.parametrize("name", SHIFTED)
+def test_a_shift_of_the_tile_by_the_stride_shifts_its_score(name):
+    torch.manual_seed(5)
+    model = ConvVAE((80, 80), widths=(4, 8), latent="spatial", latent_size=3).eval().requires_grad_(False)
+    x, mask = torch.zeros(1, 1, 80, 80), torch.zeros(1, 1, 80, 80, dtype=torch.bool)
+    mask[:, :, 32:46, 30:44] = True
+    x[mask] = torch.rand(int(mask.sum()))
+    shift = (8, -16)  # multiples of the network's stride (4) and of the blanked patches' side (8)
+    found = SHIFTED[name](model, x, mask)
+    moved = SHIFTED[name](model, *(t.roll(shift, (2, 3)) for t in (x, mask)))
+    assert found.abs().max() > 0
+    torch.testing.assert_close(moved, found.roll(shift, (1, 2)), rtol=1e-4, atol=1e-5 * float(found.abs().max()))
+
+
+def test_context_score_of_a_constant_image_is_zero_where_the_network_knows_the_constant():
+    class Constant(torch.nn.Module):
+        def forward(self, x, noise=None):
+            return VAEOutput(torch.full_like(x, 0.4))
+
+    mask = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
+    mask[:, :, 4:28, 6:25] = True
+    assert not context_residual(Constant(), 0.4 * mask, mask, side=8).any()
+    brighter = context_residual(Constant(), 0.5 * mask, mask, side=8)
+    torch.testing.assert_close(brighter, 0.1 * mask[:, 0].float())
+
+
+@pytest.mark.parametrize("name", ["residual", "squared_residual", "kl", "elbo", "context", "restoration"])
+def test_train_and_eval_mode_give_one_score(network, tiles, name):
+    found = SCORES[name](network, *tiles)
+    network.train()
+    try:
+        assert torch.equal(SCORES[name](network, *tiles), found)
+    finally:
+        network.eval()

@@ -1,6 +1,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -8,7 +10,8 @@ import pytest
 import torch
 
 from medvae import objectives, training
-from medvae.config import Config
+from medvae.config import Config, dump_config
+from medvae.detector import Detector
 from medvae.errors import MedvaeError
 from medvae.preparation.prepare import prepare_healthy
 from medvae.training import train
@@ -53,8 +56,9 @@ def stop_after(monkeypatch, step):
 
 @pytest.mark.parametrize("backend", ["batchgenerators", "tensor"])
 def test_six_steps_equal_three_a_stop_and_three_more(tmp_path, scans, monkeypatch, backend):
-    averaged = {"ema_decay": 0.5} if backend == "tensor" else {}
-    config = small(augmentation={"backend": backend}, training=averaged)
+    tensor = backend == "tensor"
+    averaged, held = ({"ema_decay": 0.5}, {"geco_target": 0.5}) if tensor else ({}, {})
+    config = small(augmentation={"backend": backend}, training=averaged, objective=held)
     whole = train(config, *scans, tmp_path / "whole", quiet=True)
     original = stop_after(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
@@ -172,3 +176,16 @@ def test_averaged_weights_are_what_is_kept(tmp_path, scans):
     slow = train(small(training={"ema_decay": 0.9}), *scans, tmp_path / "slow", quiet=True)
     assert torch.allclose(weights(last), weights(barely), atol=1e-4)
     assert not torch.allclose(weights(last), weights(slow), atol=1e-4)
+
+
+def test_two_processes_share_the_steps_and_one_of_them_writes(tmp_path, cohort):
+    config = tmp_path / "small.yaml"
+    config.write_text(dump_config(small(training={"steps": 4, "checkpoint_every": 2})))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = ["-m", "medvae", "train", str(config), "--data", str(cohort.path), "--out", str(tmp_path / "run"), "-q"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *command], env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "total" in line] == [1, 2, 3, 4]
+    assert Detector.load(tmp_path / "run").fingerprint

@@ -54,20 +54,7 @@ class Denoiser(nn.Module):
         residual_blocks: int = 0,
     ) -> None:
         super().__init__()
-        nets, blocks = import_monai("networks.nets"), import_monai("networks.blocks")
-        self.network = nets.UNet(
-            spatial_dims=len(size),
-            in_channels=channels,
-            out_channels=widths[0],
-            channels=(*widths, widths[-1]),
-            strides=(2,) * len(widths),
-            num_res_units=residual_blocks,
-            act=monai_activation(activation),
-            norm=monai_normalisation(normalisation, *widths),
-        )
-        self.network.model[-1] = blocks.Convolution(
-            len(size), 2 * widths[0], channels, strides=2, is_transposed=True, conv_only=True
-        )
+        self.network = unet(len(size), channels, channels, widths, normalisation, activation, residual_blocks)
 
     def noise_shape(self, batch: int) -> tuple[int, ...]:
         """An empty shape: there is no latent to draw."""
@@ -76,3 +63,30 @@ class Denoiser(nn.Module):
     def forward(self, x: Tensor, noise: Tensor | None = None) -> VAEOutput:
         """Restore ``x`` ``(N, C, *spatial)``; without a posterior, and ``noise`` has no effect."""
         return VAEOutput(self.network(x))
+
+
+def unet(
+    dimensions: int,
+    channels_in: int,
+    channels_out: int,
+    widths: Sequence[int],
+    normalisation: str,
+    activation: str,
+    residual_blocks: int,
+) -> nn.Module:
+    """MONAI's U-Net with a bare transposed convolution as its last layer; options as those of `Denoiser`."""
+    nets, blocks = import_monai("networks.nets"), import_monai("networks.blocks")
+    network = nets.UNet(
+        spatial_dims=dimensions,
+        in_channels=channels_in,
+        out_channels=widths[0],
+        channels=(*widths, widths[-1]),
+        strides=(2,) * len(widths),
+        num_res_units=residual_blocks,
+        act=monai_activation(activation),
+        norm=monai_normalisation(normalisation, *widths),
+    )
+    network.model[-1] = blocks.Convolution(
+        dimensions, 2 * widths[0], channels_out, strides=2, is_transposed=True, conv_only=True
+    )
+    return network

@@ -10,16 +10,10 @@ from medvae.errors import MedvaeError
 from medvae.preparation.landmarks import LandmarkScale
 
 
-def normalise(
-    image: np.ndarray,
-    mask: np.ndarray,
-    config: PreparationConfig,
-    source: str,
-    *,
-    scale: LandmarkScale | None = None,
-    modality: int = 0,
-) -> np.ndarray:
+def normalise(image: np.ndarray, mask: np.ndarray, config: PreparationConfig, source: str) -> np.ndarray:
     """Bring the in-mask intensities of one modality to a common scale; 0 outside the mask.
+
+    Intensities by landmarks take two steps: this one, with what `before_scale` gives, and `standardise`.
 
     Parameters
     ----------
@@ -29,8 +23,6 @@ def normalise(
         Method, percentiles and limits.
     source
         The file that an error names.
-    scale, modality
-        What "landmarks" was learned as, and which of its modalities this is.
 
     Returns
     -------
@@ -40,7 +32,7 @@ def normalise(
     Raises
     ------
     MedvaeError
-        If the brain has one intensity only, there is no scale for "landmarks", or no white matter above 0.
+        If the brain has one intensity only, or white matter that is not above 0 for "white_matter".
     """
     values = image[mask]
     if config.intensity == "zscore":
@@ -60,26 +52,22 @@ def normalise(
                 f"{source}: its white matter has the intensity {width:g}; a scan whose intensities are positive was "
                 f"expected. Set preparation.intensity=percentile for scans that were standardised before."
             )
-    scaled = (image - offset) / width
-    if config.intensity == "landmarks":
-        scaled = on_scale(scaled, mask, scale, modality, source)
-    return limited(scaled, mask, config)
+    return _limited((image - offset) / width, mask, config)
 
 
-def on_scale(
-    image: np.ndarray, mask: np.ndarray, scale: LandmarkScale | None, modality: int, source: str
-) -> np.ndarray:
-    """One modality, as "percentile" leaves it, on a learned scale."""
-    if scale is None or modality >= len(scale.levels):
-        raise MedvaeError(
-            f"{source}: preparation.intensity=landmarks needs the scale that was learned from the training scans, for "
-            f"each modality. Give that of the detector (detector.scale), or choose another preparation.intensity."
-        )
-    return scale.apply(image.astype(np.float32), mask, modality)
+def before_scale(config: PreparationConfig) -> PreparationConfig:
+    """How scans are prepared before a learned scale is applied: by percentiles without limits, for "landmarks"."""
+    if config.intensity != "landmarks":
+        return config
+    return config.model_copy(update={"intensity": "percentile", "clip": None})
 
 
-def limited(image: np.ndarray, mask: np.ndarray, config: PreparationConfig) -> np.ndarray:
-    """The image within the config's limits, float32, 0 outside the mask."""
+def standardise(image: np.ndarray, mask: np.ndarray, scale: LandmarkScale, config: PreparationConfig) -> np.ndarray:
+    """All modalities ``(C, X, Y, Z)`` on a learned scale, within the config's limits, float32, 0 outside the mask."""
+    return np.stack([_limited(scale.apply(channel, mask, n), mask, config) for n, channel in enumerate(image)])
+
+
+def _limited(image: np.ndarray, mask: np.ndarray, config: PreparationConfig) -> np.ndarray:
     if config.clip is not None:
         image = np.clip(image, *config.clip)
     return np.where(mask, image, 0.0).astype(np.float32)

@@ -15,8 +15,6 @@ from pydantic import Field, model_validator
 from medvae.errors import MedvaeError
 from medvae.schema import Strict
 
-FILE = "intensity_scale.json"
-
 
 class LandmarkScale(Strict):
     """Where the landmarks of each modality lie on the standard scale; frozen, learned by :func:`fit_landmarks`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,11 @@ from medvae.errors import MedvaeError
 from medvae.manifest import Case, Manifest, Split
 from medvae.preparation.extraction import find_brain
 from medvae.preparation.grid import STANDARD_GRID
-from medvae.preparation.intensity import limited, normalise, on_scale
+from medvae.preparation.intensity import before_scale, normalise, standardise
 from medvae.preparation.landmarks import LandmarkScale, fit_landmarks
 from medvae.preparation.registration import RegistrationQuality, measure_quality, move_brain, read_template, register
 from medvae.progress import Progress
-from medvae.volume import Geometry, Volume, read_volume, resample
+from medvae.volume import Geometry, Placement, Volume, read_volume, resample
 
 IN_PLACE_DICE = 0.9
 """Overlap with the standard brain above which ``registration: auto`` takes a scan to lie in MNI152 space already."""
@@ -26,20 +26,30 @@ IN_PLACE_DICE = 0.9
 LOST_DICE = 0.7
 """Overlap with the standard brain below which an unregistered scan is refused."""
 
+STEP_VERSIONS = {"reading": 1, "mask": 1, "bias_field": 1, "registration": 1, "resampling": 1, "intensity": 1}
+"""Version of each step, part of the name under which a cache keeps a prepared scan.
+
+Raise a step's number in the commit after which any scan may come out of it otherwise, be it in the last bit: another
+algorithm, another default inside the step, a repaired error. What the `PreparationConfig` says, the template and the
+standard grid need no number, they are part of the name themselves. Forgetting it means that users with a cache go on
+with what the old code made.
+"""
+
 
 @dataclass(frozen=True)
 class PreparedVolume:
     """A scan on the standard grid, and the way back to its own.
 
-    ``image`` ``(C, X, Y, Z)`` float32 and ``mask`` ``(X, Y, Z)`` bool lie on the standard grid; ``source`` is the
-    first modality as it was read, ``source_mask`` the brain on the source's grid, and ``transform`` ``(4, 4)``
-    leads from the standard grid's world to the source's, in mm. ``brain_from`` says where the mask was taken from
-    ("given", "background", "deepbet" or "hdbet"), ``quality`` how well the brain lies on the template.
+    ``image`` ``(C, X, Y, Z)`` float32 and ``mask`` ``(X, Y, Z)`` bool lie on the standard grid; ``source`` says where
+    the first modality lies, ``source_mask`` is the brain on the source's grid, and ``transform`` ``(4, 4)`` leads from
+    the standard grid's world to the source's, in mm. ``brain_from`` says where the mask was taken from ("given",
+    "background", "deepbet" or "hdbet"), ``quality`` how well the brain lies on the template. The arrays are not to be
+    written to.
     """
 
     image: np.ndarray
     mask: np.ndarray
-    source: Volume
+    source: Placement
     source_mask: np.ndarray
     transform: np.ndarray
     registered: bool
@@ -59,10 +69,38 @@ class PreparedVolume:
         return np.where(self.source_mask, native, 0.0).astype(np.float32)
 
 
+class StandardisedVolume(PreparedVolume):
+    """A prepared volume whose intensities were brought to a learned scale.
+
+    Its masks are asked of the volume it was made from, which may have them in a cache.
+    """
+
+    plain: PreparedVolume
+
+    def __init__(self, plain: PreparedVolume, scale: LandmarkScale, config: PreparationConfig) -> None:
+        same = {name: getattr(plain, name) for name in ("source", "transform", "registered", "brain_from", "quality")}
+        self.__dict__.update(same, plain=plain, image=standardise(plain.image, plain.mask, scale, config))
+
+    @property
+    def mask(self) -> np.ndarray:
+        """``(X, Y, Z)`` bool on the standard grid."""
+        return self.plain.mask
+
+    @property
+    def source_mask(self) -> np.ndarray:
+        """``(X, Y, Z)`` bool on the scan's own grid."""
+        return self.plain.source_mask
+
+
 def prepare_case(
-    manifest: Manifest, case: Case, config: PreparationConfig, *, scale: LandmarkScale | None = None
+    manifest: Manifest,
+    case: Case,
+    config: PreparationConfig,
+    *,
+    scale: LandmarkScale | None = None,
+    cache: Path | None = None,
 ) -> PreparedVolume:
-    """Read and prepare a case of a manifest; ``scale`` as in :func:`prepare_scan`.
+    """Read and prepare a case of a manifest, or open it in a cache; ``scale`` as in `prepare_scan`.
 
     Raises
     ------
@@ -71,27 +109,26 @@ def prepare_case(
     """
     try:
         mask = manifest.resolve(case.mask) if case.mask else None
-        return prepare_scan(manifest.images(case), config, mask=mask, scale=scale)
+        return prepare_scan(manifest.images(case), config, mask=mask, scale=scale, cache=cache)
     except MedvaeError as error:
         raise MedvaeError(f'{manifest.path}: case "{case.id}": {error}') from None
 
 
 def prepare_training(
-    manifest: Manifest, config: PreparationConfig, *, quiet: bool = False
+    manifest: Manifest, config: PreparationConfig, *, cache: Path | None = None, quiet: bool = False
 ) -> tuple[list[PreparedVolume], LandmarkScale | None]:
     """Prepare the healthy training scans and, for intensities by landmarks, learn the scale from them.
 
     Raises
     ------
     MedvaeError
-        As :func:`prepare_healthy` and :func:`fit_landmarks`.
+        As `prepare_healthy` and `fit_landmarks`.
     """
+    volumes = prepare_healthy(manifest, "train", before_scale(config), cache=cache, quiet=quiet)
     if config.intensity != "landmarks":
-        return prepare_healthy(manifest, "train", config, quiet=quiet), None
-    plain = config.model_copy(update={"intensity": "percentile", "clip": None})
-    volumes = prepare_healthy(manifest, "train", plain, quiet=quiet)
+        return volumes, None
     scale = fit_landmarks([v.image for v in volumes], [v.mask for v in volumes], config.percentiles)
-    return [_standardised(volume, scale, config) for volume in volumes], scale
+    return [StandardisedVolume(volume, scale, config) for volume in volumes], scale
 
 
 def prepare_healthy(
@@ -100,9 +137,12 @@ def prepare_healthy(
     config: PreparationConfig,
     *,
     scale: LandmarkScale | None = None,
+    cache: Path | None = None,
     quiet: bool = False,
 ) -> list[PreparedVolume]:
-    """Prepare all healthy cases of a split, with a progress display; ``scale`` as in :func:`prepare_scan`.
+    """Prepare all healthy cases of a split, or open them in a cache, with a progress display.
+
+    ``scale`` as in `prepare_scan`.
 
     Raises
     ------
@@ -113,7 +153,7 @@ def prepare_healthy(
     prepared = []
     with Progress(f"Preparing {split} scans", len(cases), quiet=quiet) as progress:
         for done, case in enumerate(cases, start=1):
-            prepared.append(prepare_case(manifest, case, config, scale=scale))
+            prepared.append(prepare_case(manifest, case, config, scale=scale, cache=cache))
             progress.update(done, case=case.id)
     return prepared
 
@@ -124,18 +164,33 @@ def prepare_scan(
     *,
     mask: Path | str | None = None,
     scale: LandmarkScale | None = None,
+    cache: Path | None = None,
 ) -> PreparedVolume:
     """Read a scan (one file per modality, on one common grid) and bring it to the standard grid.
 
     The steps: brain mask, bias field, registration to MNI152, resampling, intensities. Without ``mask`` the brain
-    is found as ``config.brain`` says; ``scale`` is the one that a detector has learned for intensities by landmarks.
+    is found as ``config.brain`` says; ``scale`` is the one that a detector has learned for intensities by landmarks
+    (``detector.scale``). With ``cache`` (see `medvae.preparation.cache`) a scan that was
+    prepared before is opened there, and one that was not is prepared and kept there; the values are the same.
 
     Raises
     ------
     MedvaeError
         For a file that cannot be read, modalities or a mask on another grid, a brain that is empty or cannot be
-        found, or that does not lie where the standard brain lies.
+        found, or that does not lie where the standard brain lies, or a scale that is missing.
     """
+    if config.intensity == "landmarks":
+        if scale is None or len(scale.levels) != len(images):
+            raise MedvaeError(
+                f"{images[0]}: preparation.intensity=landmarks needs the scale that was learned from the training "
+                f"scans, for each modality. Give that of the detector (detector.scale), or choose another intensity."
+            )
+        plain = prepare_scan(images, before_scale(config), mask=mask, cache=cache)
+        return StandardisedVolume(plain, scale, config)
+    if cache is not None:
+        from medvae.preparation.cache import prepare_cached
+
+        return prepare_cached(images, config, mask=mask, cache=cache)
     volumes = [read_volume(image) for image in images]
     first = volumes[0]
     for other in volumes[1:]:
@@ -163,12 +218,13 @@ def prepare_scan(
             f"check its orientation in a viewer."
         )
     prepared = []
-    for modality, (volume, array) in enumerate(zip(volumes, arrays, strict=True)):
+    for volume, array in zip(volumes, arrays, strict=True):
         moved, mask_on_grid = move_brain(array, brain, first.geometry, STANDARD_GRID, transform)
-        source = str(volume.path)
-        prepared.append(normalise(moved, mask_on_grid, config, source, scale=scale, modality=modality))
+        prepared.append(normalise(moved, mask_on_grid, config, str(volume.path)))
     quality = measure_quality(prepared[0], mask_on_grid, transform)
-    return PreparedVolume(np.stack(prepared), mask_on_grid, first, brain, transform, registered, brain_from, quality)
+    return PreparedVolume(
+        np.stack(prepared), mask_on_grid, first.placement, brain, transform, registered, brain_from, quality
+    )
 
 
 def brain_mask(volume: Volume, mask: Path | str | None, method: BrainMethod = "auto") -> np.ndarray:
@@ -203,16 +259,6 @@ def require_same_grid(volume: Volume, expected: Geometry, what: str) -> None:
             f"{volume.path}: lies up to {distance:.1f} mm away from {what} (orientation {found.orientation} against "
             f"{expected.orientation}). Resample it onto that grid, or repair its header."
         )
-
-
-def _standardised(volume: PreparedVolume, scale: LandmarkScale, config: PreparationConfig) -> PreparedVolume:
-    """A volume that was prepared with unlimited percentiles, on the learned scale: what `normalise` would give."""
-    mask, source = volume.mask, str(volume.source.path)
-    channels = [
-        limited(on_scale(channel, mask, scale, modality, source), mask, config)
-        for modality, channel in enumerate(volume.image)
-    ]
-    return replace(volume, image=np.stack(channels))
 
 
 def _on_grid(mask: np.ndarray, geometry: Geometry, transform: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from medvae.detector import Detector
+from medvae.calibrated import Calibrated
 from medvae.manifest import Manifest
 from medvae.prediction import Prediction
 from medvae.reporting.figures import save_figure
@@ -91,7 +91,7 @@ def draw_case(
 
 
 def draw_predictions(
-    predictions: Sequence[Prediction], manifest: Manifest | None, detector: Detector, out: Path | str
+    predictions: Sequence[Prediction], manifest: Manifest | None, detector: Calibrated, out: Path | str
 ) -> list[Path]:
     """Draw every prediction to ``out/ID.png``; with a manifest, the truth of its labelled cases beside it."""
     drawn = []

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from medvae.evaluation.study import Study
+if TYPE_CHECKING:
+    from medvae.evaluation.study import Study  # imports torch, which a table of counts does not need
 
 ABSENT = "–"
 COLUMNS = ("method", "AP", "prevalence", "AUROC", "⌈Dice⌉ oracle")

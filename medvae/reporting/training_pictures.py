@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from medvae.config import ObjectiveConfig
 from medvae.networks.build import Network
+from medvae.objectives import corrupt
 from medvae.reporting.figures import save_figure
 from medvae.sampling.tiles import Tiles
 
@@ -21,7 +23,7 @@ def draw_loss(metrics: Path, out: Path) -> Path:
     left, right = figure.subplots(1, 2)
     for axes, names in (
         (left, ("reconstruction", "context", "validation_reconstruction")),
-        (right, ("kl", "validation_kl")),
+        (right, ("kl", "validation_kl", "dice")),
     ):
         for name in names:
             points = [(line["step"], line[name]) for line in lines if name in line]
@@ -34,24 +36,31 @@ def draw_loss(metrics: Path, out: Path) -> Path:
             axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     left.set_ylabel("nats per brain voxel")
-    left.set_title("−log p(x|z)", fontsize=10)
-    right.set_title("KL divergence", fontsize=10)
+    left.set_title("likelihood term", fontsize=10)
+    right.set_title("soft Dice" if any("dice" in line for line in lines) else "KL divergence", fontsize=10)
     return save_figure(figure, out)
 
 
-def draw_reconstructions(network: Network, tiles: Tiles, out: Path, count: int = 8) -> Path:
-    """Some held-out healthy tiles, their reconstructions and the difference, as a PNG; of a patch its middle slice."""
+def draw_reconstructions(network: Network, tiles: Tiles, options: ObjectiveConfig, out: Path, count: int = 8) -> Path:
+    """Some held-out healthy tiles, their reconstructions and the difference, as a PNG; of a patch its middle slice.
+
+    A network that segments is shown the tiles with lesions inserted, its probabilities and the truth.
+    """
     chosen = np.linspace(0, len(tiles) - 1, count + 2).astype(int)[1:-1]
     x, mask = (torch.stack(parts) for parts in zip(*[tiles[0, int(index)] for index in chosen], strict=True))
     device = next(network.parameters()).device
     with torch.no_grad():
-        restored = network(x.to(device)).reconstruction.float().cpu()
-    scan, restored, mask = (_middle(part[:, 0]).numpy() for part in (x, restored, mask))
-    rows = [
-        ("scan", scan, "gray", (0, 1.1)),
-        ("reconstruction", restored * mask, "gray", (0, 1.1)),
-        ("difference", (scan - restored) * mask, "RdBu_r", (-0.4, 0.4)),
-    ]
+        if options.kind == "discrepancy":
+            x, truth = corrupt(options, x, mask, (0,))
+            probability = network(x.to(device)).logits.float().sigmoid().cpu() * mask
+            images = {"scan": x, "probability": probability, "truth": truth.float()}
+            limits = {"scan": ("gray", (0, 1.1)), "probability": ("inferno", (0, 1)), "truth": ("inferno", (0, 1))}
+        else:
+            restored = network(x.to(device)).reconstruction.float().cpu() * mask
+            images = {"scan": x, "reconstruction": restored, "difference": (x - restored) * mask}
+            grey = ("gray", (0, 1.1))
+            limits = {"scan": grey, "reconstruction": grey, "difference": ("RdBu_r", (-0.4, 0.4))}
+    rows = [(name, _middle(image[:, 0]).numpy(), *limits[name]) for name, image in images.items()]
     figure = Figure(figsize=(1.3 * count, 4.4), layout="constrained")
     grid = figure.subplots(len(rows), count)
     for row, (name, images, colours, limits) in zip(grid, rows, strict=True):

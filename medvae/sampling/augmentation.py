@@ -14,6 +14,7 @@ import numpy as np
 from batchgenerators.transforms.abstract_transforms import AbstractTransform
 
 from medvae.config import AugmentationConfig, Plane
+from medvae.sampling.sharpness import SharpnessTransform
 from medvae.sampling.smooth_field import SmoothFieldTransform
 
 
@@ -32,7 +33,7 @@ class Augmenter:
     Spatial changes move image and mask together, with linear interpolation (order 1: the order, not the library,
     decides the time). Positive angles turn axis 0 towards axis 1 in a slice; in a patch the rotation matrix is
     ``R_x R_y R_z``, right-handed, about its centre. Intensity changes act inside the brain, take their statistics
-    there, and come in the order bias field, gamma, brightness, contrast, noise; the background stays 0.
+    there, and come in the order sharpness, bias field, gamma, brightness, contrast, noise; the background stays 0.
 
     Parameters
     ----------
@@ -65,6 +66,8 @@ class Augmenter:
         ]  # fmt: skip
         if config.mirror and mirror_axis is not None:
             spatial.append(MirrorTransform(axes=(mirror_axis,)))  # mirrors with probability one half
+        if config.sharpness != (0.0, 0.0):
+            spatial.append(SharpnessTransform(config.sharpness))
         if config.bias_field > 0:
             spatial.append(SmoothFieldTransform(config.bias_field))
         inside: list[Callable] = []

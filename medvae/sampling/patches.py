@@ -31,7 +31,7 @@ class PatchDataset(Dataset):
     ) -> None:
         self._volumes, self._size, self._per_volume = volumes, tuple(size), per_volume
         self._augmenter, self._seed = augmenter, seed
-        self._voxels = [np.argwhere(volume.mask) for volume in volumes]
+        self._voxels = [np.flatnonzero(volume.mask).astype(np.int32) for volume in volumes]
 
     def __len__(self) -> int:
         return len(self._volumes) * self._per_volume
@@ -40,10 +40,15 @@ class PatchDataset(Dataset):
         epoch, index = key
         which = index // self._per_volume
         volume, voxels = self._volumes[which], self._voxels[which]
+        whole, inside = volume.image, volume.mask
         rng = np.random.default_rng((self._seed, epoch, index, 1))  # 1: apart from the augmentation's numbers
-        corner = patch_corner(voxels[rng.integers(len(voxels))], self._size, volume.mask.shape)
+        centre = np.unravel_index(voxels[rng.integers(len(voxels))], inside.shape)
+        corner = patch_corner(centre, self._size, inside.shape)
         box = tuple(slice(c, c + n) for c, n in zip(corner, self._size, strict=True))
-        image, mask = volume.image[(slice(None), *box)], volume.mask[box][None]
+        image, mask = (
+            np.array(whole[(slice(None), *box)]),
+            np.array(inside[box][None]),
+        )  # copies: they may be written to
         if self._augmenter is not None:
             moved = self._augmenter(image, mask, (self._seed, epoch, index))
             image, mask = moved if moved[1].any() else (image, mask)

@@ -8,12 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from medvae.config import Plane
+from medvae.config import PLANE_AXIS, Plane
 from medvae.preparation.prepare import PreparedVolume
 from medvae.sampling.augmentation import Augmenter
-
-PLANE_AXIS: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
-"""Array axis of the standard grid (RAS) that a slice is perpendicular to."""
 
 
 def slices_of(array: np.ndarray, plane: Plane) -> np.ndarray:
@@ -42,14 +39,19 @@ class SliceDataset(Dataset):
         augmenter: Augmenter | None = None,
         seed: int = 0,
     ) -> None:
-        images, masks = [], []
-        for volume in volumes:
-            image, mask = slices_of(volume.image, plane), slices_of(volume.mask, plane)
-            keep = mask.mean(axis=(1, 2)) >= max(min_brain_fraction, 1e-9)
-            images.append(image[keep])
-            masks.append(mask[keep, None])
-        self.images = np.concatenate(images)
-        self.masks = np.concatenate(masks)
+        kept = [
+            np.flatnonzero(slices_of(volume.mask, plane).mean(axis=(1, 2)) >= max(min_brain_fraction, 1e-9))
+            for volume in volumes
+        ]
+        count = sum(map(len, kept))
+        image, mask = slices_of(volumes[0].image, plane), slices_of(volumes[0].mask, plane)
+        self.images = np.empty((count, *image.shape[1:]), image.dtype)  # filled in place: never twice in memory
+        self.masks = np.empty((count, 1, *mask.shape[1:]), mask.dtype)
+        start = 0
+        for volume, keep in zip(volumes, kept, strict=True):
+            place = slice(start, start := start + len(keep))
+            self.images[place] = slices_of(volume.image, plane)[keep]
+            self.masks[place, 0] = slices_of(volume.mask, plane)[keep]
         self._augmenter = augmenter
         self._seed = seed
 

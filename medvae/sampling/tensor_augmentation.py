@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medvae.config import AugmentationConfig
+from medvae.sampling.sharpness import sharpened
 from medvae.sampling.smooth_field import CONTROL_POINTS, spline_weights
 
 
@@ -26,6 +27,8 @@ class Draws(NamedTuple):
 
     matrix: Tensor | None
     """``(N, D, D)``: from a voxel of the result to the voxel it comes from, both counted from the centre."""
+    sharpness: Tensor | None
+    """``(N,)``"""
     bias_field: Tensor | None
     """``(N, points, ...)``: control points of a cubic B-spline."""
     bias_amplitude: Tensor | None
@@ -85,13 +88,14 @@ def draw(
     """The parameters of each sample; a range changes its own parameter only, never the draws of another."""
     columns = zip(*(_draw_one(config, seed, channels, dimensions, mirror_axis) for seed in seeds), strict=True)
     *values, noise_seed = columns
-    matrix, field, amplitude, gamma, brightness, contrast, deviation = (
+    matrix, sharpness, field, amplitude, gamma, brightness, contrast, deviation = (
         torch.from_numpy(np.stack(value).astype(np.float32)) for value in values
     )
     mirrors = config.mirror and mirror_axis is not None
     moves = mirrors or config.rotation_degrees > 0 or config.scale != (1.0, 1.0)
     return Draws(
         matrix=matrix if moves else None,
+        sharpness=sharpness if config.sharpness != (0.0, 0.0) else None,
         bias_field=field if config.bias_field > 0 else None,
         bias_amplitude=amplitude if config.bias_field > 0 else None,
         gamma=gamma if config.gamma != (1.0, 1.0) else None,
@@ -115,6 +119,8 @@ def apply(x: Tensor, mask: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
 
     if draws.matrix is not None:
         x, mask = _move(x, mask, draws.matrix)
+    if draws.sharpness is not None:
+        x = sharpened(x, mask, spread(draws.sharpness))
     if draws.bias_field is not None:
         x = x * (1 + spread(draws.bias_amplitude) * _smooth_field(draws.bias_field, x.shape[2:]))
     if draws.gamma is not None:
@@ -147,7 +153,8 @@ def _draw_one(
     field = rng.uniform(-1, 1, (CONTROL_POINTS,) * dimensions)
     brightness = rng.uniform(*config.brightness, channels)
     contrast = np.array([_around_one(rng, config.contrast) for _ in range(channels)])
-    return matrix, field, amplitude, gamma, brightness, contrast, deviation, noise_seed
+    sharpness = rng.uniform(*config.sharpness)  # drawn last: older seeds keep their other numbers
+    return matrix, sharpness, field, amplitude, gamma, brightness, contrast, deviation, noise_seed
 
 
 def _around_one(rng: np.random.Generator, limits: tuple[float, float]) -> float:

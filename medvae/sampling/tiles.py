@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from torch import Tensor
 
 from medvae.config import Config
-from medvae.preparation.grid import STANDARD_GRID
 from medvae.preparation.prepare import PreparedVolume
 from medvae.sampling.augmentation import Augmenter, left_right_axis
 from medvae.sampling.order import WithKey
 from medvae.sampling.patches import PatchDataset
-from medvae.sampling.slices import SliceDataset, slices_of
+from medvae.sampling.slices import SliceDataset
 from medvae.sampling.tensor_augmentation import augment
 
 Tiles = SliceDataset | PatchDataset
-
-
-def tile_shape(config: Config) -> tuple[int, ...]:
-    """Spatial shape of a tile: two axes for slices, three for patches."""
-    if config.sampling.kind == "patch":
-        return config.sampling.patch_size
-    return slices_of(np.empty(STANDARD_GRID.shape, dtype=bool), config.sampling.plane).shape[1:]
 
 
 def training_tiles(config: Config, volumes: Sequence[PreparedVolume]) -> Tiles | WithKey:
@@ -32,7 +23,7 @@ def training_tiles(config: Config, volumes: Sequence[PreparedVolume]) -> Tiles |
     changes = config.augmentation
     augmenter = None
     if changes.enabled and changes.backend == "batchgenerators":
-        augmenter = Augmenter(changes, tile_shape(config), mirror_axis=_mirror_axis(config))
+        augmenter = Augmenter(changes, config.sampling.tile_shape, mirror_axis=_mirror_axis(config))
     if options.kind == "patch":
         count = options.patches_per_volume
         tiles = PatchDataset(volumes, options.patch_size, per_volume=count, augmenter=augmenter, seed=config.seed)

@@ -13,6 +13,7 @@ from medvae.networks.build import Network
 from medvae.preparation.grid import STANDARD_GRID
 from medvae.scoring import intensity
 from medvae.scoring.context import context_residual
+from medvae.scoring.discrepancy import discrepancy
 from medvae.scoring.gradient import gradient, smooth_gradient
 from medvae.scoring.residual import residual, squared_residual
 from medvae.scoring.restoration import restoration
@@ -76,6 +77,9 @@ def tile_score(config: Config, kind: str) -> TileScore:
         return residual
     if kind == "squared_residual":
         return squared_residual
+    if kind == "discrepancy":
+        mirrored = config.sampling.kind == "patch" or config.sampling.plane != "sagittal"
+        return partial(discrepancy, flipped=options.flipped and mirrored)
     if kind == "context":
         return partial(
             context_residual, side=options.context_side, spacing=options.context_spacing, shifts=options.context_shifts

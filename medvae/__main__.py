@@ -1,0 +1,5 @@
+"""``python -m medvae``."""
+
+from medvae.cli import main
+
+main()

@@ -1,0 +1,142 @@
+"""Several detectors as one: networks of other kinds, planes or seeds, whose scores are averaged.
+
+``detector/config.yaml``       name, preparation and calibration of the ensemble; the rest is the first member's
+``detector/calibration.json``  operating points of the averaged score, and the members' names
+``detector/members/NAME/``     the members, each a detector's folder of its own
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from medvae.calibrated import CALIBRATION, Calibrated, Maps, read_calibrated
+from medvae.calibration import operating_points
+from medvae.config import Config
+from medvae.detector import Detector, find_detector
+from medvae.errors import MedvaeError
+from medvae.preparation.prepare import PreparedVolume
+from medvae.schema import parse, read_document
+
+MEMBERS = "members"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble(Calibrated):
+    """The mean of its members' scores, each in units of the distance from its healthy median to its first threshold.
+
+    That unit comes from the healthy validation scans, so that scores of any kind can be averaged. Where the members
+    disagree is told by the spread of their anomaly maps.
+    """
+
+    members: dict[str, Detector]
+
+    @classmethod
+    def calibrate(cls, name: str, members: dict[str, Detector], validation: Sequence[PreparedVolume]) -> Ensemble:
+        """Set the operating points of the averaged score on healthy validation scans.
+
+        Parameters
+        ----------
+        name
+            Of the ensemble, in tables and sidecars.
+        members
+            At least two calibrated detectors that prepare scans alike, by name.
+        validation
+            Prepared healthy scans that no member was trained on.
+
+        Raises
+        ------
+        MedvaeError
+            With fewer than two members, or members that do not fit together.
+        """
+        first = _agreeing(members)
+        config = parse(Config, first.config.model_dump() | {"name": name}, f'ensemble "{name}"')
+        counts = {"training": first.calibrated_on["training"], "validation": len(validation)}
+        ensemble = cls(
+            config=config, channels=first.channels, calibrated_on=counts, scale=first.scale, members=dict(members)
+        )
+        scores = [ensemble.score(volume) for volume in validation]
+        rates = first.config.calibration.false_positive_rates
+        points, median = operating_points(scores, [volume.mask for volume in validation], rates)
+        return replace(ensemble, points=tuple(points), healthy_median=median)
+
+    def score(self, volume: PreparedVolume) -> np.ndarray:
+        """Mean of the members' scaled scores, ``(X, Y, Z)`` float32, 0 outside the brain."""
+        return self._mean([member.score(volume) for member in self.members.values()], volume)
+
+    def maps(self, volume: PreparedVolume) -> Maps:
+        """The anomaly map of the mean, and the spread of the members' maps."""
+        scores = [member.score(volume) for member in self.members.values()]
+        bounded = [m.bounded(score, volume.mask) for m, score in zip(self.members.values(), scores, strict=True)]
+        return Maps(self.bounded(self._mean(scores, volume), volume.mask), np.std(bounded, axis=0, dtype=np.float32))
+
+    def _mean(self, scores: Sequence[np.ndarray], volume: PreparedVolume) -> np.ndarray:
+        scaled = [
+            (score - member.healthy_median) / max(member.points[0].threshold - member.healthy_median, 1e-6)
+            for member, score in zip(self.members.values(), scores, strict=True)
+        ]
+        return np.where(volume.mask, np.mean(scaled, axis=0), 0).astype(np.float32)
+
+    def save(self, folder: Path | str) -> Ensemble:
+        """Write the ensemble with all its members to ``folder``, whole or not at all."""
+        with self._saved(folder, members=list(self.members)) as temporary:
+            for name, member in self.members.items():
+                member.save(temporary / MEMBERS / name)
+        return Ensemble.load(folder)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Ensemble:
+        """Load an ensemble from its folder, or from the folder that holds it as ``detector``.
+
+        Raises
+        ------
+        MedvaeError
+            If there is none, or a member is missing.
+        """
+        folder = find_detector(folder)
+        shared, content = read_calibrated(folder)
+        members = {name: Detector.load(folder / MEMBERS / name) for name in content["members"]}
+        return cls(**shared, members=members)
+
+
+def load_detector(folder: Path | str) -> Detector | Ensemble:
+    """A detector or an ensemble, from its folder or from the run folder that holds it.
+
+    Raises
+    ------
+    MedvaeError
+        If there is neither.
+    """
+    folder = find_detector(folder)
+    kind = Ensemble if "members" in read_document(folder / CALIBRATION) else Detector
+    return kind.load(folder)
+
+
+def member_names(names: Sequence[str]) -> list[str]:
+    """Names for members: as given where all differ, else numbered."""
+    if len(set(names)) == len(names):
+        return list(names)
+    return [f"{number}_{name}" for number, name in enumerate(names, start=1)]
+
+
+def _agreeing(members: dict[str, Detector]) -> Detector:
+    """The first member, when all of them fit together."""
+    if len(members) < 2:
+        raise MedvaeError(f"An ensemble needs at least two detectors; {len(members)} was given.")
+    (first_name, first), *others = members.items()
+    for name, member in others:
+        for what, of in {
+            "preparation": lambda m: m.config.preparation,
+            "intensity scale": lambda m: m.scale,
+            "number of modalities": lambda m: m.channels,
+            "first false-positive rate": lambda m: m.points[0].false_positive_rate,
+        }.items():
+            if of(member) != of(first):
+                raise MedvaeError(
+                    f"{name} and {first_name} differ in their {what} ({of(member)} and {of(first)}): only detectors "
+                    f"that agree in it can be averaged. Train one of them again with the other's."
+                )
+    return first

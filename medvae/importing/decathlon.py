@@ -1,0 +1,135 @@
+"""Medical Segmentation Decathlon: dataset.json with lists of 4D images and 3D labels.
+
+medvae works with one file per modality: overlays, viewers and checks speak of *the* grid and *the* file of a scan. So
+a 4D image is not taken as it is; on request (``unpack``) the modalities that are wanted are written as 3D files beside
+the manifest, with the very placement of the 4D file. Only then is anything written besides the manifest: the files are
+as large as the data set. What is already unpacked is kept, so that a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+
+from medvae.errors import MedvaeError
+from medvae.importing.found import Found, Scan, Skipped, tidy
+from medvae.importing.labels import channels_of, choose_channels, read_dataset, regions_of
+from medvae.importing.listing import list_files, nothing_found, stem
+from medvae.progress import Progress
+from medvae.volume import Geometry, Volume, write_volume
+
+
+def find_decathlon(
+    source: Path,
+    modalities: Sequence[str] = (),
+    lesion: Sequence[str] = (),
+    *,
+    unpack: Path | None = None,
+    again: bool = False,
+    quiet: bool = False,
+) -> Found:
+    """Cases of the Decathlon task ``source`` (the folder with dataset.json).
+
+    Parameters
+    ----------
+    source, modalities, lesion
+        The folder, and names of modalities and labels as dataset.json has them.
+    unpack
+        Folder for the 3D files of 4D images.
+    again
+        Write 3D files that exist already once more.
+    quiet
+        No progress display.
+
+    Raises
+    ------
+    MedvaeError
+        If images are 4D and ``unpack`` is None, and for whatever dataset.json lacks.
+    """
+    files, skipped = list_files(source)
+    path, content = read_dataset(source)
+    channels = channels_of(content, path)
+    chosen = choose_channels(channels, modalities, path)
+    regions = regions_of(content["labels"], lesion, path)
+    there = set(files)
+    readable: list[tuple[Path, Path | None, bool]] = []
+    for image, label in _pairs(content, source, path):
+        try:
+            if image not in there:
+                raise MedvaeError("is listed in dataset.json and not there")
+            readable.append((image, label if label in there else None, _is_4d(image, len(channels))))
+        except MedvaeError as error:
+            skipped.append(Skipped(image.name, str(error)))
+    if not readable:
+        raise nothing_found(
+            source, files, "Decathlon cases", 'the images that dataset.json lists as "training" and "test"'
+        )
+    packed = [image for image, _, many in readable if many]
+    if packed and unpack is None:
+        raise MedvaeError(
+            f"{packed[0]}: holds {len(channels)} volumes in one file ({', '.join(channels)}), as do {len(packed)} of "
+            f"{len(readable)} images; medvae reads one volume per file. Run the command again with --unpack: the "
+            f"volumes are written as {len(packed) * len(chosen)} files beside the manifest. --modality "
+            f"{channels[0]} writes only that one."
+        )
+    scans = []
+    names = [channels[index] for index in chosen]
+    with Progress("Unpacking", len(readable), quiet=quiet or not packed) as progress:
+        for done, (image, label, many) in enumerate(readable, start=1):
+            paths = [unpack / f"{stem(image)}_{tidy(name)}.nii.gz" for name in names] if many and unpack else [image]
+            if many and (again or not all(path.exists() for path in paths)):
+                try:
+                    volumes = _read_volumes(image, chosen)
+                except MedvaeError as error:
+                    skipped.append(Skipped(image.name, str(error)))
+                    continue
+                for volume, path in zip(volumes, paths, strict=True):
+                    write_volume(path, volume.array, volume)
+            scans.append(Scan(stem(image), tuple(paths), label=label))
+            progress.update(done, case=stem(image))
+    if not scans:
+        raise MedvaeError(f"{source}: no image could be unpacked. {skipped[-1].what}: {skipped[-1].why}.")
+    notes = [f"Lesion is: {next(iter(regions))}, label values {next(iter(regions.values()))}. Change with --lesion."]
+    name = str(content.get("name") or source.resolve().name)
+    licence = str(content.get("licence") or content.get("license") or "") or None
+    return Found(name, tuple(channels[i] for i in chosen), scans, regions, licence, skipped, notes)
+
+
+def _pairs(content: dict, source: Path, path: Path) -> list[tuple[Path, Path | None]]:
+    """Image and label of the training list, image alone of the test list."""
+    try:
+        training = [(source / case["image"], source / case["label"]) for case in content.get("training", [])]
+        test = [(source / (case if isinstance(case, str) else case["image"]), None) for case in content.get("test", [])]
+    except (TypeError, KeyError):
+        raise MedvaeError(f'{path}: every entry of "training" needs "image" and "label".') from None
+    return training + test
+
+
+def _is_4d(image: Path, channels: int) -> bool:
+    """Whether the file holds one volume per modality, from its header."""
+    try:
+        shape = nib.load(image).shape
+    except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise MedvaeError(f"cannot be read as NIfTI ({' '.join(str(error).split())})") from None
+    if channels == 1 and all(n == 1 for n in shape[3:]):
+        return False
+    if len(shape) == 4 and shape[3] == channels:
+        return True
+    raise MedvaeError(f"has shape {tuple(shape)}, dataset.json names {channels} modalities")
+
+
+def _read_volumes(image: Path, chosen: Sequence[int]) -> list[Volume]:
+    """The chosen volumes of a 4D file, with its placement and, but for scaled or 64-bit values, its data type."""
+    packed = nib.load(image)
+    grid = Geometry(packed.affine, packed.shape[:3])
+    try:
+        arrays = [np.asarray(packed.dataobj[..., index]) for index in chosen]
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise MedvaeError(f"is cut off or damaged ({error}): download it again") from None
+    arrays = [array.astype(np.float32) if array.dtype.itemsize > 4 else array for array in arrays]
+    return [Volume(array, grid, packed.header, image) for array in arrays]

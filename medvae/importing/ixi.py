@@ -1,0 +1,134 @@
+"""IXI, as downloaded or in the 2 mm version with anatomy labels; everybody in it is healthy.
+
+Names are IXI012-HH-1211-T1.nii.gz: person, hospital, examination, modality (also _T1). Source:
+https://brain-development.org/ixi-dataset/
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from medvae.errors import MedvaeError
+from medvae.importing.found import Found, Scan, Skipped
+from medvae.importing.listing import is_nifti, list_files, nothing_found, stem
+from medvae.importing.people import Row, age_of, read_table, sex_of
+
+SITES = {"HH": "Hammersmith Hospital", "Guys": "Guy's Hospital", "IOP": "Institute of Psychiatry"}
+MODALITIES = ("T1", "T2", "PD")
+LICENCE = "CC BY-SA 3.0: IXI data set, brain-development.org"
+
+_NAME = re.compile(r"(?P<session>IXI(?P<number>\d+)-(?P<site>[A-Za-z]+)-\w+?)[-_](?P<what>.+)")
+_TABLES = ("participants.tsv", "IXI.csv", "IXI.tsv", "IXI.xls")
+
+
+def find_ixi(source: Path, modalities: Sequence[str] = ("T1",)) -> Found:
+    """Scans of IXI below ``source``.
+
+    A brain mask is any file of the session whose name ends in ``anatomy`` (a label map; every label is brain) or
+    ``mask``. Age and sex come from ``participants.tsv``, ``IXI.csv``, ``IXI.tsv`` or ``IXI.xls``, the first there is.
+
+    Raises
+    ------
+    MedvaeError
+        If there is no scan, or a modality is asked for that IXI does not have as a 3D scan.
+    """
+    wanted = _modalities(modalities)
+    files, skipped = list_files(source)
+    sessions: dict[str, dict[str, Path]] = {}
+    for path in filter(is_nifti, files):
+        match, shown = _NAME.fullmatch(stem(path)), str(path.relative_to(source))
+        what = match and match["what"]
+        if not match:
+            skipped.append(Skipped(shown, "is not named as an IXI scan"))
+            continue
+        role = what if what in MODALITIES else _mask_role(what, wanted[0])
+        if role is None:
+            skipped.append(Skipped(shown, "is no T1, T2 or PD scan and no brain mask of the first modality"))
+        elif sessions.setdefault(match["session"], {}).setdefault(role, path) != path:
+            skipped.append(Skipped(shown, "is there a second time"))
+    people, notes = _people(files)
+    count = Counter(_NAME.fullmatch(f"{session}-x")["number"] for session in sessions)
+    scans = []
+    for session, roles in sorted(sessions.items()):
+        missing = [name for name in wanted if name not in roles]
+        if missing:
+            skipped.append(Skipped(session, f"has no {' and no '.join(missing)}"))
+            continue
+        match = _NAME.fullmatch(f"{session}-x")
+        person = f"IXI{match['number']}"
+        row = people.get(int(match["number"]), {})
+        scans.append(
+            Scan(
+                id=person if count[match["number"]] == 1 else session,
+                images=tuple(roles[name] for name in wanted),
+                healthy=True,
+                mask=roles.get("mask"),
+                subject=person,
+                site=SITES.get(match["site"], match["site"]),
+                age=age_of(row),
+                sex=_sex(row),
+            )
+        )
+    if not scans:
+        names = " and ".join(f"IXI012-HH-1211-{name}.nii.gz" for name in wanted)
+        raise nothing_found(source, files, "IXI scans", f"files named like {names}")
+    bare = sum(scan.mask is None for scan in scans)
+    if bare:
+        notes.append(
+            f"{bare} of {len(scans)} scans have no brain mask. IXI scans are whole heads: strip the skulls (HD-BET, "
+            f"SynthStrip), save the masks as {Path(scans[0].images[0]).name.split('.')[0]}_mask.nii.gz and so on below "
+            f"{source}, and run this again with --force."
+        )
+    if "T1" in wanted and len(wanted) > 1:
+        notes.append("IXI's T1 does not lie on the grid of T2 and PD: resample them onto it before training.")
+    return Found("IXI", wanted, scans, licence=LICENCE, skipped=skipped, notes=notes)
+
+
+def _modalities(names: Sequence[str]) -> tuple[str, ...]:
+    wanted = tuple(dict.fromkeys(name.upper() for name in names))
+    unknown = [name for name in wanted if name not in MODALITIES]
+    if unknown:
+        raise MedvaeError(f"--modality {unknown[0]}: IXI has the 3D scans {', '.join(MODALITIES)}. Choose among them.")
+    return wanted
+
+
+def _mask_role(what: str, first: str) -> str | None:
+    """ "mask" for the mask of the first modality; a mask named after another one lies on another grid."""
+    named = [name for name in MODALITIES if re.match(rf"{name}(?![A-Za-z0-9])", what)]
+    ends = what.lower().endswith(("mask", "anatomy"))
+    return "mask" if ends and (not named or named == [first]) else None
+
+
+def _people(files: Sequence[Path]) -> tuple[dict[int, Row], list[str]]:
+    """Rows by IXI number, and what to tell the user."""
+    tables = [path for name in _TABLES for path in files if path.name.lower() == name.lower()]
+    if not tables:
+        return {}, ["Ages are not known: no participants.tsv, IXI.csv or IXI.xls was found. Splits ignore age."]
+    try:
+        rows = read_table(tables[0])
+    except MedvaeError as error:
+        return {}, [f"Ages are not known, splits ignore them. {error}"]
+    people: dict[int, Row] = {}
+    doubtful: set[int] = set()
+    for row in rows:
+        number = re.search(r"\d+", row.get("participant_id") or row.get("ixi_id") or "")
+        if number is None:
+            continue
+        key = int(number.group())
+        known = people.setdefault(key, row)
+        if (age_of(known), _sex(known)) != (age_of(row), _sex(row)):
+            doubtful.add(key)
+    notes = [] if people else [f"{tables[0]}: has no column participant_id or IXI_ID; ages are not known."]
+    if doubtful:
+        shown = ", ".join(f"IXI{key:03d}" for key in sorted(doubtful))
+        notes.append(f"{tables[0].name} has two rows that differ for {shown}: their age and sex are left out.")
+    return {key: row for key, row in people.items() if key not in doubtful}, notes
+
+
+def _sex(row: Row) -> Literal["F", "M", "O"] | None:
+    coded = row.get("sex_id (1=m, 2=f)", "").removesuffix(".0")
+    return {"1": "M", "2": "F"}.get(coded) or sex_of(row)

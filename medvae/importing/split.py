@@ -1,0 +1,65 @@
+"""Who trains, who validates, who is tested: by person, seeded, alike in site and age."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from medvae.errors import MedvaeError
+from medvae.manifest import Split
+
+if TYPE_CHECKING:
+    from medvae.importing.found import Scan
+
+AGE_GROUP_YEARS = 10
+
+
+@dataclass(frozen=True)
+class Fractions:
+    """Shares of the healthy people; the rest is for testing."""
+
+    train: float = 0.7
+    validation: float = 0.15
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.train <= 1 and 0 <= self.validation <= 1 and self.train + self.validation <= 1 + 1e-9):
+            raise MedvaeError(
+                f"--train {self.train:g} and --validation {self.validation:g} must be shares from 0 to 1 that add up "
+                f"to at most 1; the rest is for testing. For instance --train 0.7 --validation 0.15."
+            )
+
+    def shares(self) -> dict[Split, float]:
+        """Share of each split."""
+        return {"train": self.train, "validation": self.validation, "test": 1 - self.train - self.validation}
+
+
+def split_subjects(scans: Sequence[Scan], fractions: Fractions, seed: int) -> dict[str, Split]:
+    """Split of every person.
+
+    A person with a lesion, or with a scan of which nothing is known, is tested. The healthy ones are ordered by site
+    and ten-year age group, at random within a group, and dealt out one by one to the split that lacks most of its
+    share so far. So every group is divided alike, as far as its size allows, and what a small group leaves over
+    evens out in the next. The order at random is a hash of seed and person: it does not depend on the order of
+    ``scans``.
+    """
+    people: dict[str, list[Scan]] = {}
+    for scan in sorted(scans, key=lambda scan: scan.id):
+        people.setdefault(scan.subject_id, []).append(scan)
+    healthy = {name: own for name, own in people.items() if all(scan.kind == "healthy" for scan in own)}
+    result: dict[str, Split] = {name: "test" for name in people if name not in healthy}
+
+    def place(name: str) -> tuple[str, float, str]:
+        first = healthy[name][0]
+        group = -1 if first.age is None else first.age // AGE_GROUP_YEARS
+        return first.site or "", group, hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
+
+    shares = fractions.shares()
+    counts: dict[Split, int] = dict.fromkeys(shares, 0)
+    for done, name in enumerate(sorted(healthy, key=place), start=1):
+        # Rounded, so that 0.7 + 0.15 and its rest compare equal where they are meant to.
+        split = max(shares, key=lambda s: round(shares[s] * done - counts[s], 9))
+        counts[split] += 1
+        result[name] = split
+    return result

@@ -1,0 +1,168 @@
+"""Lesions of many kinds made on batches of tiles, on the device that trains: what a detector learns discrepancies from.
+
+Nothing here imitates a disease. A network that has only to tell what was put into a healthy scan must be shown as many
+kinds of foreign things as possible, so that a lesion it has never seen is one of them (foreign patches: Tan et al.
+2020, arXiv 2011.04197; random anomalies and a discriminator: Zavrtanik et al. 2021, arXiv 2108.07610).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medvae.config import LesionConfig
+from medvae.preparation.grid import STANDARD_GRID
+
+VISIBLE = 0.02
+"""Mean absolute change of normalised intensity below which a lesion is taken back: nobody could learn to see it."""
+
+NOISE_CELLS = (2, 5)
+"""Voxels between two nodes of the smooth noise that roughens borders and makes texture."""
+
+
+def insert_lesions(x: Tensor, mask: Tensor, options: LesionConfig, seed: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Put random lesions into healthy tiles.
+
+    Each lesion is an ellipsoid with a noisy border and a soft edge. Its content is one of ``options.kinds``; see
+    `KINDS`.
+
+    Parameters
+    ----------
+    x, mask
+        Tiles ``(N, C, *spatial)`` in normalised intensity and brain masks ``(N, 1, *spatial)``, 2D or 3D; each mask
+        holds at least one voxel.
+    options
+        How many, how large, of which kinds.
+    seed
+        Non-negative integers from which every random number is drawn.
+
+    Returns
+    -------
+    corrupted, truth
+        ``(N, C, *spatial)`` and ``(N, 1, *spatial)`` bool; ``x`` is left as it is. A sample may be left healthy.
+    """
+    rng = np.random.default_rng(tuple(seed))
+    generator = torch.Generator(x.device).manual_seed(int(rng.integers(2**63)))
+    corrupted, truth = x.clone(), torch.zeros_like(mask)
+    noises = [_smooth_noise(x.shape[2:], cell, generator, x.device) for cell in NOISE_CELLS]
+    for index in range(len(x)):
+        other = x[int(rng.integers(len(x)))]
+        for _ in range(int(rng.integers(options.count[0], options.count[1] + 1))):
+            _insert_one(corrupted[index], truth[index, 0], mask[index, 0], other, noises, options, rng)
+    return corrupted, truth
+
+
+def _insert_one(
+    image: Tensor,
+    truth: Tensor,
+    mask: Tensor,
+    other: Tensor,
+    noises: Sequence[Tensor],
+    options: LesionConfig,
+    rng: np.random.Generator,
+) -> None:
+    """Change ``image (C, *spatial)`` and ``truth (*spatial)`` where they are."""
+    low, high = (radius / STANDARD_GRID.spacing_mm[0] for radius in options.radius_mm)
+    radius = math.exp(rng.uniform(math.log(low), math.log(high)))
+    centre = _place(image, mask, options.white_matter if radius < 8 else 0.0, rng)
+    box = tuple(
+        slice(max(0, c - math.ceil(2 * radius) - 1), min(n, c + math.ceil(2 * radius) + 2))
+        for c, n in zip(centre, mask.shape, strict=True)
+    )
+    inside = mask[box]
+    coarse, fine = (_crop(noise, inside.shape, rng) for noise in reversed(noises))
+    distance = _ellipsoid(box, centre, radius, rng, image.device) * torch.exp(rng.uniform(0, 0.4) * coarse)
+    kind = options.kinds[int(rng.integers(len(options.kinds)))]
+    edge = rng.uniform(0.5, 0.8) if kind == "oedema" else rng.uniform(0.3, 1.2) / radius
+    depth = torch.sigmoid((1 - distance) / max(edge / 2, 0.05)) * inside
+    before = image[(slice(None), *box)]
+    after = KINDS[kind](before, depth, distance, fine, _crop(other, inside.shape, rng), rng)
+    after = torch.where(depth > 0.01, after, before)
+    region = depth > 0.5
+    if not region.any() or float((after - before).abs()[:, region].mean()) < VISIBLE:
+        return
+    before.copy_(after)
+    truth[box] |= region
+
+
+def _place(image: Tensor, mask: Tensor, white_matter: float, rng: np.random.Generator) -> tuple[int, ...]:
+    """A brain voxel; with probability ``white_matter`` one of the brighter half, which on T1 is mostly white matter."""
+    region = mask
+    if rng.random() < white_matter:
+        values = image[0][mask]
+        region = mask & (image[0] > values.median())
+    chosen = torch.nonzero(region if region.any() else mask)
+    return tuple(int(i) for i in chosen[int(rng.integers(len(chosen)))])
+
+
+def _ellipsoid(
+    box: Sequence[slice], centre: Sequence[int], radius: float, rng: np.random.Generator, device: torch.device
+) -> Tensor:
+    """Distance from the centre in units of the radius, along turned axes of unequal length."""
+    dimensions = len(centre)
+    turn, _ = np.linalg.qr(rng.normal(size=(dimensions, dimensions)))
+    stretch = np.exp(rng.uniform(-0.5, 0.5, dimensions))
+    matrix = turn / (stretch / stretch.prod() ** (1 / dimensions))[:, None] / radius
+    total = torch.zeros((), device=device)
+    offsets = [torch.arange(s.start, s.stop, device=device) - c for s, c in zip(box, centre, strict=True)]
+    for row in matrix:
+        along = torch.zeros((), device=device)
+        for axis, (offset, weight) in enumerate(zip(offsets, row, strict=True)):
+            along = along + (offset * float(weight)).reshape([-1 if a == axis else 1 for a in range(dimensions)])
+        total = total + along.square()
+    return total.sqrt()
+
+
+def _smooth_noise(shape: Sequence[int], cell: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Noise of unit spread and about zero mean, ``(*shape)``."""
+    nodes = [max(3, math.ceil(n / cell) + 1) for n in shape]
+    low = torch.randn(1, 1, *nodes, generator=generator, device=device)
+    field = functional.interpolate(low, size=tuple(shape), mode=("bilinear", "trilinear")[len(shape) - 2])[0, 0]
+    return field / field.std()
+
+
+def _crop(array: Tensor, shape: Sequence[int], rng: np.random.Generator) -> Tensor:
+    """A random part ``(..., *shape)`` of an array at least as large."""
+    corners = [int(rng.integers(n - s + 1)) for n, s in zip(array.shape[-len(shape) :], shape, strict=True)]
+    return array[(..., *(slice(c, c + s) for c, s in zip(corners, shape, strict=True)))]
+
+
+def _dark(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng) -> Tensor:
+    return before * (1 - rng.uniform(0.08, 0.7) * depth)
+
+
+def _bright(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng) -> Tensor:
+    return before * (1 + rng.uniform(0.08, 0.6) * depth)
+
+
+def _grey(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng) -> Tensor:
+    grey = rng.uniform(0, 1) + rng.uniform(0, 0.1) * noise
+    return before + (grey - before) * (rng.uniform(0.3, 1) * depth)
+
+
+def _foreign(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng) -> Tensor:
+    return before + (other - before) * (rng.uniform(0.4, 1) * depth)
+
+
+def _texture(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng) -> Tensor:
+    return before * (1 + rng.uniform(0.1, 0.4) * noise * depth)
+
+
+def _ring(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng) -> Tensor:
+    rim = torch.exp(-((distance - 0.85) / 0.2).square() / 2)
+    core = torch.sigmoid((0.65 - distance) / 0.1)
+    return before * (1 + depth * (rng.uniform(0, 0.5) * rim - rng.uniform(0.2, 0.8) * core))
+
+
+KINDS: dict[str, Callable[..., Tensor]] = {
+    "dark": _dark, "bright": _bright, "grey": _grey, "foreign": _foreign, "texture": _texture, "ring": _ring,
+    "oedema": _dark,
+}  # fmt: skip
+"""What a lesion does to the tissue it lies in: darken or brighten it by a factor, replace it by a grey or by tissue
+from elsewhere, mottle it without changing its mean, a bright ring around a dark core, or darken with a long soft edge
+(oedema)."""

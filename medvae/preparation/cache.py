@@ -1,0 +1,359 @@
+"""Prepared scans kept in a folder, to be opened instead of made again.
+
+``CACHE/KEY/image.npy, mask.npy, source_mask.npy``  the arrays of a `PreparedVolume`
+``CACHE/KEY/volume.json``   where the scan lies, and everything the key is made of
+``CACHE/inputs/``           the checksums of files that were read before
+``CACHE/CACHEDIR.TAG``      tells backup programs that all this can be made again
+
+The key is the SHA-256 of all that decides the result: the content of the images and of the mask, the preparation
+config, the version of each step (`STEP_VERSIONS`), the template and the standard grid. Where the files lie and what
+they are called is no part of it, so a cohort can be moved. What changes any of it changes the key: an entry that is
+found is the right one, and nothing is ever updated. Entries that are no longer asked for stay until the folder is
+deleted. Versions of libraries are written beside the arrays but are no part of the key, so that a cache made where
+SimpleITK is installed serves where it is not: after changing one of them, delete the cache to have its last bits too.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from medvae import __version__
+from medvae.config import PreparationConfig
+from medvae.errors import MedvaeError
+from medvae.files import sha256, told, whole_folder, write_bytes, write_json, write_text
+from medvae.preparation.grid import STANDARD_GRID
+from medvae.preparation.intensity import before_scale
+from medvae.preparation.prepare import STEP_VERSIONS, PreparedVolume, prepare_scan
+from medvae.preparation.registration import RegistrationQuality
+from medvae.volume import Geometry, Placement
+
+TAG = "CACHEDIR.TAG"
+SIDECAR = "volume.json"
+INPUTS = "inputs"
+LAYOUT = 2
+"""Version of the files of an entry; part of its key."""
+SETTLED_NS = 2_000_000_000
+"""A file is known by its times only when they are this old: a clock may tick as rarely as every 2 s (FAT)."""
+
+_ABANDONED_S = 3600.0
+_TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
+# Scans prepared by medvae. All of it can be made again: the folder may be deleted when no medvae command uses it.
+# About this file: https://bford.info/cachedir/
+"""
+
+
+class CachedVolume(PreparedVolume):
+    """A prepared volume in a cache: its arrays are read-only and mapped into memory when they are used.
+
+    They are mapped anew at each use, because a mapping keeps its file open and a cohort has more scans than a process
+    may have open files.
+    """
+
+    folder: Path
+    shapes: dict[str, tuple[int, ...]]
+    brain_ml: float
+
+    def __init__(self, folder: Path, content: dict[str, Any], path: Path) -> None:
+        placed = content["source"]
+        header = base64.b64decode(placed["header"])
+        kind = nib.Nifti1Header if len(header) == 348 else nib.Nifti2Header
+        known = {
+            "folder": folder,
+            "shapes": {name: tuple(shape) for name, shape in content["shapes"].items()},
+            "source": Placement(Geometry(np.array(placed["affine"]), placed["shape"]), kind(header, check=False), path),
+            "transform": np.array(content["transform"]),
+            "registered": content["registered"],
+            "brain_from": content["brain_from"],
+            "quality": RegistrationQuality(**{**content["quality"], "scales": tuple(content["quality"]["scales"])}),
+            "brain_ml": content["brain_ml"],
+        }
+        self.__dict__.update(known)
+
+    @property
+    def image(self) -> np.ndarray:
+        """``(C, X, Y, Z)`` float32."""
+        return self._mapped("image")
+
+    @property
+    def mask(self) -> np.ndarray:
+        """``(X, Y, Z)`` bool; small, and therefore read instead of mapped: one may keep the masks of a cohort."""
+        return np.array(self._mapped("mask"))
+
+    @property
+    def source_mask(self) -> np.ndarray:
+        """``(X, Y, Z)`` bool on the scan's own grid."""
+        return self._mapped("source_mask")
+
+    @property
+    def whole(self) -> bool:
+        """Whether the files of the arrays begin and end as they should."""
+        for name, shape in self.shapes.items():
+            head, path = _head(name, shape), self.folder / f"{name}.npy"
+            with open(path, "rb") as stream:
+                if stream.read(len(head)) != head:
+                    return False
+                if os.fstat(stream.fileno()).st_size != len(head) + np.prod(shape) * _dtype(name).itemsize:
+                    return False
+        return True
+
+    def _mapped(self, name: str) -> np.ndarray:
+        shape = self.shapes[name]
+        path = self.folder / f"{name}.npy"
+        try:
+            return np.asarray(np.memmap(path, _dtype(name), "r", len(_head(name, shape)), shape))
+        except (OSError, ValueError):
+            raise MedvaeError(
+                f"{path}: was there a moment ago and is gone or cut off. Do not delete a cache that is in use; run the "
+                f"command again, it prepares what is missing."
+            ) from None
+
+
+@dataclass(frozen=True)
+class Request:
+    """A scan to be found in a cache or made: its files, and all that decides the result."""
+
+    images: tuple[Path, ...]
+    mask: Path | None
+    config: PreparationConfig
+    ingredients: dict[str, Any]
+    stamps: tuple[tuple[int, ...], ...]
+    """Sizes and times of the files when their content was looked at."""
+    folder: Path
+    """Where the entry is, or will be."""
+
+
+def prepare_cached(
+    images: Sequence[Path | str], config: PreparationConfig, *, mask: Path | str | None, cache: Path
+) -> CachedVolume:
+    """Open a scan in a cache; if it is not there, or damaged, prepare it and keep it there.
+
+    Raises
+    ------
+    MedvaeError
+        As `prepare_scan`, and if the cache cannot be written.
+    """
+    wanted = request(images, config, mask=mask, cache=cache)
+    return find(wanted) or keep(wanted, prepare(wanted))
+
+
+def request(
+    images: Sequence[Path | str], config: PreparationConfig, *, mask: Path | str | None, cache: Path | str
+) -> Request:
+    """Look at the content of a scan's files, which tells its place in the cache.
+
+    For intensities by landmarks the scan is kept as it is before the learned scale is applied: any scale can follow.
+
+    Raises
+    ------
+    MedvaeError
+        If a file cannot be read, or ``cache`` is a folder of something else.
+    """
+    cache, config = open_cache(cache), before_scale(config)
+    images, mask = tuple(map(Path, images)), Path(mask) if mask else None
+    files = [*images, *([mask] if mask else [])]
+    stamps = tuple(map(_stamp, files))
+    ingredients = {
+        "layout": LAYOUT,
+        "steps": STEP_VERSIONS,
+        "template": _template_checksums(),
+        "grid": {"affine": STANDARD_GRID.affine.tolist(), "shape": STANDARD_GRID.shape},
+        "config": config.model_dump(mode="json"),
+        "images": [known_sha256(image, cache) for image in images],
+        "mask": known_sha256(mask, cache) if mask else None,
+    }
+    ingredients = json.loads(json.dumps(ingredients))  # as it is read back: lists, no tuples
+    return Request(images, mask, config, ingredients, stamps, cache / _digest(ingredients))
+
+
+def find(wanted: Request) -> CachedVolume | None:
+    """The entry, if the cache holds it whole."""
+    try:
+        content = json.loads((wanted.folder / SIDECAR).read_bytes())
+        checksum = content.pop("checksum")
+        if checksum != _digest(content) or content["ingredients"] != wanted.ingredients:
+            return None
+        volume = CachedVolume(wanted.folder, content, wanted.images[0])
+        return volume if volume.whole else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # absent, or whatever damage does to JSON
+        return None
+
+
+def prepare(wanted: Request) -> PreparedVolume:
+    """Prepare the scan, in memory.
+
+    Raises
+    ------
+    MedvaeError
+        As `prepare_scan`, and if a file has changed meanwhile: the result would belong to another key.
+    """
+    volume = prepare_scan(wanted.images, wanted.config, mask=wanted.mask)
+    for file, before in zip([*wanted.images, *([wanted.mask] if wanted.mask else [])], wanted.stamps, strict=True):
+        if _stamp(file) != before:
+            raise MedvaeError(f"{file}: has changed while it was being prepared. Run the command again.")
+    return volume
+
+
+def keep(wanted: Request, volume: PreparedVolume) -> CachedVolume:
+    """Put a prepared scan into the cache, whole or not at all; what another process put there meanwhile is as good.
+
+    Raises
+    ------
+    MedvaeError
+        If the cache cannot be written.
+    """
+    arrays = {name: getattr(volume, name) for name in ("image", "mask", "source_mask")}
+    content = {
+        "ingredients": wanted.ingredients,
+        "images": [str(image) for image in wanted.images],
+        "mask": str(wanted.mask) if wanted.mask else None,
+        "software": {"medvae": __version__, **{n: _version(n) for n in ("numpy", "scipy", "nibabel", "SimpleITK")}},
+        "shapes": {name: list(array.shape) for name, array in arrays.items()},
+        "source": {
+            "shape": list(volume.source.geometry.shape),
+            "affine": volume.source.geometry.affine.tolist(),
+            "header": base64.b64encode(volume.source.header.binaryblock).decode(),
+        },
+        "transform": np.asarray(volume.transform).tolist(),
+        "registered": bool(volume.registered),
+        "brain_from": volume.brain_from,
+        "quality": asdict(volume.quality),
+        "brain_ml": round(float(np.count_nonzero(volume.source_mask) * volume.source.geometry.voxel_volume_ml), 2),
+    }
+    _remove_damaged(wanted)
+    with whole_folder(wanted.folder, replace=False) as temporary:
+        for name, array in arrays.items():
+            values = np.ascontiguousarray(array, dtype=_dtype(name))
+            write_bytes(temporary / f"{name}.npy", _head(name, values.shape) + values.tobytes())
+        write_json(temporary / SIDECAR, {**content, "checksum": _digest(content)})
+    found = find(wanted)
+    if found is None:
+        raise MedvaeError(f"{wanted.folder}: was written and cannot be read back. Check the disk of the cache.")
+    return found
+
+
+def known_sha256(path: Path | str, cache: Path | str) -> str:
+    """The SHA-256 of a file; it is read only if the cache does not know this file with this size and these times.
+
+    Writing to a file, or putting another in its place, changes its time of change (ctime) even where the time of
+    modification is put back. A file that changed within the last two seconds is read the next time again.
+
+    Raises
+    ------
+    MedvaeError
+        If the file cannot be read.
+    """
+    stamp = _stamp(path)
+    absolute = os.path.abspath(path)
+    record = Path(cache) / INPUTS / f"{hashlib.sha256(os.fsencode(absolute)).hexdigest()}.json"
+    known = {"path": absolute, "stamp": list(stamp)}
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        found = json.loads(record.read_bytes())
+        if {name: found[name] for name in known} == known and len(found["sha256"]) == 64:
+            return found["sha256"]
+    try:
+        checksum = sha256(path)
+    except OSError as error:
+        raise MedvaeError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    if _stamp(path) != stamp:
+        raise MedvaeError(f"{path}: changed while it was being read. Run the command again when it is complete.")
+    if time.time_ns() - max(stamp[1:]) > SETTLED_NS:
+        with contextlib.suppress(MedvaeError):  # somebody else's cache, that one may read only, is of use too
+            write_json(record, {**known, "sha256": checksum})
+    return checksum
+
+
+def open_cache(cache: Path | str) -> Path:
+    """Make a folder a cache, if it is new or empty.
+
+    Raises
+    ------
+    MedvaeError
+        If the folder holds something else, or cannot be written.
+    """
+    cache = Path(cache)
+    tag = cache / TAG
+    if tag.is_file():
+        return cache
+    empty = not cache.exists() or (cache.is_dir() and all(path.suffix == ".part" for path in cache.iterdir()))
+    if empty:
+        write_text(tag, _TAG_TEXT)
+    elif not tag.is_file():  # it is, if another process has just opened the same cache
+        raise MedvaeError(
+            f"{cache}: is no cache of medvae (it holds no {TAG}) and not an empty folder. Choose another folder."
+        )
+    return cache
+
+
+def remove_abandoned(cache: Path | str) -> None:
+    """Clear away what processes that were killed more than an hour ago left half-written."""
+    for pattern in (".*.part", ".*.old", f"{INPUTS}/.*.part"):
+        for leftover in Path(cache).glob(pattern):
+            with contextlib.suppress(OSError):
+                if time.time() - leftover.stat().st_mtime > _ABANDONED_S:
+                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+def _remove_damaged(wanted: Request) -> None:
+    """Put a folder that stands in the entry's place, and is not the entry, aside and delete it."""
+    if wanted.folder.exists() and find(wanted) is None:
+        aside = wanted.folder.with_name(f".{wanted.folder.name}.{os.getpid()}.old")
+        with told(wanted.folder), contextlib.suppress(FileNotFoundError):  # another process was faster
+            os.replace(wanted.folder, aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _stamp(path: Path | str) -> tuple[int, ...]:
+    """Size, time of modification and time of change of a file."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise MedvaeError(f"{path}: cannot be read ({error.strerror or error}). Check the path.") from None
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _dtype(name: str) -> np.dtype:
+    return np.dtype("<f4" if name == "image" else "?")
+
+
+@functools.cache
+def _head(name: str, shape: tuple[int, ...]) -> bytes:
+    """How the ``.npy`` file of an array begins."""
+    stream = io.BytesIO()
+    described = {"descr": np.lib.format.dtype_to_descr(_dtype(name)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, described)
+    return stream.getvalue()
+
+
+@functools.cache
+def _template_checksums() -> list[str]:
+    folder = resources.files("medvae.preparation") / "template"
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".nii.gz")), key=lambda f: f.name)
+    return [hashlib.sha256(f.read_bytes()).hexdigest() for f in files]
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,264 @@
+"""A whole cohort prepared into a cache, several scans at a time, each in a process of its own.
+
+``CACHE/preparation.csv``   one line per case: what was done, how long it took, why it failed
+``CACHE/preparation.json``  the same, with the manifest and the preparation config
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from medvae.config import PreparationConfig
+from medvae.errors import MedvaeError
+from medvae.files import write_json, write_text
+from medvae.manifest import Case, Manifest
+from medvae.preparation import cache
+from medvae.progress import Progress
+
+ONE_THREAD = {
+    name: "1"
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+}
+"""Environment of the workers: one thread each, as many workers as asked for."""
+
+_GRACE_S = 2.0
+_DIED = "Its process died twice, the second time while it worked on this case alone; perhaps the memory was not enough."
+
+
+@dataclass(frozen=True)
+class CaseRecord:
+    """What became of a case."""
+
+    id: str
+    split: str
+    state: Literal["prepared", "kept", "failed"]
+    """``kept``: the cache had it already."""
+    seconds: float | None = None
+    registered: bool | None = None
+    brain_ml: float | None = None
+    entry: str = ""
+    """Name of its folder in the cache."""
+    problem: str = ""
+
+
+def prepare_cohort(
+    manifest: Manifest,
+    cases: Sequence[Case],
+    config: PreparationConfig,
+    folder: Path | str,
+    *,
+    jobs: int = 1,
+    quiet: bool = False,
+) -> list[CaseRecord]:
+    """Prepare cases of a manifest into a cache and write the report; a case that fails does not stop the others.
+
+    Parameters
+    ----------
+    manifest, cases
+        The cohort, and those of its cases that are wanted.
+    config
+        How to prepare; the cache serves runs with this very config.
+    folder
+        The cache. What it holds already is kept.
+    jobs
+        Scans at a time; each takes one core, and the memory of one scan and its intermediate results.
+    quiet
+        No progress display.
+
+    Returns
+    -------
+    list of CaseRecord
+        One for each case, in their order.
+
+    Raises
+    ------
+    MedvaeError
+        If the cache cannot be written, for instance because the disk is full: all work stops.
+    KeyboardInterrupt
+        After Ctrl-C, when all processes have ended; what was finished is in the cache.
+    """
+    folder = cache.open_cache(folder)
+    cache.remove_abandoned(folder)
+    records: dict[str, CaseRecord] = {}
+    with Progress("Preparing", len(cases), quiet=quiet) as progress:
+
+        def add(record: CaseRecord) -> None:
+            records[record.id] = record
+            failed = sum(r.state == "failed" for r in records.values())
+            progress.update(len(records), case=record.id, failed=str(failed))
+
+        def work() -> Iterator[tuple[Case, cache.Request]]:
+            """The cases that the cache does not hold; looked for while the workers are busy with the ones before."""
+            for case in cases:
+                mask = manifest.resolve(case.mask) if case.mask else None
+                try:
+                    wanted = cache.request(manifest.images(case), config, mask=mask, cache=folder)
+                except MedvaeError as error:
+                    add(CaseRecord(case.id, case.split, "failed", problem=str(error)))
+                    continue
+                found = cache.find(wanted)
+                if found is None:
+                    yield case, wanted
+                else:
+                    add(_done(case, "kept", found))
+
+        with contextlib.closing(_in_processes(work(), jobs)) as results:
+            for (case, wanted), future in results:
+                died = isinstance(future.exception(), BrokenProcessPool)
+                problem, seconds = (_DIED, None) if died else future.result()
+                found = None if problem else cache.find(wanted)
+                if found is None:
+                    problem = problem or "Its entry in the cache is damaged. Run the command again."
+                    add(CaseRecord(case.id, case.split, "failed", seconds, problem=problem))
+                else:
+                    add(_done(case, "prepared", found, seconds))
+    ordered = [records[case.id] for case in cases]
+    _write_report(folder, manifest, config, ordered)
+    return ordered
+
+
+def _done(case: Case, state: str, found: cache.CachedVolume, seconds: float | None = None) -> CaseRecord:
+    return CaseRecord(case.id, case.split, state, seconds, found.registered, found.brain_ml, found.folder.name)
+
+
+def _write_report(folder: Path, manifest: Manifest, config: PreparationConfig, records: list[CaseRecord]) -> None:
+    rows = [asdict(record) for record in records]
+    content = {"manifest": str(manifest.path), "preparation": config.model_dump(mode="json"), "cases": rows}
+    write_json(folder / "preparation.json", content)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(CaseRecord)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / "preparation.csv", text.getvalue())
+
+
+def _prepare_one(wanted: cache.Request) -> tuple[str, float]:
+    """In a worker: prepare a scan and keep it; gives what went wrong with it, if anything, and the seconds.
+
+    What goes wrong in writing is raised: it would go wrong with the next scan too.
+    """
+    started = time.perf_counter()
+    try:
+        volume = cache.prepare(wanted)
+    except MedvaeError as error:
+        return str(error), round(time.perf_counter() - started, 2)
+    except Exception as error:  # of a library: one odd scan must not cost the night's work on a thousand others
+        return f"{type(error).__name__}: {error}", round(time.perf_counter() - started, 2)
+    with _ending_later():
+        cache.keep(wanted, volume)
+    return "", round(time.perf_counter() - started, 2)
+
+
+def _in_processes(
+    work: Iterator[tuple[Case, cache.Request]], jobs: int
+) -> Iterator[tuple[tuple[Case, cache.Request], Future]]:
+    """Do the work in ``jobs`` processes; no more of it is asked for than they can begin.
+
+    When a process dies (of want of memory, say) the pool of all of them is lost and nobody knows on which item: those
+    that were under way are done again one by one, so that the guilty one is found, and the others go on.
+    """
+    more = True
+    while more:
+        running: dict[Future, tuple[Case, cache.Request]] = {}
+        suspects = []
+        with _pool(jobs) as pool:
+            while not suspects:
+                while len(running) < jobs and (item := next(work, None)) is not None:
+                    running[_submit(pool, item)] = item
+                if not running:
+                    more = False
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    item = running.pop(future)
+                    if isinstance(future.exception(), BrokenProcessPool):
+                        suspects.append(item)
+                    else:
+                        yield item, future
+        suspects += running.values()
+        for item in suspects:
+            with _pool(1) as pool:
+                future = _submit(pool, item)
+                wait([future])
+            yield item, future
+
+
+def _submit(pool: ProcessPoolExecutor, item: tuple[Case, cache.Request]) -> Future:
+    with _ctrl_c_later():  # it is for this process, which then ends the workers
+        try:
+            return pool.submit(_prepare_one, item[1])
+        except BrokenProcessPool as error:  # an idle worker was killed
+            future: Future = Future()
+            future.set_exception(error)
+            return future
+
+
+@contextlib.contextmanager
+def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes of one thread each, which end at once when the block is left by an error or Ctrl-C."""
+    before = set(multiprocessing.active_children())
+    environment = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_begin_worker)
+    try:
+        yield pool
+    except BaseException:
+        workers = set(multiprocessing.active_children()) - before
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join(_GRACE_S)
+            worker.kill()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        for name, value in environment.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def end_with_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _ending_later() -> Iterator[None]:
+    """In a worker: SIGTERM ends the process at once, but not while an entry is being written."""
+    asked = []
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if asked:
+            os._exit(1)
+
+
+@contextlib.contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    """Ctrl-C waits until the block is left (where the system can), and never reaches a process started in it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,27 @@
+"""Learned discrepancy: the logit of a network that was trained to find what was inserted into healthy scans."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medvae.networks.segmenter import Segmenter
+
+
+@torch.no_grad()
+def discrepancy(network: Segmenter, tile: Tensor, mask: Tensor, *, flipped: bool = False) -> Tensor:
+    """The logit of every voxel, ``(N, *spatial)`` float32; 0 outside the mask.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode.
+    tile, mask
+        ``(N, C, *spatial)`` float and ``(N, 1, *spatial)`` bool.
+    flipped
+        Average with the logit of the tile mirrored along its first axis, left to right.
+    """
+    logits = network(tile).logits.float()
+    if flipped:
+        logits = (logits + network(tile.flip(2)).logits.float().flip(2)) / 2
+    return (logits * mask)[:, 0]

@@ -1,0 +1,136 @@
+"""Several detectors as one."""
+
+import json
+
+import numpy as np
+import pytest
+
+from medvae.cli import app
+from medvae.config import Config
+from medvae.detector import Detector
+from medvae.ensemble import Ensemble, load_detector, member_names
+from medvae.errors import MedvaeError
+from medvae.fitting import fit, fit_ensemble
+from medvae.manifest import write_manifest
+from medvae.prediction import predict, scans_of_manifest
+from medvae.preparation.prepare import prepare_case
+from medvae.volume import read_volume
+
+NORMATIVE = {"network": None, "score": {"kind": "intensity", "polarity": "dark", "smoothing_mm": 2, "normative": True}}
+PLAIN = {"network": None, "score": {"kind": "equalized_intensity", "polarity": "bright"}}
+TRAINED = {
+    "sampling": {"plane": "coronal", "workers": 0},
+    "network": {"widths": [4, 8, 8], "latent_size": 8, "squeeze": 4},
+    "training": {"steps": 2, "validate_every": 100},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(cohort, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("members")
+    for name, content in {"a": NORMATIVE, "b": PLAIN, "c": TRAINED}.items():
+        fit(Config.model_validate({"name": name, **content}), cohort, folder / name, quiet=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ensemble(runs, cohort):
+    return fit_ensemble([runs / "a", runs / "b", runs / "c"], cohort, runs / "all", name="three", quiet=True)
+
+
+def test_an_ensemble_of_one_detector_with_itself_ranks_like_it(runs, cohort, tmp_path):
+    twice = fit_ensemble([runs / "a", runs / "a"], cohort, tmp_path / "twice", quiet=True)
+    alone = Detector.load(runs / "a")
+    volume = prepare_case(cohort, cohort.case("sub07"), alone.config.preparation)
+    maps = twice.maps(volume)
+    np.testing.assert_allclose(maps.anomaly, alone.anomaly_map(volume), atol=1e-5)
+    assert not maps.spread.any()
+    assert list(twice.members) == ["1_a", "2_a"]
+
+
+def test_the_score_is_the_mean_in_units_of_each_members_healthy_scale(ensemble, cohort):
+    volume = prepare_case(cohort, cohort.case("sub07"), ensemble.config.preparation)
+    scaled = []
+    for member in ensemble.members.values():
+        threshold, median = member.points[0].threshold, member.healthy_median
+        scaled.append((member.score(volume) - median) / (threshold - median))
+    inside = volume.mask
+    np.testing.assert_allclose(ensemble.score(volume)[inside], np.mean(scaled, axis=0)[inside], rtol=1e-4, atol=1e-5)
+    assert not ensemble.score(volume)[~inside].any()
+    spread = ensemble.maps(volume).spread
+    assert 0 < spread.max() <= 0.5
+    expected = np.std([m.anomaly_map(volume) for m in ensemble.members.values()], axis=0)
+    np.testing.assert_allclose(spread, expected, atol=1e-6)
+
+
+def test_its_thresholds_keep_the_asked_rate_on_the_validation_scans(ensemble, cohort):
+    cases = cohort.of_split("validation", healthy=True)
+    volumes = [prepare_case(cohort, case, ensemble.config.preparation) for case in cases]
+    values = np.concatenate([ensemble.score(v)[v.mask] for v in volumes])
+    for point in ensemble.points:
+        assert np.mean(values > point.threshold) == pytest.approx(point.false_positive_rate, rel=0.01)
+
+
+def test_it_is_loaded_as_it_was_saved_and_predicts_with_its_spread(ensemble, runs, cohort, tmp_path):
+    again = load_detector(runs / "all")
+    assert isinstance(again, Ensemble)
+    assert again.fingerprint == ensemble.fingerprint
+    assert isinstance(load_detector(runs / "a"), Detector)
+    predictions, failures = predict(again, scans_of_manifest(cohort), tmp_path / "out", quiet=True)
+    assert not failures
+    spread = read_volume(tmp_path / "out" / "sub07_desc-spread_probseg.nii.gz")
+    assert spread.geometry == read_volume(predictions[1].map).geometry
+    assert 0 < spread.array.max() <= 0.5
+    sidecar = json.loads((tmp_path / "out" / "sub07_desc-spread_probseg.json").read_text())
+    assert sidecar["Model"] == "three"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"preparation": {"intensity": "zscore"}}, "differ in their preparation"),
+        ({"calibration": {"false_positive_rates": [0.02], "mask_at": 0.02}}, "first false-positive rate"),
+    ],
+)
+def test_members_that_do_not_fit_together_are_refused(runs, cohort, tmp_path, change, words):
+    other = Config.model_validate({"name": "other", **NORMATIVE, **change})
+    fit(other, cohort, tmp_path / "other", quiet=True)
+    with pytest.raises(MedvaeError, match=words):
+        fit_ensemble([runs / "a", tmp_path / "other"], cohort, tmp_path / "both", quiet=True)
+    assert not (tmp_path / "both").exists()
+
+
+def test_thresholds_are_not_set_on_scans_a_member_has_learned_from(runs, cohort, tmp_path):
+    swapped = [
+        case.model_copy(update={"split": {"train": "validation", "validation": "train"}.get(case.split, case.split)})
+        for case in cohort.cases
+    ]
+    other = cohort.model_copy(update={"cases": swapped})
+    other._path = cohort.path
+    with pytest.raises(MedvaeError, match=r'case "sub00" would set the thresholds.*was trained on it'):
+        fit_ensemble([runs / "a", runs / "b" / "detector"], other, tmp_path / "leak", quiet=True)
+
+
+def test_a_lonely_member_a_full_folder_and_a_bad_name_are_refused(runs, cohort, tmp_path):
+    with pytest.raises(MedvaeError, match="at least two"):
+        fit_ensemble([runs / "a"], cohort, tmp_path / "one", quiet=True)
+    with pytest.raises(MedvaeError, match="not empty"):
+        fit_ensemble([runs / "a", runs / "b"], cohort, runs, quiet=True)
+    with pytest.raises(MedvaeError, match="name"):
+        fit_ensemble([runs / "a", runs / "b"], cohort, tmp_path / "named", name="two words", quiet=True)
+
+
+def test_names_of_members_differ():
+    assert member_names(["a", "b"]) == ["a", "b"]
+    assert member_names(["a", "b", "a"]) == ["1_a", "2_b", "3_a"]
+
+
+def test_the_command_makes_one(runs, cohort, tmp_path):
+    from typer.testing import CliRunner
+
+    manifest = write_manifest(cohort, cohort.path.with_name("again.json"))
+    command = ["ensemble", runs / "a", runs / "b", "--data", manifest, "--out", tmp_path / "run", "-q"]
+    result = CliRunner().invoke(app, [str(part) for part in command])
+    assert result.exit_code == 0, result.output
+    assert "ensemble of a, b" in result.output
+    assert (tmp_path / "run" / "detector" / "members" / "b" / "config.yaml").is_file()
