@@ -18,10 +18,12 @@ from medvae.calibration import OperatingPoint
 from medvae.config import Config, dump_config, read_config
 from medvae.errors import MedvaeError
 from medvae.files import sha256, whole_folder, write_json, write_text
+from medvae.preparation.landmarks import LandmarkScale
 from medvae.preparation.prepare import PreparedVolume
-from medvae.schema import read_document
+from medvae.schema import parse, read_document
 
 CALIBRATION = "calibration.json"
+SCALE = "intensity_scale.json"
 
 
 class Maps(NamedTuple):
@@ -45,6 +47,8 @@ class Calibrated(ABC):
     points: tuple[OperatingPoint, ...] = ()
     healthy_median: float = 0.0
     """Median score of the healthy validation scans' brain voxels."""
+    scale: LandmarkScale | None = None
+    """The intensity scale of the training scans: what `prepare_scan` needs for intensities by landmarks."""
     fingerprint: str = ""
     """SHA-256 of the saved files; two detectors with one fingerprint give the same maps."""
 
@@ -105,14 +109,19 @@ class Calibrated(ABC):
                 "operating_points": [asdict(point) for point in self.points],
             }
             write_json(temporary / CALIBRATION, content | more)
+            if self.scale is not None:
+                write_json(temporary / SCALE, self.scale.model_dump(mode="json"))
             yield temporary
 
 
 def read_calibrated(folder: Path) -> tuple[dict[str, object], dict[str, object]]:
     """The shared arguments of a saved folder, and the whole content of its calibration file."""
     content = read_document(folder / CALIBRATION)
+    config, scale = read_config(folder / "config.yaml"), folder / SCALE
+    learned = config.preparation.intensity == "landmarks"
     shared = {
-        "config": read_config(folder / "config.yaml"),
+        "config": config,
+        "scale": parse(LandmarkScale, read_document(scale), scale) if learned else None,
         "channels": content["channels"],
         "calibrated_on": content["calibrated_on_healthy_scans"],
         "points": tuple(OperatingPoint(**point) for point in content["operating_points"]),

@@ -201,7 +201,7 @@ def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or a detector's folder.")],
     scans: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[SCAN]...", help="Skull-stripped scans: NIfTI, MGH, MHA or NRRD files."),
+        typer.Argument(metavar="[SCAN]...", help="NIfTI, MGH, MHA or NRRD files, skull-stripped or whole heads."),
     ] = None,
     manifest: Annotated[Path | None, typer.Option(help="Predict the cases of a manifest instead.")] = None,
     split: Annotated[list[str], typer.Option(help="Which splits of the manifest; may be repeated.")] = ["test"],  # noqa: B006

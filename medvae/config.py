@@ -19,25 +19,40 @@ from medvae.preparation.grid import STANDARD_GRID
 from medvae.schema import Strict, parse, read_document
 
 Plane = Literal["axial", "coronal", "sagittal"]
+BrainMethod = Literal["auto", "background", "deepbet", "hdbet"]
 
 PLANE_AXIS: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 """Array axis of the standard grid (RAS) that a slice is perpendicular to."""
 
 
 class PreparationConfig(Strict):
-    """From a scan as it comes to the standard grid."""
+    """From a scan as it comes to the standard grid; see ``docs/PREPARATION.md``."""
 
+    brain: BrainMethod = "auto"
+    """Where the brain of a scan without a mask in the manifest is: "background", what is not zero in a skull-stripped
+    scan; "deepbet" or "hdbet", what these tools find in a head; "auto", the background, or deepbet if it is a head."""
     bias_field: Literal["none", "n4"] = "none"
     """"n4" corrects the bias field (Tustison et al. 2010, doi:10.1109/TMI.2010.2046908)."""
     registration: Literal["auto", "none", "affine"] = "auto"
     """"affine" moves the scan to the MNI152 template; "none" leaves it where it is; "auto" moves it unless its brain
     already lies on the template's."""
-    intensity: Literal["percentile", "zscore"] = "percentile"
-    """"percentile": the chosen percentiles in the brain become 0 and 1. "zscore": mean 0 and SD 1 in the brain."""
+    intensity: Literal["percentile", "zscore", "landmarks", "white_matter"] = "percentile"
+    """"percentile": the chosen percentiles in the brain become 0 and 1. "zscore": mean 0 and SD 1 in the brain.
+    "landmarks": the percentiles and the deciles between them become those of the healthy training scans (Nyúl et al.
+    2000, doi:10.1109/42.836373). "white_matter": the most frequent intensity of white matter becomes 1 (T1 only)."""
     percentiles: tuple[float, float] = (1.0, 99.0)
     """Lower and upper percentile, in the brain."""
     clip: tuple[float, float] | None = (-0.25, 1.5)
     """Limits of the normalised intensity, or null."""
+
+    @model_validator(mode="after")
+    def _limits(self) -> PreparationConfig:
+        if self.intensity == "zscore" and self.clip is not None and self.clip[0] > -1:
+            raise ValueError(
+                f'intensity "zscore" has its mean at 0: clip {list(self.clip)} would cut off much of the brain. Write '
+                f"clip: null, or limits such as [-4, 6]."
+            )
+        return self
 
 
 class SamplingConfig(Strict):

@@ -4,6 +4,7 @@
 ``detector/calibration.json``          operating points and where they come from
 ``detector/network.safetensors``       weights, unless the method needs no network
 ``detector/normative.safetensors``     mean and SD of the score at each place, if the config asks for it
+``detector/intensity_scale.json``      the intensity scale of the training scans, if the config asks for it
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from medvae.config import Config
 from medvae.errors import MedvaeError
 from medvae.files import write_bytes
 from medvae.networks.build import Network
+from medvae.preparation.landmarks import LandmarkScale
 from medvae.preparation.prepare import PreparedVolume
 from medvae.scoring.volume import score_parts, score_volume
 from medvae.training import load_network
@@ -50,8 +52,12 @@ class Detector(Calibrated):
         network: Network | None,
         training: Sequence[PreparedVolume],
         validation: Sequence[PreparedVolume],
+        *,
+        scale: LandmarkScale | None = None,
     ) -> Detector:
         """Fit the normative map on healthy training scans and the operating points on healthy validation scans.
+
+        ``scale`` is the one that both were prepared with.
 
         Raises
         ------
@@ -61,7 +67,7 @@ class Detector(Calibrated):
         channels = (training or validation)[0].image.shape[0] if (training or validation) else 1
         counts = {"training": len(training), "validation": len(validation)}
         network = _placed(network) if network is not None else None
-        detector = cls(config=config, network=network, channels=channels, calibrated_on=counts)
+        detector = cls(config=config, network=network, channels=channels, calibrated_on=counts, scale=scale)
         if config.score.kind in ("product", "sum"):
             detector = replace(detector, part_scales=_healthy_means(config, network, training))
         if config.score.normative:

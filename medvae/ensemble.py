@@ -55,7 +55,9 @@ class Ensemble(Calibrated):
         first = _agreeing(members)
         config = parse(Config, first.config.model_dump() | {"name": name}, f'ensemble "{name}"')
         counts = {"training": first.calibrated_on["training"], "validation": len(validation)}
-        ensemble = cls(config=config, channels=first.channels, calibrated_on=counts, members=dict(members))
+        ensemble = cls(
+            config=config, channels=first.channels, calibrated_on=counts, scale=first.scale, members=dict(members)
+        )
         scores = [ensemble.score(volume) for volume in validation]
         rates = first.config.calibration.false_positive_rates
         points, median = operating_points(scores, [volume.mask for volume in validation], rates)
@@ -128,6 +130,7 @@ def _agreeing(members: dict[str, Detector]) -> Detector:
     for name, member in others:
         for what, of in {
             "preparation": lambda m: m.config.preparation,
+            "intensity scale": lambda m: m.scale,
             "number of modalities": lambda m: m.channels,
             "first false-positive rate": lambda m: m.points[0].false_positive_rate,
         }.items():

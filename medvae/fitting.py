@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from medvae.calibrated import SCALE
 from medvae.config import Config
 from medvae.detector import FOLDER, Detector
 from medvae.ensemble import Ensemble, member_names
 from medvae.errors import MedvaeError
-from medvae.files import sha256
+from medvae.files import sha256, write_json
 from medvae.manifest import Manifest
 from medvae.preparation.cache import known_sha256
-from medvae.preparation.prepare import prepare_healthy
+from medvae.preparation.prepare import prepare_healthy, prepare_training
 from medvae.run_folder import check_run, open_run, record_cohort, trained_on
 from medvae.training import train
 
@@ -56,8 +57,8 @@ def fit(
     out = check_run(out, config, resume=resume)
     if (out / FOLDER).is_dir():
         return Detector.load(out)
-    training = prepare_healthy(manifest, "train", config.preparation, cache=cache, quiet=quiet)
-    validation = prepare_healthy(manifest, "validation", config.preparation, cache=cache, quiet=quiet)
+    training, scale = prepare_training(manifest, config.preparation, cache=cache, quiet=quiet)
+    validation = prepare_healthy(manifest, "validation", config.preparation, scale=scale, cache=cache, quiet=quiet)
     if not training or not validation:
         raise MedvaeError(
             f"{manifest.path}: has {len(training)} healthy training scans and {len(validation)} healthy validation "
@@ -66,8 +67,10 @@ def fit(
         )
     open_run(out, config, resume=True)
     record_cohort(out, manifest, checksum=partial(known_sha256, cache=cache) if cache is not None else sha256)
+    if scale is not None and _first_process():
+        write_json(out / SCALE, scale.model_dump(mode="json"))
     network = train(config, training, validation, out, resume=True, quiet=quiet) if config.network else None
-    detector = Detector.calibrate(config, network, training, validation)
+    detector = Detector.calibrate(config, network, training, validation, scale=scale)
     return detector.save(out / FOLDER) if _first_process() else detector
 
 
@@ -121,5 +124,8 @@ def fit_ensemble(
                 )
     detectors = [Detector.load(run) for run in runs]
     members = dict(zip(member_names([d.config.name for d in detectors]), detectors, strict=True))
-    validation = prepare_healthy(manifest, "validation", detectors[0].config.preparation, cache=cache, quiet=quiet)
+    first = detectors[0]
+    validation = prepare_healthy(
+        manifest, "validation", first.config.preparation, scale=first.scale, cache=cache, quiet=quiet
+    )
     return Ensemble.calibrate(name, members, validation).save(out / FOLDER)

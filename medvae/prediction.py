@@ -145,7 +145,7 @@ def predict(
 
 def predict_scan(detector: Calibrated, scan: Scan, out: Path, rate: float, *, cache: Path | None = None) -> Prediction:
     """Predict one scan and write its files; the sidecar of the mask is written last and marks the scan done."""
-    volume = prepare_scan(scan.images, detector.config.preparation, mask=scan.mask, cache=cache)
+    volume = prepare_scan(scan.images, detector.config.preparation, mask=scan.mask, scale=detector.scale, cache=cache)
     maps = detector.maps(volume)
     native = volume.restore(maps.anomaly)
     point = detector.point(rate)
@@ -199,11 +199,25 @@ def _common_fields(detector: Calibrated, scan: Scan, volume: PreparedVolume) -> 
             for point in detector.points
         },
         "HealthyScans": detector.calibrated_on,
+        "BrainMaskFrom": volume.brain_from,
         "RegisteredToMNI152": volume.registered,
+        "RegistrationQuality": _quality(volume),
         "Software": {
             "medvae": __version__,
             **{name: _version(name) for name in ("torch", "numpy", "nibabel", "scipy")},
+            **({"deepbet": _version("deepbet")} if volume.brain_from == "deepbet" else {}),
         },
+    }
+
+
+def _quality(volume: PreparedVolume) -> dict[str, object] | None:
+    if (quality := volume.quality) is None:
+        return None
+    return {
+        "TemplateDice": round(quality.dice, 4),
+        "MutualInformationNats": round(quality.mutual_information, 4),
+        "Scales": [round(scale, 4) for scale in quality.scales],
+        "Shear": round(quality.shear, 4),
     }
 
 

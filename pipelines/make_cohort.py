@@ -127,9 +127,9 @@ def row_of(person: Person, found: Registration, brain_ml: float) -> dict:
         "age": person.age,
         "sex": person.sex,
         "brain_ml": round(brain_ml),
-        "dice": round(found.dice, 4),
-        "mutual_information": round(found.mutual_information, 4),
-        **{f"scale_{axis}": round(scale, 3) for axis, scale in zip("xyz", found.scales, strict=True)},
+        "dice": round(found.quality.dice, 4),
+        "mutual_information": round(found.quality.mutual_information, 4),
+        **{f"scale_{axis}": round(scale, 3) for axis, scale in zip("xyz", found.quality.scales, strict=True)},
         # Standard space is larger than most brains: a lesion's volume changes by this factor.
         "volume_factor": round(1 / float(np.linalg.det(found.transform[:3, :3])), 3),
     }

@@ -242,7 +242,11 @@ def test_one_bad_scan_does_not_stop_the_others(tmp_path, cohort, detectors, scan
     (tmp_path / "text.nii.gz").write_text("hello")
     detector = detectors["normative"]
     config = detector.config.model_copy(
-        update={"preparation": detector.config.preparation.model_copy(update={"registration": "none"})}
+        update={
+            "preparation": detector.config.preparation.model_copy(
+                update={"registration": "none", "brain": "background"}  # also where deepbet is installed
+            )
+        }
     )
     detector = Detector(**{**detector.__dict__, "config": config})
     files = [tmp_path / f"{n}.nii.gz" for n in [*bad, "text", "gone"]]

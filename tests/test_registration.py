@@ -10,7 +10,14 @@ from medvae.errors import MedvaeError
 from medvae.preparation import registration
 from medvae.preparation.grid import STANDARD_GRID
 from medvae.preparation.itk import RAS_TO_LPS, to_array, to_image
-from medvae.preparation.registration import Registration, move_brain, read_template, register
+from medvae.preparation.registration import (
+    Registration,
+    RegistrationQuality,
+    measure_quality,
+    move_brain,
+    read_template,
+    register,
+)
 from medvae.volume import Geometry, read_geometry, resample
 
 
@@ -43,13 +50,13 @@ def test_a_known_affine_is_found_within_a_millimetre_and_with_the_same_bits(move
     corners = np.array(np.meshgrid(*zip(inside.min(0), inside.max(0), strict=True))).reshape(3, -1)
     world = STANDARD_GRID.affine @ np.vstack([corners, np.ones(8)])
     assert np.linalg.norm(((found.transform - truth) @ world)[:3], axis=0).max() < 1.0
-    assert found.dice > 0.98
-    assert found.scales == pytest.approx(np.linalg.norm(truth[:3, :3], axis=0), abs=0.02)
+    assert found.quality.dice > 0.98
+    assert found.quality.scales == pytest.approx(np.linalg.norm(truth[:3, :3], axis=0), abs=0.02)
 
     outside = np.where(mask, array, 1e4)  # what lies outside the mask takes no part
     again = register(outside, mask, scan)
     assert np.array_equal(found.transform, again.transform)
-    assert found.mutual_information == again.mutual_information
+    assert found.quality == again.quality
 
 
 def test_images_lie_in_itk_where_the_geometry_says():
@@ -67,18 +74,39 @@ def test_images_lie_in_itk_where_the_geometry_says():
     [
         (np.diag([0.6, 0.9, 0.9, 1]), "0.60, 0.90, 0.90"),
         (np.diag([-1.0, 1, 1, 1]), "mirrored"),
+        (np.array([[1.0, 0.4, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), "sheared by 0.37"),
+        (np.diag([1, 1.0, -1, 1]), "mutual information with the template is 0.0"),
         (np.array([[1.0, 0, 0, 60], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), "Dice 0."),
     ],
 )
 def test_an_impossible_brain_is_refused_by_name(monkeypatch, transform, complaint):
     template, mask = read_template()
-    monkeypatch.setattr(registration, "_optimise", lambda *_: (transform, 0.1))
+    monkeypatch.setattr(registration, "_optimise", lambda *_: transform)
     with pytest.raises(MedvaeError, match=f"sub-01.nii.gz.*{complaint}.*orientation labels"):
         register(template, mask, STANDARD_GRID, source="sub-01.nii.gz")
 
 
+def test_information_tells_an_upside_down_brain_from_an_upright_one_of_any_contrast():
+    template, mask = read_template()
+    noisy = template + np.random.default_rng(0).normal(0, 0.1 * template.max(), mask.shape)
+    upright = measure_quality(noisy, mask, np.eye(4))
+    inverted = measure_quality(5 - 0.01 * noisy, mask, np.eye(4))
+    turned = measure_quality(noisy[:, :, ::-1], mask[:, :, ::-1], np.eye(4))
+    assert upright.dice == 1
+    assert (upright.scales, upright.shear) == ((1, 1, 1), 0)
+    assert inverted.mutual_information == pytest.approx(upright.mutual_information, rel=0.01)
+    assert turned.dice > 0.8  # the outline alone does not tell
+    assert turned.mutual_information < registration.SMALLEST_INFORMATION < 0.3 * upright.mutual_information
+
+
+def test_quality_of_nothing_is_nothing():
+    template, mask = read_template()
+    assert measure_quality(template, np.zeros_like(mask), np.eye(4)).mutual_information == 0
+    assert measure_quality(np.full(mask.shape, 7.0), mask, np.eye(4)).mutual_information == pytest.approx(0, abs=1e-9)
+
+
 def test_a_registration_cannot_be_changed_afterwards():
-    found = Registration(np.eye(4), 0.9, 0.5, (1, 1, 1))
+    found = Registration(np.eye(4), RegistrationQuality(0.9, 0.5, (1, 1, 1), 0))
     with pytest.raises(ValueError, match="read-only"):
         found.transform[0, 0] = 2
 

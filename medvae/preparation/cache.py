@@ -26,7 +26,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,15 @@ from medvae.config import PreparationConfig
 from medvae.errors import MedvaeError
 from medvae.files import sha256, told, whole_folder, write_bytes, write_json, write_text
 from medvae.preparation.grid import STANDARD_GRID
+from medvae.preparation.intensity import before_scale
 from medvae.preparation.prepare import STEP_VERSIONS, PreparedVolume, prepare_scan
+from medvae.preparation.registration import RegistrationQuality
 from medvae.volume import Geometry, Placement
 
 TAG = "CACHEDIR.TAG"
 SIDECAR = "volume.json"
 INPUTS = "inputs"
-LAYOUT = 1
+LAYOUT = 2
 """Version of the files of an entry; part of its key."""
 SETTLED_NS = 2_000_000_000
 """A file is known by its times only when they are this old: a clock may tick as rarely as every 2 s (FAT)."""
@@ -78,6 +80,8 @@ class CachedVolume(PreparedVolume):
             "source": Placement(Geometry(np.array(placed["affine"]), placed["shape"]), kind(header, check=False), path),
             "transform": np.array(content["transform"]),
             "registered": content["registered"],
+            "brain_from": content["brain_from"],
+            "quality": RegistrationQuality(**{**content["quality"], "scales": tuple(content["quality"]["scales"])}),
             "brain_ml": content["brain_ml"],
         }
         self.__dict__.update(known)
@@ -154,12 +158,14 @@ def request(
 ) -> Request:
     """Look at the content of a scan's files, which tells its place in the cache.
 
+    For intensities by landmarks the scan is kept as it is before the learned scale is applied: any scale can follow.
+
     Raises
     ------
     MedvaeError
         If a file cannot be read, or ``cache`` is a folder of something else.
     """
-    cache = open_cache(cache)
+    cache, config = open_cache(cache), before_scale(config)
     images, mask = tuple(map(Path, images)), Path(mask) if mask else None
     files = [*images, *([mask] if mask else [])]
     stamps = tuple(map(_stamp, files))
@@ -226,6 +232,8 @@ def keep(wanted: Request, volume: PreparedVolume) -> CachedVolume:
         },
         "transform": np.asarray(volume.transform).tolist(),
         "registered": bool(volume.registered),
+        "brain_from": volume.brain_from,
+        "quality": asdict(volume.quality),
         "brain_ml": round(float(np.count_nonzero(volume.source_mask) * volume.source.geometry.voxel_volume_ml), 2),
     }
     _remove_damaged(wanted)

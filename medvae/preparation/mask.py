@@ -12,9 +12,13 @@ LARGEST_BRAIN_ML = 2200.0
 """No brain is larger: the largest of 120 healthy adults (IXI) has 1,850 ml, the MNI152 template 1,890 ml."""
 
 _ADVICE = (
-    "A skull-stripped scan with zero background is expected. Strip the skull first (for instance with HD-BET or "
-    'SynthStrip), or give the brain mask in the manifest ("mask").'
+    'Give its brain mask in the manifest ("mask") or a skull-stripped scan with zero background, or have the brain '
+    'found: pip install "medvae[deepbet]", with preparation.brain=auto, the default.'
 )
+
+
+class HeadFound(MedvaeError):
+    """The scan is not skull-stripped."""
 
 
 def mask_from_anatomy(labels: np.ndarray, *, closing_voxels: int = 2, source: str = "The label map") -> np.ndarray:
@@ -74,8 +78,10 @@ def mask_from_background(
     Raises
     ------
     MedvaeError
-        If the volume is empty or evidently not skull-stripped: no zero background, more than 2.2 l that is not
-        background, or a head that runs into the border of the volume on many sides.
+        If the volume is empty.
+    HeadFound
+        If it is evidently not skull-stripped: no zero background, more than 2.2 l that is not background, or a head
+        that runs into the border of the volume on many sides.
     """
     size = np.abs(array)
     if not size.any():
@@ -83,18 +89,21 @@ def mask_from_background(
     inside = size > threshold * np.percentile(size[size > 0], 99)
     share = float(inside.mean())
     if share > 0.95:
-        raise MedvaeError(f"{source}: has no empty background, {share:.0%} of its voxels are not zero. {_ADVICE}")
+        raise HeadFound(
+            f"{source}: has no empty background, {share:.0%} of its voxels are not zero: this looks like a whole "
+            f"head. {_ADVICE}"
+        )
     mask = _solid(inside)
     volume_ml = np.count_nonzero(mask) * geometry.voxel_volume_ml
     if volume_ml > LARGEST_BRAIN_ML:
-        raise MedvaeError(
+        raise HeadFound(
             f"{source}: what is not background measures {volume_ml / 1000:.1f} l, more than any brain "
             f"({LARGEST_BRAIN_ML / 1000:.1f} l): this looks like a whole head. {_ADVICE}"
         )
     faces = [mask.take(end, axis) for axis in range(3) for end in (0, -1)]
     touched = [face for face in faces if face.mean() > 0.1]
     if len(touched) >= 2:
-        raise MedvaeError(
+        raise HeadFound(
             f"{source}: what is not background runs into the border of the volume on {len(touched)} of its 6 sides: "
             f"this looks like a head that was not skull-stripped, or a brain that was cut off. {_ADVICE}"
         )

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from medvae.config import PreparationConfig
+from medvae.config import BrainMethod, PreparationConfig
 from medvae.errors import MedvaeError
 from medvae.manifest import Case, Manifest, Split
+from medvae.preparation.extraction import find_brain
 from medvae.preparation.grid import STANDARD_GRID
-from medvae.preparation.intensity import normalise
-from medvae.preparation.mask import mask_from_background
-from medvae.preparation.registration import move_brain, read_template, register
+from medvae.preparation.intensity import before_scale, normalise, standardise
+from medvae.preparation.landmarks import LandmarkScale, fit_landmarks
+from medvae.preparation.registration import RegistrationQuality, measure_quality, move_brain, read_template, register
 from medvae.progress import Progress
 from medvae.volume import Geometry, Placement, Volume, read_volume, resample
 
@@ -41,7 +42,9 @@ class PreparedVolume:
 
     ``image`` ``(C, X, Y, Z)`` float32 and ``mask`` ``(X, Y, Z)`` bool lie on the standard grid; ``source`` says where
     the first modality lies, ``source_mask`` is the brain on the source's grid, and ``transform`` ``(4, 4)`` leads from
-    the standard grid's world to the source's, in mm. The arrays are not to be written to.
+    the standard grid's world to the source's, in mm. ``brain_from`` says where the mask was taken from ("given",
+    "background", "deepbet" or "hdbet"), ``quality`` how well the brain lies on the template. The arrays are not to be
+    written to.
     """
 
     image: np.ndarray
@@ -50,6 +53,8 @@ class PreparedVolume:
     source_mask: np.ndarray
     transform: np.ndarray
     registered: bool
+    brain_from: str = "given"
+    quality: RegistrationQuality | None = None
 
     def restore(self, standard_map: np.ndarray) -> np.ndarray:
         """A map ``(X, Y, Z)`` of the standard grid on the scan's own grid, float32, 0 outside the brain.
@@ -64,10 +69,38 @@ class PreparedVolume:
         return np.where(self.source_mask, native, 0.0).astype(np.float32)
 
 
+class StandardisedVolume(PreparedVolume):
+    """A prepared volume whose intensities were brought to a learned scale.
+
+    Its masks are asked of the volume it was made from, which may have them in a cache.
+    """
+
+    plain: PreparedVolume
+
+    def __init__(self, plain: PreparedVolume, scale: LandmarkScale, config: PreparationConfig) -> None:
+        same = {name: getattr(plain, name) for name in ("source", "transform", "registered", "brain_from", "quality")}
+        self.__dict__.update(same, plain=plain, image=standardise(plain.image, plain.mask, scale, config))
+
+    @property
+    def mask(self) -> np.ndarray:
+        """``(X, Y, Z)`` bool on the standard grid."""
+        return self.plain.mask
+
+    @property
+    def source_mask(self) -> np.ndarray:
+        """``(X, Y, Z)`` bool on the scan's own grid."""
+        return self.plain.source_mask
+
+
 def prepare_case(
-    manifest: Manifest, case: Case, config: PreparationConfig, *, cache: Path | None = None
+    manifest: Manifest,
+    case: Case,
+    config: PreparationConfig,
+    *,
+    scale: LandmarkScale | None = None,
+    cache: Path | None = None,
 ) -> PreparedVolume:
-    """Read and prepare a case of a manifest, or open it in a cache.
+    """Read and prepare a case of a manifest, or open it in a cache; ``scale`` as in `prepare_scan`.
 
     Raises
     ------
@@ -76,9 +109,26 @@ def prepare_case(
     """
     try:
         mask = manifest.resolve(case.mask) if case.mask else None
-        return prepare_scan(manifest.images(case), config, mask=mask, cache=cache)
+        return prepare_scan(manifest.images(case), config, mask=mask, scale=scale, cache=cache)
     except MedvaeError as error:
         raise MedvaeError(f'{manifest.path}: case "{case.id}": {error}') from None
+
+
+def prepare_training(
+    manifest: Manifest, config: PreparationConfig, *, cache: Path | None = None, quiet: bool = False
+) -> tuple[list[PreparedVolume], LandmarkScale | None]:
+    """Prepare the healthy training scans and, for intensities by landmarks, learn the scale from them.
+
+    Raises
+    ------
+    MedvaeError
+        As `prepare_healthy` and `fit_landmarks`.
+    """
+    volumes = prepare_healthy(manifest, "train", before_scale(config), cache=cache, quiet=quiet)
+    if config.intensity != "landmarks":
+        return volumes, None
+    scale = fit_landmarks([v.image for v in volumes], [v.mask for v in volumes], config.percentiles)
+    return [StandardisedVolume(volume, scale, config) for volume in volumes], scale
 
 
 def prepare_healthy(
@@ -86,10 +136,13 @@ def prepare_healthy(
     split: Split,
     config: PreparationConfig,
     *,
+    scale: LandmarkScale | None = None,
     cache: Path | None = None,
     quiet: bool = False,
 ) -> list[PreparedVolume]:
     """Prepare all healthy cases of a split, or open them in a cache, with a progress display.
+
+    ``scale`` as in `prepare_scan`.
 
     Raises
     ------
@@ -100,7 +153,7 @@ def prepare_healthy(
     prepared = []
     with Progress(f"Preparing {split} scans", len(cases), quiet=quiet) as progress:
         for done, case in enumerate(cases, start=1):
-            prepared.append(prepare_case(manifest, case, config, cache=cache))
+            prepared.append(prepare_case(manifest, case, config, scale=scale, cache=cache))
             progress.update(done, case=case.id)
     return prepared
 
@@ -110,20 +163,30 @@ def prepare_scan(
     config: PreparationConfig,
     *,
     mask: Path | str | None = None,
+    scale: LandmarkScale | None = None,
     cache: Path | None = None,
 ) -> PreparedVolume:
     """Read a scan (one file per modality, on one common grid) and bring it to the standard grid.
 
     The steps: brain mask, bias field, registration to MNI152, resampling, intensities. Without ``mask`` the brain
-    is the nonzero region of a skull-stripped scan. With ``cache`` (see `medvae.preparation.cache`) a scan that was
+    is found as ``config.brain`` says; ``scale`` is the one that a detector has learned for intensities by landmarks
+    (``detector.scale``). With ``cache`` (see `medvae.preparation.cache`) a scan that was
     prepared before is opened there, and one that was not is prepared and kept there; the values are the same.
 
     Raises
     ------
     MedvaeError
-        For a file that cannot be read, modalities or a mask on another grid, an empty brain, a scan with its
-        skull, or a brain that does not lie where the standard brain lies.
+        For a file that cannot be read, modalities or a mask on another grid, a brain that is empty or cannot be
+        found, or that does not lie where the standard brain lies, or a scale that is missing.
     """
+    if config.intensity == "landmarks":
+        if scale is None or len(scale.levels) != len(images):
+            raise MedvaeError(
+                f"{images[0]}: preparation.intensity=landmarks needs the scale that was learned from the training "
+                f"scans, for each modality. Give that of the detector (detector.scale), or choose another intensity."
+            )
+        plain = prepare_scan(images, before_scale(config), mask=mask, cache=cache)
+        return StandardisedVolume(plain, scale, config)
     if cache is not None:
         from medvae.preparation.cache import prepare_cached
 
@@ -132,7 +195,7 @@ def prepare_scan(
     first = volumes[0]
     for other in volumes[1:]:
         require_same_grid(other, first.geometry, f"the first modality {first.path}")
-    brain = brain_mask(first, mask)
+    brain, brain_from = _brain(first, mask, config.brain)
 
     arrays = [volume.array for volume in volumes]
     if config.bias_field == "n4":
@@ -158,24 +221,31 @@ def prepare_scan(
     for volume, array in zip(volumes, arrays, strict=True):
         moved, mask_on_grid = move_brain(array, brain, first.geometry, STANDARD_GRID, transform)
         prepared.append(normalise(moved, mask_on_grid, config, str(volume.path)))
-    return PreparedVolume(np.stack(prepared), mask_on_grid, first.placement, brain, transform, registered)
+    quality = measure_quality(prepared[0], mask_on_grid, transform)
+    return PreparedVolume(
+        np.stack(prepared), mask_on_grid, first.placement, brain, transform, registered, brain_from, quality
+    )
 
 
-def brain_mask(volume: Volume, mask: Path | str | None) -> np.ndarray:
-    """The brain of a scan on its own grid, ``(X, Y, Z)`` bool: the given mask, or where a stripped scan is not zero.
+def brain_mask(volume: Volume, mask: Path | str | None, method: BrainMethod = "auto") -> np.ndarray:
+    """The brain of a scan on its own grid, ``(X, Y, Z)`` bool: the given mask, or what ``method`` finds.
 
     Raises
     ------
     MedvaeError
-        If the mask is empty or lies on another grid, or the scan is empty or has its skull.
+        If the mask is empty or lies on another grid, or no brain can be found.
     """
+    return _brain(volume, mask, method)[0]
+
+
+def _brain(volume: Volume, mask: Path | str | None, method: BrainMethod) -> tuple[np.ndarray, str]:
     if mask is None:
-        return mask_from_background(volume.array, volume.geometry, source=str(volume.path))
+        return find_brain(volume, method)
     given = read_volume(mask)
     require_same_grid(given, volume.geometry, f"its image {volume.path}")
     if not given.array.any():
         raise MedvaeError(f"{mask}: the brain mask is empty. Remove it from the manifest, or make it again.")
-    return given.array > 0.5
+    return given.array > 0.5, "given"
 
 
 def require_same_grid(volume: Volume, expected: Geometry, what: str) -> None:

@@ -24,10 +24,16 @@ from medvae.volume import Geometry, read_volume, resample
 if TYPE_CHECKING:
     import SimpleITK
 
-SMALLEST_DICE = 0.8
-"""Overlap of the moved brain mask with the template's below which a registration counts as failed."""
+SMALLEST_DICE = 0.88
+"""Overlap of the moved brain mask with the template's below which a registration counts as failed: an upside-down
+brain reaches 0.87."""
+SMALLEST_INFORMATION = 0.08
+"""Mutual information with the template, in nats, below which a brain counts as lying wrongly, see
+:func:`measure_quality`."""
 SCALES = (0.7, 1.4)
 """Sizes of a brain relative to the template along one axis that are possible in adults."""
+LARGEST_SHEAR = 0.15
+"""Cosine between two axes of the standard space, seen in the scan, that no head has."""
 
 _BINS = 32
 _UNIT_MM = 60.0
@@ -37,25 +43,36 @@ _START_ANGLES_DEG = {"pitch": (-30, -15, 0, 15, 30), "roll": (-15, 0, 15), "yaw"
 
 
 @dataclass(frozen=True)
-class Registration:
-    """Where a scan lies relative to the standard space, and how well that is known.
+class RegistrationQuality:
+    """How well a brain lies on the template.
 
     Parameters
     ----------
-    transform
-        ``(4, 4)`` float64 from standard (MNI152) world coordinates to the scan's world coordinates, RAS, mm.
     dice
         Overlap of the scan's brain mask, moved to the standard grid, with the template's.
     mutual_information
-        Mattes mutual information of scan and template in nats, inside the template's (dilated) brain mask.
+        Of scan and template in nats, inside both brain masks: 32 × 32 bins between the 1st and 99th percentiles.
     scales
         Length in the scan, in mm, of 1 mm along x, y and z of the standard space.
+    shear
+        Largest cosine between two of these axes in the scan; 0 if they stay at right angles.
     """
 
-    transform: np.ndarray
     dice: float
     mutual_information: float
     scales: tuple[float, float, float]
+    shear: float
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Where a scan lies relative to the standard space, and how well that is known.
+
+    ``transform`` is ``(4, 4)`` float64, from standard (MNI152) world coordinates to the scan's, RAS, mm.
+    """
+
+    transform: np.ndarray
+    quality: RegistrationQuality
 
     def __post_init__(self) -> None:
         transform = np.array(self.transform, dtype=np.float64)
@@ -97,16 +114,40 @@ def register(array: np.ndarray, mask: np.ndarray, geometry: Geometry, *, source:
     Raises
     ------
     MedvaeError
-        If the brain found does not overlap the template's (Dice below 0.8), is scaled outside 0.7–1.4, or is mirrored.
+        If the brain found does not overlap the template's (Dice below 0.88), does not look like it (mutual information
+        below 0.08 nats), is scaled outside 0.7–1.4, sheared, or mirrored; with the numbers.
     """
-    matrix, information = _optimise(array, mask, geometry)
-    _, standard = read_template()
-    moved = resample(mask.astype(np.float32), geometry, STANDARD_GRID, transform=matrix) > 0.5
-    dice = 2 * np.count_nonzero(moved & standard) / (np.count_nonzero(moved) + np.count_nonzero(standard))
-    scales = tuple(float(n) for n in np.linalg.norm(matrix[:3, :3], axis=0))
-    result = Registration(matrix, float(dice), information, scales)
+    matrix = _optimise(array, mask, geometry)
+    moved, moved_mask = move_brain(array, mask, geometry, STANDARD_GRID, matrix)
+    result = Registration(matrix, measure_quality(moved, moved_mask, matrix))
     _refuse_failure(result, source)
     return result
+
+
+def measure_quality(array: np.ndarray, mask: np.ndarray, transform: np.ndarray) -> RegistrationQuality:
+    """How well a brain on the standard grid lies on the template.
+
+    Dice sees the outline only, mutual information what lies within: T1 brains in their place have 0.20–0.25 nats,
+    FLAIR brains 0.11–0.12; turned upside down or back to front they keep a Dice of up to 0.87, but less than 0.06.
+
+    Parameters
+    ----------
+    array, mask
+        ``(80, 96, 80)`` on the standard grid, float and bool; of any contrast and scale.
+    transform
+        ``(4, 4)``, as in :class:`Registration`.
+    """
+    template, standard = read_template()
+    dice = 2 * np.count_nonzero(mask & standard) / max(1, np.count_nonzero(mask) + np.count_nonzero(standard))
+    axes = transform[:3, :3]
+    lengths = np.linalg.norm(axes, axis=0)
+    cosines = np.abs(axes.T @ axes / np.outer(lengths, lengths) - np.eye(3))
+    return RegistrationQuality(
+        dice=float(dice),
+        mutual_information=_mutual_information(array[mask & standard], template[mask & standard]),
+        scales=tuple(float(n) for n in lengths),
+        shear=float(cosines.max()),
+    )
 
 
 def move_brain(
@@ -139,7 +180,7 @@ def move_brain(
     return np.where(moved, values / np.maximum(weight, 1e-3), 0.0).astype(np.float32), moved
 
 
-def _optimise(array: np.ndarray, mask: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, float]:
+def _optimise(array: np.ndarray, mask: np.ndarray, geometry: Geometry) -> np.ndarray:
     import SimpleITK as sitk
 
     template, standard = read_template()
@@ -153,14 +194,14 @@ def _optimise(array: np.ndarray, mask: np.ndarray, geometry: Geometry) -> tuple[
             fixed, moving, sitk.Similarity3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
         )
         start = _best_rotation(fixed, moving, region, sitk.Similarity3DTransform(start))
-        similarity, _ = _climb(fixed, moving, region, start, shrink=(4, 2), smoothing_mm=(4.0, 2.0), step_mm=4.0)
+        similarity = _climb(fixed, moving, region, start, shrink=(4, 2), smoothing_mm=(4.0, 2.0), step_mm=4.0)
         similarity = sitk.Similarity3DTransform(similarity)
         affine = sitk.AffineTransform(3)
         affine.SetCenter(similarity.GetCenter())
         affine.SetMatrix(similarity.GetMatrix())
         affine.SetTranslation(similarity.GetTranslation())
-        affine, information = _climb(fixed, moving, region, affine, shrink=(2, 1), smoothing_mm=(2.0, 0.0), step_mm=1.0)
-    return _matrix(sitk.AffineTransform(affine)), information
+        affine = _climb(fixed, moving, region, affine, shrink=(2, 1), smoothing_mm=(2.0, 0.0), step_mm=1.0)
+    return _matrix(sitk.AffineTransform(affine))
 
 
 def _best_rotation(
@@ -214,8 +255,8 @@ def _climb(
     shrink: tuple[int, ...],
     smoothing_mm: tuple[float, ...],
     step_mm: float,
-) -> tuple[SimpleITK.Transform, float]:
-    """Improve a transform level by level; also gives the mutual information reached."""
+) -> SimpleITK.Transform:
+    """Improve a transform level by level."""
     import SimpleITK as sitk
 
     method = _method(region)
@@ -230,8 +271,7 @@ def _climb(
         gradientMagnitudeTolerance=1e-8,
     )
     method.SetInitialTransform(start, inPlace=False)
-    found = sitk.CompositeTransform(method.Execute(fixed, moving)).GetBackTransform()
-    return found, float(-method.GetMetricValue())
+    return sitk.CompositeTransform(method.Execute(fixed, moving)).GetBackTransform()
 
 
 def _in_units(image: SimpleITK.Image) -> SimpleITK.Image:
@@ -251,13 +291,37 @@ def _matrix(affine: SimpleITK.AffineTransform) -> np.ndarray:
     return RAS_TO_LPS @ matrix @ RAS_TO_LPS
 
 
+def _mutual_information(first: np.ndarray, second: np.ndarray) -> float:
+    """Mutual information in nats of two equally long samples, from their joint histogram."""
+    if not first.size:
+        return 0.0
+    bins = []
+    for values in (first, second):
+        low, high = np.percentile(values, [1, 99])
+        share = np.clip((values - low) / max(float(high - low), 1e-12), 0, 1)
+        bins.append(np.minimum((share * _BINS).astype(np.int64), _BINS - 1))
+    joint = np.bincount(bins[0] * _BINS + bins[1], minlength=_BINS**2).reshape(_BINS, _BINS) / first.size
+    apart = np.outer(joint.sum(axis=1), joint.sum(axis=0))
+    seen = joint > 0
+    return float((joint[seen] * np.log(joint[seen] / apart[seen])).sum())
+
+
 def _refuse_failure(found: Registration, source: str) -> None:
-    problems = []
-    if found.dice < SMALLEST_DICE:
-        problems.append(f"the moved brain mask overlaps the template's with Dice {found.dice:.2f} (≥ {SMALLEST_DICE})")
-    if not all(SCALES[0] <= scale <= SCALES[1] for scale in found.scales):
-        numbers = ", ".join(f"{scale:.2f}" for scale in found.scales)
+    problems, quality = [], found.quality
+    if quality.dice < SMALLEST_DICE:
+        problems.append(
+            f"the moved brain mask overlaps the template's with Dice {quality.dice:.2f} (at least {SMALLEST_DICE})"
+        )
+    if quality.mutual_information < SMALLEST_INFORMATION:
+        problems.append(
+            f"the mutual information with the template is {quality.mutual_information:.3f} nats (at least "
+            f"{SMALLEST_INFORMATION})"
+        )
+    if not all(SCALES[0] <= scale <= SCALES[1] for scale in quality.scales):
+        numbers = ", ".join(f"{scale:.2f}" for scale in quality.scales)
         problems.append(f"the scales along x, y, z are {numbers} ({SCALES[0]} to {SCALES[1]})")
+    if quality.shear > LARGEST_SHEAR:
+        problems.append(f"the axes are sheared by {quality.shear:.2f} (at most {LARGEST_SHEAR})")
     if np.linalg.det(found.transform[:3, :3]) <= 0:
         problems.append("left and right are mirrored")
     if problems:

@@ -1,0 +1,115 @@
+"""The brain of a whole head, found by other people's networks: deepbet in this process, HD-BET as a program.
+
+Neither is a dependency of medvae. deepbet (Fisch et al. 2023, arXiv 2308.07003) brings its weights
+along and is made for T1 scans; HD-BET (Isensee et al. 2019, doi:10.1002/hbm.24750) also takes other contrasts and
+heads with tumours, and downloads its weights when it is run for the first time.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from medvae.config import BrainMethod
+from medvae.errors import MedvaeError
+from medvae.preparation.mask import LARGEST_BRAIN_ML, HeadFound, mask_from_background
+from medvae.volume import Volume, read_volume, write_volume
+
+SMALLEST_BRAIN_ML = 500.0
+"""What an extraction leaves of an adult's brain when it went wrong; the smallest of 120 healthy adults has 1,080 ml."""
+
+_INSTALL_DEEPBET = 'pip install "medvae[deepbet]"'
+_GIVE_MASK = 'Or give the brain mask in the manifest ("mask"), or a skull-stripped scan with zero background.'
+
+
+def find_brain(volume: Volume, method: BrainMethod) -> tuple[np.ndarray, str]:
+    """The brain of a scan that has no mask, and where it was taken from.
+
+    Parameters
+    ----------
+    volume
+        A skull-stripped scan, or a whole head.
+    method
+        As in :class:`medvae.config.PreparationConfig`.
+
+    Returns
+    -------
+    mask, origin
+        ``(X, Y, Z)`` bool, and "background", "deepbet" or "hdbet".
+
+    Raises
+    ------
+    MedvaeError
+        If the scan is a head and the tool for it is missing, or what was found is no brain.
+    """
+    if method in ("auto", "background"):
+        try:
+            return mask_from_background(volume.array, volume.geometry, source=str(volume.path)), "background"
+        except HeadFound:
+            if method == "background" or not _has_deepbet():
+                raise  # its message tells how to install deepbet
+        method = "deepbet"
+    return _checked(_deepbet(volume) if method == "deepbet" else _hdbet(volume), volume, method), method
+
+
+def _has_deepbet() -> bool:
+    return importlib.util.find_spec("deepbet") is not None
+
+
+def _deepbet(volume: Volume) -> np.ndarray:
+    if not _has_deepbet():
+        raise MedvaeError(f"{volume.path}: preparation.brain=deepbet needs deepbet: {_INSTALL_DEEPBET}. {_GIVE_MASK}")
+    import nibabel as nib
+    import torch
+    from deepbet import BrainExtraction
+
+    try:
+        network = BrainExtraction(no_gpu=not torch.cuda.is_available())
+        _, mask, _ = network.run(nib.Nifti1Image(volume.array, volume.geometry.affine))
+    except (AssertionError, ValueError, RuntimeError) as error:  # an image without a head, or too little memory
+        raise MedvaeError(f"{volume.path}: deepbet found no brain ({error}). Look at the scan. {_GIVE_MASK}") from error
+    return np.asarray(mask.dataobj) > 0
+
+
+def _hdbet(volume: Volume) -> np.ndarray:
+    program = shutil.which("hd-bet")
+    if program is None:
+        raise MedvaeError(
+            f"{volume.path}: preparation.brain=hdbet needs the program hd-bet, which is not on the PATH. Install "
+            f"HD-BET 2 (pip install hd-bet). {_GIVE_MASK}"
+        )
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with tempfile.TemporaryDirectory(prefix="medvae-hd-bet-") as folder:
+        head, brain = Path(folder, "head.nii.gz"), Path(folder, "brain.nii.gz")
+        write_volume(head, volume.array, volume)
+        command = [program, "-i", str(head), "-o", str(brain), "-device", device, "--save_bet_mask", "--no_bet_image"]
+        if device == "cpu":
+            command.append("--disable_tta")
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        mask = brain.with_name("brain_bet.nii.gz")
+        if done.returncode or not mask.is_file():
+            said = " ".join((done.stderr.strip() or done.stdout.strip()).split()[-40:]) or "it said nothing"
+            raise MedvaeError(
+                f"{volume.path}: hd-bet made no brain mask (exit code {done.returncode}): {said}. HD-BET 2 is "
+                f"expected. {_GIVE_MASK}"
+            )
+        return read_volume(mask).array > 0.5
+
+
+def _checked(mask: np.ndarray, volume: Volume, method: str) -> np.ndarray:
+    if mask.shape != volume.geometry.shape:
+        raise MedvaeError(f"{volume.path}: the mask of {method} has shape {mask.shape}, not the scan's. {_GIVE_MASK}")
+    size_ml = np.count_nonzero(mask) * volume.geometry.voxel_volume_ml
+    if not SMALLEST_BRAIN_ML <= size_ml <= LARGEST_BRAIN_ML:
+        raise MedvaeError(
+            f"{volume.path}: what {method} takes for the brain measures {size_ml:,.0f} ml; an adult's brain of "
+            f"{SMALLEST_BRAIN_ML:,.0f} to {LARGEST_BRAIN_ML:,.0f} ml was expected. Look at the scan. {_GIVE_MASK}"
+        )
+    return mask
