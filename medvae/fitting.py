@@ -12,6 +12,7 @@ from medvae.detector import FOLDER, Detector
 from medvae.ensemble import Ensemble, member_names
 from medvae.errors import MedvaeError
 from medvae.files import sha256
+from medvae.guarantees import check_levels
 from medvae.manifest import Manifest
 from medvae.preparation.cache import known_sha256
 from medvae.preparation.prepare import prepare_healthy
@@ -64,16 +65,27 @@ def fit(
             f'scans; at least one of each was expected. Set "split" of cases without lesions to "train" and '
             f'"validation".'
         )
+    people = _validation_subjects(manifest, config)
     open_run(out, config, resume=True)
     record_cohort(out, manifest, checksum=partial(known_sha256, cache=cache) if cache is not None else sha256)
     network = train(config, training, validation, out, resume=True, quiet=quiet) if config.network else None
-    detector = Detector.calibrate(config, network, training, validation)
+    detector = Detector.calibrate(config, network, training, validation, people)
     return detector.save(out / FOLDER) if _first_process() else detector
 
 
 def _first_process() -> bool:
     """Whether this is the process that writes, where ``torchrun`` or ``accelerate launch`` started several."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def _validation_subjects(manifest: Manifest, config: Config) -> list[str]:
+    """Whose the healthy validation scans are; refuses levels that so few people cannot promise."""
+    people = [case.subject_id for case in manifest.of_split("validation", healthy=True)]
+    try:
+        check_levels(config.calibration.promised, len(set(people)), config.calibration)
+    except MedvaeError as error:
+        raise MedvaeError(f"{manifest.path}: {error}") from None
+    return people
 
 
 def fit_ensemble(
@@ -122,4 +134,5 @@ def fit_ensemble(
     detectors = [Detector.load(run) for run in runs]
     members = dict(zip(member_names([d.config.name for d in detectors]), detectors, strict=True))
     validation = prepare_healthy(manifest, "validation", detectors[0].config.preparation, cache=cache, quiet=quiet)
-    return Ensemble.calibrate(name, members, validation).save(out / FOLDER)
+    people = _validation_subjects(manifest, detectors[0].config)
+    return Ensemble.calibrate(name, members, validation, people).save(out / FOLDER)
