@@ -90,7 +90,10 @@ class Calibrated(ABC):
                 return point
         if isinstance(at, str):
             if self.healthy is None:
-                hint = "It was calibrated by an earlier version of medvae, which kept nothing for others."
+                hint = (
+                    "It was calibrated by an earlier version of medvae, which kept nothing for others: move its "
+                    "detector folder away and run medvae train again with --resume; the network stays as it is."
+                )
             elif point := guaranteed_point(at, self.healthy, self.config.calibration):
                 return point
             else:

@@ -195,8 +195,18 @@ def test_a_detector_of_an_earlier_version_still_predicts(tmp_path, run, cohort, 
     (item,), _ = predict(old, [scan_of(cohort, "sub07")], tmp_path / "out", rate=0.01, quiet=True)
     assert item.case_p_value is None
     assert "CasePValue" not in sidecar_of(item)
-    with pytest.raises(MedvaeError, match="earlier version"):
+    with pytest.raises(MedvaeError, match=r"earlier version.*--resume"):
         old.point("fwer_0.4")
+
+
+def test_the_run_of_an_earlier_version_is_calibrated_again_with_resume(tmp_path, cohort):
+    """Its config.yaml lacks the options that came later; they stand at their defaults."""
+    config = Config.model_validate({key: CONTENT[key] for key in ("name", "network", "score")})
+    older = config.model_dump(mode="json", exclude={"postprocessing": True, "calibration": {"family_wise"}})
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(json.dumps(older))
+    found = fit(config, cohort, tmp_path / "run", resume=True, quiet=True)
+    assert found.point("fwer_0.4").kind == "family_wise"
 
 
 def test_an_ensemble_promises_as_well(detector, validation):
