@@ -406,7 +406,7 @@ class CalibrationConfig(Strict):
 class PostprocessingConfig(Strict):
     """From the anomaly map to the lesion mask; all off by default. Choose values on healthy validation scans only."""
 
-    erosion_mm: float = Field(0.0, ge=0)
+    erosion_mm: float = Field(0.0, ge=0, le=20)
     """Nothing is flagged this near to the outside of the brain, in mm of the standard grid; nor does the rim count in
     the maxima and volumes of the healthy scans behind family_wise and false_positive_volume_ml."""
     grow_to: float | None = None
