@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +15,8 @@ from medvae.errors import MedvaeError, MedvaeWarning
 from medvae.importing.commands import app as manifest_app
 
 _SHOW_WARNING = warnings.showwarning
+if TYPE_CHECKING:
+    from medvae.calibration import OperatingPoint
 
 app = typer.Typer(
     help="Find what does not belong in a brain MRI, after having seen healthy scans only.\n\n"
@@ -161,8 +164,7 @@ def train(
     except KeyboardInterrupt:
         typer.echo(f"\nStopped. What was learned is in {out}. Go on with the same command and --resume.", err=True)
         raise typer.Exit(130) from None
-    for point in detector.points:
-        typer.echo(f"threshold at healthy FPR {point.false_positive_rate:g}: {point.threshold:.4g}")
+    _print_points(detector.points)
     typer.echo(f"detector: {out / 'detector'}")
     typer.echo(f"next: medvae predict {out} SCAN.nii.gz --out DIR")
 
@@ -190,8 +192,7 @@ def ensemble(
     from medvae.fitting import fit_ensemble
 
     found = fit_ensemble(runs, cohort, out, name=name, cache=cache, quiet=quiet)
-    for point in found.points:
-        typer.echo(f"threshold at healthy FPR {point.false_positive_rate:g}: {point.threshold:.4g}")
+    _print_points(found.points)
     typer.echo(f"ensemble of {', '.join(found.members)}: {out / 'detector'}")
     typer.echo(f"next: medvae predict {out} SCAN.nii.gz --out DIR")
 
@@ -209,6 +210,12 @@ def predict(
     fpr: Annotated[
         float | None, typer.Option(help="Operating point of the lesion mask; the config's by default.")
     ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Operating point by name: fwer_0.2, fpv_5ml, fdr_0.1 (see docs/CALIBRATION.md)."
+        ),
+    ] = None,
     cache: Cache = None,
     pictures: Annotated[bool, typer.Option(help="Also draw a PNG per scan.")] = True,
     quiet: Quiet = False,
@@ -221,6 +228,8 @@ def predict(
     """
     if bool(scans) == bool(manifest):
         raise typer.BadParameter("give scans, or --manifest, and not both.")
+    if fpr is not None and at is not None:
+        raise typer.BadParameter("give --fpr, or --at, and not both.")
     from medvae.ensemble import load_detector
     from medvae.manifest import read_manifest
     from medvae.prediction import predict as predict_scans
@@ -230,13 +239,14 @@ def predict(
     chosen = scans_of_manifest(read_manifest(manifest), split) if manifest else scans_of_files(scans or [])
     if not chosen:
         raise MedvaeError(f"{manifest}: has no case in split {', '.join(split)}. Choose another with --split.")
-    predictions, failures = predict_scans(detector, chosen, out, rate=fpr, cache=cache, quiet=quiet)
+    predictions, failures = predict_scans(detector, chosen, out, rate=fpr, at=at, cache=cache, quiet=quiet)
     if pictures:
         from medvae.reporting.case_picture import draw_predictions
 
         draw_predictions(predictions, read_manifest(manifest) if manifest else None, detector, out)
     for item in predictions:
-        typer.echo(f"{item.id}: {item.lesion_volume_ml:.2f} ml above the threshold, {item.map}")
+        unusual = "" if item.case_p_value is None else f", p = {item.case_p_value:.3g}"
+        typer.echo(f"{item.id}: {item.lesion_volume_ml:.2f} ml above the threshold{unusual}, {item.map}")
     if failures:
         raise MedvaeError("\n".join([*failures.values(), f"{len(failures)} of {len(chosen)} scans failed."]))
 
@@ -276,6 +286,13 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: objec
         print(f"medvae: warning: {message}", file=sys.stderr)
     else:
         _SHOW_WARNING(message, category, *where)
+
+
+def _print_points(points: Sequence[OperatingPoint]) -> None:
+    for point in points:
+        name = f"healthy FPR {point.false_positive_rate:g}" if point.kind == "voxel_rate" else point.name
+        size = f", findings above {point.minimum_lesion_ml:.3g} ml" if point.minimum_lesion_ml else ""
+        typer.echo(f"threshold at {name}: {point.threshold:.4g}{size}")
 
 
 def main() -> None:

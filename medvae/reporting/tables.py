@@ -27,7 +27,10 @@ def study_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
     asked = {p.name: p.asked_fpr for study in studies for p in study.operating_points}
     header = list(COLUMNS)
     for name in names:
-        header += [f"Dice @ {asked[name]:.0%} FPR", f"realised FPR @ {asked[name]:.0%}"]
+        if name.startswith("fpr_"):
+            header += [f"Dice @ {asked[name]:.0%} FPR", f"realised FPR @ {asked[name]:.0%}"]
+        else:  # a point with a promise: nobody asked for its false-positive rate
+            header += [f"Dice @ {name}", f"realised FPR @ {name}"]
     rows = []
     for study in studies:
         pooled = study.pooled
