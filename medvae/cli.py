@@ -254,9 +254,9 @@ def evaluate(
 
     DIR may come from any tool: one map per case, on the scan's grid, any real score that is higher where it is more
     abnormal. AP, AUROC and Dice are pooled over the brain voxels of cases with a label; the realised FPR is that of
-    healthy cases. Thresholds come from healthy scans: medvae's sidecars, or the maps of healthy validation cases in DIR.
-    The Dice marked "oracle" uses the truth to choose its threshold and is an upper bound, not a result. Exit code 1 if
-    a map is missing or unusable.
+    healthy cases. Thresholds come from healthy scans: from medvae's sidecars, or from the maps of healthy validation
+    cases in DIR. The Dice marked "oracle" uses the truth to choose its threshold and is an upper bound, not a result.
+    Exit code 1 if a map is missing or unusable.
     """
 
     from medvae.evaluation.study import difference, write_study
@@ -275,6 +275,7 @@ def evaluate(
 
     title = f"{study.cohort}: {study.pooled['n_cases']} lesion cases, {study.pooled['n_healthy']} healthy"
     parts = {title: tables.study_rows([study, *others.values()])}
+    parts |= {"At fixed thresholds": tables.point_rows([study, *others.values()])}
     parts |= {"Lesions found, by size": tables.lesion_rows(study), "Is there a lesion?": tables.case_rows(study)}
     parts |= {f"{study.method}, paired differences": tables.difference_rows(differences)}
     parts = {name: table for name, table in parts.items() if table[1]}

@@ -78,7 +78,7 @@ def draw(n_subjects: int, resamples: int = RESAMPLES, seed: int = SEED) -> np.nd
 
 
 def interval(value: float, resampled: np.ndarray, n_subjects: int) -> Interval:
-    """The percentile interval of a number; NaN with fewer than 2 subjects, and over the resamples that have a number."""
+    """The percentile interval of a number, over the resamples that have one; NaN with fewer than 2 subjects."""
     kept = resampled[np.isfinite(resampled)]
     if n_subjects < 2 or not len(kept) or not math.isfinite(value):
         return Interval(value, math.nan, math.nan, n_subjects, True)

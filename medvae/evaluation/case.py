@@ -19,7 +19,7 @@ from medvae.volume import Geometry
 
 @dataclass(frozen=True)
 class SliceAlarms:
-    """Axial slices of a scan that show brain and no lesion: how many, how many with a flagged voxel, the area in all."""
+    """Axial slices of a scan with brain and no lesion: how many, how many with a flagged voxel, and its area in all."""
 
     lesion_free: int
     with_alarm: int

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import compress
 from typing import Any
 
 import numpy as np
 
-from medvae.evaluation.bootstrap import SubjectCurves, curve_intervals
+from medvae.evaluation.bootstrap import FEW_SUBJECTS, SubjectCurves, curve_intervals
 from medvae.evaluation.curves import SparseCounts
 
 SCORES = ("mean", "p99", "max")
@@ -52,6 +53,8 @@ def case_level(
     if not 0 < n_lesion < n:
         return found
     found["prevalence"] = n_lesion / n
+    people = [set(compress(subjects, kind)) for kind in (diseased, [not ill for ill in diseased])]
+    few = min(map(len, people)) < FEW_SUBJECTS  # two patients among a hundred healthy people are two
     for name, values in scores.items():
         _, ranks = np.unique(values, return_inverse=True)  # a scan is counted like a voxel, in a bin of its own
         cases = [
@@ -59,5 +62,5 @@ def case_level(
             for subject, rank, ill in zip(subjects, ranks, diseased, strict=True)
         ]
         intervals = curve_intervals(SubjectCurves.of(cases), resamples=resamples)
-        found[name] = {number: asdict(intervals[number]) for number in ("auroc", "ap")}
+        found[name] = {number: asdict(intervals[number]) | {"means_little": few} for number in ("auroc", "ap")}
     return found

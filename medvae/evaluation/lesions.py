@@ -9,6 +9,7 @@ detector that flags the whole brain then finds everything without a false alarm.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ def sensitivity_by_size(matches: Iterable[LesionMatch]) -> list[dict[str, float 
     found = np.concatenate([match.found for match in matches]) if matches else np.zeros(0, dtype=bool)
     edges = [0.0, *SIZE_BINS_ML, math.inf]
     rows: list[dict[str, float | str]] = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         inside = (sizes >= low) & (sizes < high)
         name = f"< {high:g}" if low == 0 else f"≥ {low:g}" if high == math.inf else f"{low:g}–{high:g}"
         total, hits = int(inside.sum()), int((inside & found).sum())

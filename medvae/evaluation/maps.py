@@ -1,4 +1,4 @@
-"""One case's anomaly map beside its truth and its brain, with everything that can be wrong with a map from elsewhere."""
+"""One case's anomaly map beside its truth and its brain, and everything that can be wrong with another tool's map."""
 
 from __future__ import annotations
 

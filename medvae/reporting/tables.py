@@ -27,8 +27,7 @@ def study_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
     header = list(COLUMNS)
     for point in named.values():
         at = f"{point.threshold:g}" if math.isnan(point.asked_fpr) else f"{point.asked_fpr:.0%}"
-        header += [f"Dice @ {at}" + ("" if math.isnan(point.asked_fpr) else " FPR"), f"lesion F1 @ {at}"]
-        header += [f"false findings per scan @ {at}", f"realised FPR @ {at}"]
+        header += [f"Dice @ {at}" + ("" if math.isnan(point.asked_fpr) else " FPR"), f"realised FPR @ {at}"]
     rows = []
     for study in studies:
         row = [study.method, str(study.pooled["n_subjects"]) if study.pooled.get("n_subjects") else ABSENT]
@@ -37,11 +36,33 @@ def study_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
         for name in named:
             point = points.get(name)
             row += [_with_interval(point and point.dice, study.intervals.get(f"dice_{name}"))]
-            row += [_number(point and point.lesion_f1, 3), _number(point and point.false_positives_per_scan, 1)]
             row += [_percent(point and point.fpr)]
         rows.append(row)
     kept = [i for i in range(len(header)) if i == 0 or any(row[i] != ABSENT for row in rows)]
     return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
+def point_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of what each threshold of each method finds: lesions, false findings, distances of surfaces."""
+    header = ["method", "threshold", "Dice, mean of cases", "lesions found", "lesion F1", "false findings per scan"]
+    header += ["in a healthy scan", "slices with false alarm", "HD95 mm", "ASSD mm"]
+    rows = [
+        [
+            study.method,
+            f"{point.threshold:.4g}" + ("" if math.isnan(point.asked_fpr) else f" ({point.asked_fpr:.0%} FPR)"),
+            _number(point.mean_dice, 3),
+            _percent(point.lesion_sensitivity),
+            _number(point.lesion_f1, 3),
+            _number(point.false_positives_per_scan, 1),
+            _number(point.false_positives_per_healthy_scan, 1),
+            _percent(point.false_alarm_slices),
+            _number(point.hd95_mm, 1),
+            _number(point.assd_mm, 1),
+        ]
+        for study in studies
+        for point in study.operating_points
+    ]
+    return header, rows
 
 
 def lesion_rows(study: Study) -> tuple[list[str], list[list[str]]]:
@@ -49,15 +70,11 @@ def lesion_rows(study: Study) -> tuple[list[str], list[list[str]]]:
     points = [point for point in study.operating_points if point.lesions]
     header = ["lesion ml", "lesions", *(f"found @ {point.name}" for point in points)]
     sizes = zip(*(point.by_size for point in points), strict=True)
-    rows = [
-        [
-            str(bins[0]["size_ml"]),
-            str(bins[0]["lesions"]),
-            *(f"{b['found']} ({_percent(b['sensitivity'])})" for b in bins),
-        ]
-        for bins in sizes
-        if bins[0]["lesions"]
-    ]
+    rows = []
+    for bins in sizes:
+        if bins[0]["lesions"]:
+            found = [f"{one['found']} ({_percent(one['sensitivity'])})" for one in bins]
+            rows.append([str(bins[0]["size_ml"]), str(bins[0]["lesions"]), *found])
     return header, rows
 
 
