@@ -181,7 +181,10 @@ def _onto(map_: Volume, grid: Geometry) -> np.ndarray:
 
 
 def _grid_problem(manifest: Manifest, case: Case, file: Path) -> str | None:
-    grid, found = read_geometry(manifest.images(case)[0]), read_geometry(file)
+    try:
+        grid, found = read_geometry(manifest.images(case)[0]), read_geometry(file)
+    except MedvaeError as error:
+        return f'case "{case.id}": {error}'
     if len(found.shape) == 3 and not found.same_grid(grid, tolerance_mm=TOLERANCE_MM):
         return f'case "{case.id}": {_other_grid(file, found, grid)}'
     return None
