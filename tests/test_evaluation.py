@@ -128,7 +128,8 @@ def test_a_few_thresholds_give_what_all_give():
     some, every = (SubjectCurves.of(cases, thresholds=n) for n in (1000, 10**6))
     assert len(some.true_positives[0]) < 3000 < len(every.true_positives[0])
     for name, values in some.numbers(weights).items():
-        np.testing.assert_allclose(values, every.numbers(weights)[name], atol=2e-4)
+        tolerance = 2e-3 if name == "fpr_at_95_tpr" else 5e-4  # it jumps from threshold to threshold
+        np.testing.assert_allclose(values, every.numbers(weights)[name], atol=tolerance)
 
 
 def test_identical_subjects_have_no_spread():
@@ -148,7 +149,7 @@ def test_scans_of_a_person_stay_together():
     others = [(f"{name}{i}", counts) for i, (name, counts) in enumerate(twice)]
     wrong = curve_intervals(SubjectCurves.of(others), resamples=300)
     assert two["ap"].n_subjects == 8
-    assert (one["ap"].low, one["ap"].high) == pytest.approx((two["ap"].low, two["ap"].high))
+    assert (one["ap"].low, one["ap"].high) == pytest.approx((two["ap"].low, two["ap"].high), abs=1e-4)
     assert wrong["ap"].high - wrong["ap"].low < 0.9 * (two["ap"].high - two["ap"].low)
 
 
@@ -181,14 +182,16 @@ def test_paired_difference():
     worse = sparse((s, x + noise.standard_normal(x.shape).astype(np.float32), t) for s, x, t in cases)
     for found in paired_difference(a, a, resamples=100).values():
         assert (found.value, found.low, found.high) == (0, 0, 0)
-    found, back = paired_difference(a, worse), paired_difference(worse, a)
+    found, back = paired_difference(a, worse, resamples=500), paired_difference(worse, a, resamples=500)
     assert 0 < found["ap"].low < found["ap"].value < found["ap"].high
     assert back["ap"].low == pytest.approx(-found["ap"].high)
     # People differ more than the methods do: unpaired, the difference would drown.
-    apart = [curve_intervals(SubjectCurves.of(cases))["ap"] for cases in (a, worse)]
+    apart = [curve_intervals(SubjectCurves.of(cases), resamples=500)["ap"] for cases in (a, worse)]
     assert found["ap"].high - found["ap"].low < apart[0].high - apart[0].low
     shuffled = [worse[i] for i in np.random.default_rng(0).permutation(len(worse))]
-    assert paired_difference(a, shuffled)["ap"].low == pytest.approx(found["ap"].low)
+    same = paired_difference(a, [a[i] for i in np.random.default_rng(0).permutation(len(a))], resamples=50)["ap"]
+    assert (same.value, same.low, same.high) == pytest.approx((0, 0, 0), abs=1e-12)  # people are matched by name
+    assert paired_difference(a, shuffled, resamples=500)["ap"].low == pytest.approx(found["ap"].low)
     with pytest.raises(ValueError, match="same subjects"):
         paired_difference(a, worse[2:])
 
