@@ -332,7 +332,15 @@ def test_command_line(small, tmp_path, capsys, monkeypatch):
     code, _, err = run(capsys, monkeypatch, *base, "--pattern", PATTERN, "--threshold", 1, "--against", maps)
     assert code == 0, err
     table = (tmp_path / "out" / "table.md").read_text()
-    for words in ("oracle", "realised FPR", "lesion F1", "paired differences", "+0.000 [+0.000, +0.000]", "< 0.1"):
+    for words in (
+        "oracle",
+        "realised FPR",
+        "lesion F1",
+        "paired differences",
+        "+0.000 [+0.000, +0.000]",
+        "0.1–0.3",
+        "above 1",
+    ):
         assert words in table, words
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["differences"][str(maps)]["ap"]["value"] == 0

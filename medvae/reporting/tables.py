@@ -26,8 +26,10 @@ def study_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
     named = {point.name: point for study in studies for point in study.operating_points}
     header = list(COLUMNS)
     for point in named.values():
-        at = f"{point.threshold:g}" if math.isnan(point.asked_fpr) else f"{point.asked_fpr:.0%}"
-        header += [f"Dice @ {at}" + ("" if math.isnan(point.asked_fpr) else " FPR"), f"realised FPR @ {at}"]
+        if math.isnan(point.asked_fpr):
+            header += [f"Dice above {point.threshold:g}", f"realised FPR above {point.threshold:g}"]
+        else:
+            header += [f"Dice @ {point.asked_fpr:.0%} FPR", f"realised FPR @ {point.asked_fpr:.0%}"]
     rows = []
     for study in studies:
         row = [study.method, str(study.pooled["n_subjects"]) if study.pooled.get("n_subjects") else ABSENT]
