@@ -43,15 +43,15 @@ class SubjectCurves:
     def of(cls, cases: Sequence[tuple[str, SparseCounts]], *, thresholds: int = THRESHOLDS) -> SubjectCurves:
         """Merge the scans of each subject, given as (subject, counts), on thresholds chosen from all of them."""
         subjects = tuple(dict.fromkeys(name for name, _ in cases))
-        edges = _common_edges([counts for _, counts in cases], thresholds)
+        pooled = SparseCounts.merged([counts for _, counts in cases])
+        edges = _common_edges(pooled, thresholds)
         tables = np.zeros((2, len(subjects), len(edges)))
         for name, counts in cases:
             place = np.searchsorted(edges, counts.bins, side="right") - 1  # edges are the lowest bins of groups
             for table, values in zip(tables, (counts.lesion, counts.healthy), strict=True):
                 table[subjects.index(name)] += np.bincount(place, values, minlength=len(edges))
         tables = np.cumsum(tables[:, :, ::-1], axis=-1)
-        exact = SparseCounts.merged([counts for _, counts in cases]).summary()
-        rough = curve_numbers(*tables.sum(axis=1))
+        exact, rough = pooled.summary(), curve_numbers(*tables.sum(axis=1))
         return cls(subjects, *tables, {name: getattr(exact, name) - float(value) for name, value in rough.items()})
 
     def numbers(self, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -165,13 +165,12 @@ def paired_difference(
     }
 
 
-def _common_edges(cases: Sequence[SparseCounts], thresholds: int) -> np.ndarray:
+def _common_edges(pooled: SparseCounts, thresholds: int) -> np.ndarray:
     """The lowest bins of the groups in which scores are counted, ``(T,)`` rising.
 
     Each of three ways divides the scores evenly: by lesion voxels (the sum that AP is), by healthy voxels (the
     integral that AUROC is) and by the logarithm of the number flagged (precision at the very top).
     """
-    pooled = SparseCounts.merged(cases)
     bins, lesion, healthy = pooled.bins, pooled.lesion, pooled.healthy
     if len(bins) <= 3 * thresholds:
         return bins

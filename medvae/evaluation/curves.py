@@ -85,12 +85,11 @@ class SparseCounts:
     @classmethod
     def merged(cls, cases: Sequence[SparseCounts]) -> SparseCounts:
         """The counts of several cases together; their order does not matter."""
-        bins, place = np.unique(np.concatenate([case.bins for case in cases]), return_inverse=True)
-        sums = [
-            np.bincount(place, np.concatenate(values), minlength=len(bins)).astype(np.int64)
-            for values in ([case.lesion for case in cases], [case.healthy for case in cases])
-        ]
-        return cls(bins, *sums)
+        total = VoxelCounts(np.zeros(BINS, np.int64), np.zeros(BINS, np.int64))
+        for case in cases:  # much faster than sorting what they have in common
+            total.lesion[case.bins] += case.lesion
+            total.healthy[case.bins] += case.healthy
+        return total.sparse()
 
     def summary(self) -> CurveSummary:
         """AUROC, AP, the best Dice over all thresholds, and the false-positive rate at high sensitivity."""

@@ -1,8 +1,8 @@
 """Distances between the surfaces of two masks, in millimetres.
 
 The surface of a mask is its voxels with a neighbour (6) outside, as in MONAI; distances run between voxel centres.
-Only surface points are kept and looked up in a tree, so an anomaly of a few millilitres costs milliseconds in a volume
-of any size. The values are those of MONAI's HD95 and symmetric average surface distance.
+Only surface points are kept and looked up in a tree, which is several times faster than distance maps of the volume. The
+values are those of MONAI's HD95 and symmetric average surface distance.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def surface_distances(a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[float])
 
 def surface_points(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """Centres of the surface voxels of a mask, ``(P, 3)`` in mm along the array axes."""
-    box = ndimage.find_objects(mask.astype(np.uint8))
-    if not box:
+    used = [np.flatnonzero(mask.any(axis=tuple(set(range(mask.ndim)) - {axis}))) for axis in range(mask.ndim)]
+    if not len(used[0]):
         return np.zeros((0, mask.ndim))
-    inside = mask[box[0]]
+    corner = [int(places[0]) for places in used]
+    inside = mask[tuple(slice(places[0], places[-1] + 1) for places in used)]
     surface = inside & ~ndimage.binary_erosion(inside)  # beyond the box there is nothing, as beyond the volume
-    corner = [axis.start for axis in box[0]]
     return (np.argwhere(surface) + corner) * np.asarray(spacing_mm)
