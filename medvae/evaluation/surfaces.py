@@ -1,8 +1,8 @@
 """Distances between the surfaces of two masks, in millimetres.
 
 The surface of a mask is its voxels with a neighbour (6) outside, as in MONAI; distances run between voxel centres.
-Only surface points are kept and looked up in a tree, which is several times faster than distance maps of the volume. The
-values are those of MONAI's HD95 and symmetric average surface distance.
+Only surface points are kept and looked up in a tree, which is several times faster than distance maps of the volume.
+The values are those of MONAI's HD95 and symmetric average surface distance.
 """
 
 from __future__ import annotations
