@@ -1,6 +1,7 @@
 """Several detectors as one."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from medvae.errors import MedvaeError
 from medvae.fitting import fit, fit_ensemble
 from medvae.manifest import write_manifest
 from medvae.prediction import predict, scans_of_manifest
+from medvae.preparation.landmarks import LandmarkScale
 from medvae.preparation.prepare import prepare_case
 from medvae.volume import read_volume
 
@@ -134,3 +136,13 @@ def test_the_command_makes_one(runs, cohort, tmp_path):
     assert result.exit_code == 0, result.output
     assert "ensemble of a, b" in result.output
     assert (tmp_path / "run" / "detector" / "members" / "b" / "config.yaml").is_file()
+
+
+def test_members_on_different_intensity_scales_are_refused(runs):
+    first = Detector.load(runs / "a")
+    members = {
+        name: replace(first, scale=LandmarkScale(percentiles=(1, 50, 99), levels=((0, middle, 1),)))
+        for name, middle in (("one", 0.5), ("other", 0.6))
+    }
+    with pytest.raises(MedvaeError, match="other and one differ in their intensity scale"):
+        Ensemble.calibrate("two", members, [])
