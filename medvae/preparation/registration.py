@@ -329,6 +329,6 @@ def _refuse_failure(found: Registration, source: str) -> None:
         raise MedvaeError(
             f"{source}: the registration to the MNI152 template failed: {'; '.join(problems)}. Check in a viewer "
             "that the brain mask covers the brain and nothing else, that the scan is T1-weighted and shows a whole "
-            "adult brain, and that its orientation labels (left, right, front, back) are right. Take strong shading out "
-            "with preparation.bias_field=n4."
+            "adult brain, and that its orientation labels (left, right, front, back) are right. Take strong shading "
+            "out with preparation.bias_field=n4."
         )
