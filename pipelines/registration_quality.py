@@ -4,7 +4,7 @@
 
 ``DATA`` holds ``ixi_t1_2mm`` (whole heads with anatomical labels, which give the brain masks) and ``open_ms``
 (skull-stripped scans), as for ``make_cohort.py``. Every T1 is registered as it comes, without bias correction. Run it
-again after Ctrl-C: what is done is kept. About 10 s a scan on one core.
+again after Ctrl-C: what is done is kept. About 10 s a scan on one free core.
 """
 
 from __future__ import annotations
@@ -124,6 +124,7 @@ def draw(good: list[dict], files: dict[str, tuple[str, Path]], path: Path) -> No
     for panel, column in zip(top.subplots(1, 3), ("dice", "mutual_information", "shear"), strict=True):
         panel.hist([row[column] for row in good], bins=25, color="#3b6ea8")
         panel.set_xlabel({"mutual_information": "mutual information (nats)", "dice": "Dice"}.get(column, column))
+        panel.locator_params(axis="x", nbins=5)
         panel.spines[["top", "right"]].set_visible(False)
     axes = bottom.subplots(2, WORST, squeeze=False)
     for column, row in enumerate(worst):
