@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from medvae import __version__
-from medvae.calibration import OperatingPoint
+from medvae.calibration import OperatingPoint, operating_points
 from medvae.config import Config, dump_config, read_config
 from medvae.errors import MedvaeError
 from medvae.files import sha256, whole_folder, write_json, write_text
+from medvae.guarantees import HealthySubjects, guaranteed_point, measure_healthy
 from medvae.preparation.landmarks import LandmarkScale
 from medvae.preparation.prepare import PreparedVolume
 from medvae.schema import parse, read_document
@@ -49,6 +50,8 @@ class Calibrated(ABC):
     """Median score of the healthy validation scans' brain voxels."""
     scale: LandmarkScale | None = None
     """The intensity scale of the training scans: what `prepare_scan` needs for intensities by landmarks."""
+    healthy: HealthySubjects | None = None
+    """What promises and p-values rest on; None for a detector that an earlier version saved."""
     fingerprint: str = ""
     """SHA-256 of the saved files; two detectors with one fingerprint give the same maps."""
 
@@ -70,25 +73,57 @@ class Calibrated(ABC):
 
     def bounded(self, score: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """A score ``(X, Y, Z)`` on the scale of `anomaly_map`."""
-        return np.where(mask, self._bounded(score), 0).astype(np.float32)
+        return np.where(mask, self.map_values(score), np.float32(0))
 
     def map_threshold(self, point: OperatingPoint) -> float:
         """An operating point's threshold on the scale of `anomaly_map`."""
-        return float(np.float32(self._bounded(np.float32(point.threshold))))
+        return float(self.map_values(np.float32(point.threshold)))
 
-    def point(self, rate: float) -> OperatingPoint:
-        """The operating point of a false-positive rate.
+    def point(self, at: float | str) -> OperatingPoint:
+        """The operating point of a false-positive rate, or of a name as ``fpr_0.01``, ``fwer_0.2`` or ``fpv_5ml``.
+
+        Those with a promise (`medvae.guarantees`) need not have been asked for in the config.
 
         Raises
         ------
         MedvaeError
-            If the detector has none for it; those it has are named.
+            If the detector has none for it, those it has are named; or if its healthy subjects cannot promise it.
         """
         for point in self.points:
-            if point.false_positive_rate == rate:
+            if at == point.name or (at == point.false_positive_rate and point.kind == "voxel_rate"):
                 return point
-        known = ", ".join(f"{point.false_positive_rate:g}" for point in self.points)
-        raise MedvaeError(f"This detector has no operating point at a false-positive rate of {rate:g}; it has {known}.")
+        if isinstance(at, str):
+            if self.healthy is None:
+                hint = (
+                    "It was calibrated by an earlier version of medvae, which kept nothing for others: move its "
+                    "detector folder away and run medvae train again with --resume; the network stays as it is."
+                )
+            elif point := guaranteed_point(at, self.healthy, self.config.calibration):
+                return point
+            else:
+                hint = "Others are called fwer_0.2, cluster_fwer_0.2, fpv_5ml or fdr_0.1, with a level of your choice."
+            known = ", ".join(point.name for point in self.points)
+            raise MedvaeError(f'This detector has no operating point "{at}"; it has {known}. {hint}')
+        known = ", ".join(f"{point.false_positive_rate:g}" for point in self.points if point.kind == "voxel_rate")
+        raise MedvaeError(f"This detector has no operating point at a false-positive rate of {at:g}; it has {known}.")
+
+    def _with_points(
+        self, validation: Sequence[PreparedVolume], scores: Sequence[np.ndarray], subjects: Sequence[str] | None
+    ) -> Self:
+        """With the operating points that healthy validation scans set; each is a subject of its own by default."""
+        config = self.config.calibration
+        points, median = operating_points(scores, [v.mask for v in validation], config.false_positive_rates)
+        made = replace(self, points=tuple(points), healthy_median=median)
+        subjects = [str(number) for number in range(len(scores))] if subjects is None else subjects
+        healthy = measure_healthy(
+            validation, scores, subjects, made.map_values, config, self.config.postprocessing.erosion_mm
+        )
+        promised = [guaranteed_point(name, healthy, config) for name in config.promised]
+        return replace(made, points=(*points, *promised), healthy=healthy)
+
+    def map_values(self, score: np.ndarray) -> np.ndarray:
+        """Scores of any shape on the scale of `anomaly_map`, float32."""
+        return self._bounded(score).astype(np.float32)
 
     def _bounded(self, score: np.ndarray) -> np.ndarray:
         threshold = self.points[0].threshold
@@ -111,6 +146,8 @@ class Calibrated(ABC):
             write_json(temporary / CALIBRATION, content | more)
             if self.scale is not None:
                 write_json(temporary / SCALE, self.scale.model_dump(mode="json"))
+            if self.healthy is not None:
+                self.healthy.save(temporary)
             yield temporary
 
 
@@ -126,6 +163,7 @@ def read_calibrated(folder: Path) -> tuple[dict[str, object], dict[str, object]]
         "calibrated_on": content["calibrated_on_healthy_scans"],
         "points": tuple(OperatingPoint(**point) for point in content["operating_points"]),
         "healthy_median": content["healthy_median"],
+        "healthy": HealthySubjects.load(folder),
         "fingerprint": _digest(folder),
     }
     return shared, content

@@ -89,11 +89,17 @@ class OperatingPoint:
     """A threshold: voxels with a score above it are flagged."""
 
     name: str
-    """``"fpr_0.01"`` for a false-positive rate of 1 %."""
+    """``"fpr_0.01"`` for a false-positive rate of 1 %; `medvae.guarantees` makes others."""
     false_positive_rate: float
-    """The asked share of healthy brain voxels above the threshold."""
+    """The asked share of healthy brain voxels above the threshold; of another kind, about the share that is."""
     threshold: float
     """On the calibrated score."""
+    kind: str = "voxel_rate"
+    """"voxel_rate" or, with a promise, "family_wise", "family_wise_cluster", "false_positive_volume"."""
+    guarantee: str = ""
+    """What is promised of a new healthy scan, and under which assumption; nothing for a voxel rate."""
+    minimum_lesion_ml: float = 0.0
+    """Findings of this volume or less are not flagged ("family_wise_cluster")."""
 
 
 def operating_points(

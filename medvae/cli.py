@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import shlex
 import sys
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medvae.errors import MedvaeError
+from medvae.errors import MedvaeError, MedvaeWarning
 from medvae.importing.commands import app as manifest_app
+
+_SHOW_WARNING = warnings.showwarning
+if TYPE_CHECKING:
+    from medvae.calibration import OperatingPoint
 
 app = typer.Typer(
     help="Find what does not belong in a brain MRI, after having seen healthy scans only.\n\n"
@@ -33,40 +39,47 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.
 
 
 @app.command(epilog="Example: medvae check data_manifests/included_t1.json")
-def check(manifest: ManifestFile) -> None:
+def check(
+    manifest: ManifestFile,
+    out: Annotated[Path | None, typer.Option(help="Folder for check.json and fingerprint.json.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one per core by default.")] = None,
+    quiet: Quiet = False,
+) -> None:
     """Read every file of a cohort and say what is wrong.
 
-    Verifies that images, masks and labels are complete NIfTI files on one grid per case, hold finite values and a
-    brain, agree with their checksums, and that no subject is in two splits. Exit code 1 if something is wrong.
+    Errors (exit code 1): files that are missing, cut off or not finite, on different grids, without a brain or with
+    wrong labels; the same scan or subject in two splits. Warnings: headers that viewers read differently, files that
+    look mixed up, and cases and sites that are unlike the healthy training scans.
     """
     from rich.console import Console
+    from rich.markup import escape
 
-    from medvae.manifest import read_manifest
-    from medvae.preparation.check import check_case
-    from medvae.progress import Progress
-    from medvae.reporting.tables import print_table
+    from medvae.preparation.cohort_check import check_cohort, write_report
+    from medvae.reporting.tables import check_rows, print_table
 
-    cohort = read_manifest(manifest, files_must_exist=False)
-    results = []
-    with Progress("Checking", len(cohort.cases)) as progress:
-        for done, case in enumerate(cohort.cases, start=1):
-            results.append(check_case(cohort, case))
-            progress.update(done, case=case.id)
-    header = ["case", "split", "kind", "shape", "spacing mm", "axes", "brain ml", "lesion ml", "state"]
-    rows = [
-        [r.id, r.split, r.kind, r.shape, r.spacing_mm, r.orientation, _ml(r.brain_ml, 0), _ml(r.lesion_ml, 2),
-         "[red]wrong[/]" if r.problems else "ok"]
-        for r in results
-    ]  # fmt: skip
+    try:
+        found = check_cohort(manifest, jobs=jobs, quiet=quiet)
+    except KeyboardInterrupt:
+        typer.echo("\nStopped; nothing was written.", err=True)
+        raise typer.Exit(130) from None
+    print_table(escape(f"{found.cohort}: {found.entries} cases"), *check_rows(found))
     console = Console()
-    print_table(f"{cohort.name}: {len(cohort.cases)} cases", header, rows)
-    wrong = [r for r in results if r.problems]
-    for result in wrong:
-        for problem in result.problems:
-            console.print(f"[red]{result.id}[/]: {problem}", highlight=False, soft_wrap=True)
-    if wrong:
-        raise MedvaeError(f"{manifest}: {len(wrong)} of {len(results)} cases have a problem (listed above).")
-    console.print("Everything is in order.")
+    for severity, colour in (("warning", "yellow"), ("error", "red")):
+        for finding in found.findings:
+            if finding.severity == severity:
+                where = f"{escape(finding.case)}: " if finding.case else ""
+                console.print(
+                    f"[{colour}]{severity}[/] {where}{escape(finding.message)}", highlight=False, soft_wrap=True
+                )
+    for path in write_report(found, out) if out else []:
+        console.print(f"written: {escape(str(path))}", highlight=False, soft_wrap=True)
+    errors, warned = found.count("error"), found.count("warning")
+    if errors:
+        raise MedvaeError(
+            f"{manifest}: {len(found.cases_with('error'))} of {found.entries} cases have an error: {errors} error(s) "
+            f"and {warned} warning(s), listed above."
+        )
+    console.print(f"No errors, {warned} warning(s) listed above." if warned else "Everything is in order.")
 
 
 @app.command(epilog="Example: medvae prepare cohort.json --config configs/cevae_slice.yaml --out cache --jobs 4")
@@ -151,8 +164,7 @@ def train(
     except KeyboardInterrupt:
         typer.echo(f"\nStopped. What was learned is in {out}. Go on with the same command and --resume.", err=True)
         raise typer.Exit(130) from None
-    for point in detector.points:
-        typer.echo(f"threshold at healthy FPR {point.false_positive_rate:g}: {point.threshold:.4g}")
+    _print_points(detector.points)
     typer.echo(f"detector: {out / 'detector'}")
     typer.echo(f"next: medvae predict {out} SCAN.nii.gz --out DIR")
 
@@ -180,8 +192,7 @@ def ensemble(
     from medvae.fitting import fit_ensemble
 
     found = fit_ensemble(runs, cohort, out, name=name, cache=cache, quiet=quiet)
-    for point in found.points:
-        typer.echo(f"threshold at healthy FPR {point.false_positive_rate:g}: {point.threshold:.4g}")
+    _print_points(found.points)
     typer.echo(f"ensemble of {', '.join(found.members)}: {out / 'detector'}")
     typer.echo(f"next: medvae predict {out} SCAN.nii.gz --out DIR")
 
@@ -190,13 +201,20 @@ def ensemble(
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or a detector's folder.")],
     scans: Annotated[
-        list[Path] | None, typer.Argument(metavar="[SCAN]...", help="NIfTI files, skull-stripped or whole heads.")
+        list[Path] | None,
+        typer.Argument(metavar="[SCAN]...", help="NIfTI, MGH, MHA or NRRD files, skull-stripped or whole heads."),
     ] = None,
     manifest: Annotated[Path | None, typer.Option(help="Predict the cases of a manifest instead.")] = None,
     split: Annotated[list[str], typer.Option(help="Which splits of the manifest; may be repeated.")] = ["test"],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Folder for the overlays.")] = ...,
     fpr: Annotated[
         float | None, typer.Option(help="Operating point of the lesion mask; the config's by default.")
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Operating point by name: fwer_0.2, fpv_5ml, fdr_0.1 (see docs/CALIBRATION.md)."
+        ),
     ] = None,
     cache: Cache = None,
     pictures: Annotated[bool, typer.Option(help="Also draw a PNG per scan.")] = True,
@@ -210,6 +228,8 @@ def predict(
     """
     if bool(scans) == bool(manifest):
         raise typer.BadParameter("give scans, or --manifest, and not both.")
+    if fpr is not None and at is not None:
+        raise typer.BadParameter("give --fpr, or --at, and not both.")
     from medvae.ensemble import load_detector
     from medvae.manifest import read_manifest
     from medvae.prediction import predict as predict_scans
@@ -219,52 +239,104 @@ def predict(
     chosen = scans_of_manifest(read_manifest(manifest), split) if manifest else scans_of_files(scans or [])
     if not chosen:
         raise MedvaeError(f"{manifest}: has no case in split {', '.join(split)}. Choose another with --split.")
-    predictions, failures = predict_scans(detector, chosen, out, rate=fpr, cache=cache, quiet=quiet)
+    predictions, failures = predict_scans(detector, chosen, out, rate=fpr, at=at, cache=cache, quiet=quiet)
     if pictures:
         from medvae.reporting.case_picture import draw_predictions
 
         draw_predictions(predictions, read_manifest(manifest) if manifest else None, detector, out)
     for item in predictions:
-        typer.echo(f"{item.id}: {item.lesion_volume_ml:.2f} ml above the threshold, {item.map}")
+        unusual = "" if item.case_p_value is None else f", p = {item.case_p_value:.3g}"
+        typer.echo(f"{item.id}: {item.lesion_volume_ml:.2f} ml above the threshold{unusual}, {item.map}")
     if failures:
         raise MedvaeError("\n".join([*failures.values(), f"{len(failures)} of {len(chosen)} scans failed."]))
 
 
 @app.command(epilog="Example: medvae evaluate overlays --manifest data_manifests/included_t1.json --out results")
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of anomaly maps.")],
+    predictions: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of anomaly maps, of any tool.")],
     manifest: Annotated[Path, typer.Option(help="Manifest with the truth.")] = ...,
-    out: Annotated[Path, typer.Option(help="Folder for results.json, per_case.csv and table.md.")] = ...,
+    out: Annotated[Path, typer.Option(help="Folder for results.json, table.md and two CSV files.")] = ...,
     split: Annotated[list[str], typer.Option(help="Which splits; may be repeated.")] = ["test"],  # noqa: B006
+    pattern: Annotated[
+        str, typer.Option(help='Name of a map in DIR, as "{id}_map.nii.gz"; {id} is the case.')
+    ] = "{id}_desc-anomaly_probseg.nii.gz",
+    threshold: Annotated[
+        list[float] | None, typer.Option(help="Also measure the voxels above this score; may be repeated.")
+    ] = None,
+    against: Annotated[
+        list[Path] | None, typer.Option(help="Also give paired differences to this folder; may be repeated.")
+    ] = None,
+    resample: Annotated[bool, typer.Option("--resample", help="Bring maps onto their scan's grid.")] = False,
+    min_lesion_ml: Annotated[float, typer.Option(min=0, help="Smaller lesions and findings do not count.")] = 0.003,
+    overlap: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of a lesion that must be flagged; 0 is one voxel.")
+    ] = 0.1,
+    quiet: Quiet = False,
 ) -> None:
-    """Measure anomaly maps against known lesions: AP, AUROC, Dice at the operating points, realised FPR.
+    """Measure anomaly maps against known lesions: voxels, lesions, scans, with 95 % intervals over subjects.
 
-    AP, AUROC and Dice are pooled over the brain voxels of cases with a label; the realised FPR is that of healthy
-    cases. The Dice marked "oracle" uses the truth to choose its threshold and is an upper bound, not a result.
+    DIR may come from any tool: one map per case, on the scan's grid, any real score that is higher where it is more
+    abnormal. AP, AUROC and Dice are pooled over the brain voxels of cases with a label; the realised FPR is that of
+    healthy cases. Thresholds come from healthy scans: from medvae's sidecars, or from the maps of healthy validation
+    cases in DIR. The Dice marked "oracle" uses the truth to choose its threshold and is an upper bound, not a result.
+    Exit code 1 if a map is missing or unusable.
     """
 
+    from medvae.evaluation.study import difference, write_study
     from medvae.evaluation.study import evaluate as evaluate_folder
-    from medvae.evaluation.study import write_study
     from medvae.files import write_text
     from medvae.manifest import read_manifest
-    from medvae.reporting.tables import markdown_table, print_table, study_rows
+    from medvae.reporting import tables
 
-    study = evaluate_folder(predictions, read_manifest(manifest), splits=split)
-    write_study(study, out)
-    header, rows = study_rows([study])
-    write_text(out / "table.md", markdown_table(header, rows))
-    print_table(f"{study.cohort}: {study.pooled['n_cases']} lesion cases", header, rows)
-    if study.missing:
-        raise MedvaeError(f"{predictions}: no map for {len(study.missing)} cases: {', '.join(study.missing)}.")
+    cohort = read_manifest(manifest)
+    options = {"splits": split, "pattern": pattern, "thresholds": threshold or [], "resampled": resample}
+    options |= {"smallest_ml": min_lesion_ml, "overlap": overlap, "quiet": quiet}
+    study = evaluate_folder(predictions, cohort, **options)
+    others = {str(folder): evaluate_folder(folder, cohort, **options) for folder in against or []}
+    differences = {name: difference(study, other) for name, other in others.items()}
+    write_study(study, out, differences=differences)
+
+    title = f"{study.cohort}: {study.pooled['n_cases']} lesion cases, {study.pooled['n_healthy']} healthy"
+    parts = {title: tables.study_rows([study, *others.values()])}
+    parts |= {"At fixed thresholds": tables.point_rows([study, *others.values()])}
+    parts |= {"Lesions found, by size": tables.lesion_rows(study), "Is there a lesion?": tables.case_rows(study)}
+    parts |= {f"{study.method}, paired differences": tables.difference_rows(differences)}
+    parts = {name: table for name, table in parts.items() if table[1]}
+    write_text(out / "table.md", "\n".join(f"{n}\n\n{tables.markdown_table(*table)}" for n, table in parts.items()))
+    for name, table in parts.items():
+        tables.print_table(name, *table)
+    for note in dict.fromkeys([*study.notes, *(note for other in others.values() for note in other.notes)]):
+        typer.echo(f"note: {note}", err=True)
     typer.echo(f"written: {out / 'results.json'}")
+    failed = {str(predictions): study.missing} | {name: other.missing for name, other in others.items()}
+    problems = [
+        f"{folder}: no map for {len(cases)} cases: {', '.join(cases)}. They count as failures: nothing found in scans "
+        f"with a lesion. Run the method on them, or name another --split."
+        for folder, cases in failed.items()
+        if cases
+    ]
+    if problems:
+        raise MedvaeError("\n".join(problems))
 
 
-def _ml(volume: float | None, digits: int) -> str:
-    return "–" if volume is None else f"{volume:.{digits}f}"
+def _show_warning(message: Warning | str, category: type[Warning], *where: object) -> None:
+    """Tell a warning about the user's input as an error is told; those of other packages as Python does."""
+    if issubclass(category, MedvaeWarning):
+        print(f"medvae: warning: {message}", file=sys.stderr)
+    else:
+        _SHOW_WARNING(message, category, *where)
+
+
+def _print_points(points: Sequence[OperatingPoint]) -> None:
+    for point in points:
+        name = f"healthy FPR {point.false_positive_rate:g}" if point.kind == "voxel_rate" else point.name
+        size = f", findings above {point.minimum_lesion_ml:.3g} ml" if point.minimum_lesion_ml else ""
+        typer.echo(f"threshold at {name}: {point.threshold:.4g}{size}")
 
 
 def main() -> None:
     """Run the command line: exit code 0 done, 1 the user's input, 2 usage, 130 stopped by Ctrl-C."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except MedvaeError as error:

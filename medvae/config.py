@@ -365,8 +365,22 @@ class CalibrationConfig(Strict):
 
     false_positive_rates: tuple[float, ...] = (0.01, 0.05)
     """Shares of healthy brain voxels above each threshold."""
-    mask_at: float = 0.01
-    """Which of them the written lesion mask uses."""
+    mask_at: float | str = 0.01
+    """Which of them the written lesion mask uses; or the name of another operating point, as "fwer_0.2"."""
+    family_wise: tuple[float, ...] = ()
+    """Levels of operating points "fwer_0.2": the probability of any false finding in a new healthy scan. n healthy
+    validation subjects promise no level below 1/(n + 1); see docs/CALIBRATION.md."""
+    cluster_above: float | None = None
+    """Calibrated score above which findings are measured for "cluster_fwer_0.2": the probability of any false finding
+    beyond a size. A number fixed beforehand, as 3 for a normative z; null measures none."""
+    false_positive_volume_ml: tuple[float, ...] = ()
+    """Bounds of operating points "fpv_5ml": the expected volume flagged in a new healthy scan, in ml. n subjects
+    promise no less than false_positive_volume_cap_ml / (n + 1)."""
+    false_positive_volume_cap_ml: float = Field(20.0, gt=0)
+    """What a scan with a larger false-positive volume counts, in ml; no promise without a largest loss."""
+    case_statistic: Literal["maximum", "percentile", "largest_cluster"] = "maximum"
+    """What the p-value of a case compares: its largest score, the 99.9th percentile of its score, or the volume of its
+    largest finding above cluster_above."""
     normative_shrinkage: float = Field(5.0, ge=0)
     """Pseudo-subjects with which the variance of each place is drawn towards the average variance."""
 
@@ -374,9 +388,47 @@ class CalibrationConfig(Strict):
     def _known(self) -> CalibrationConfig:
         if any(not 0 < rate < 1 for rate in self.false_positive_rates):
             raise ValueError(f"false_positive_rates must lie between 0 and 1; found {self.false_positive_rates}.")
-        if self.mask_at not in self.false_positive_rates:
+        if not self.false_positive_rates:
+            raise ValueError(
+                "false_positive_rates must hold at least one: the first sets the scale of the anomaly map."
+            )
+        if isinstance(self.mask_at, str) and self.mask_at not in self.promised:
+            names = ", ".join(self.promised) or "none, as family_wise and false_positive_volume_ml are empty"
+            raise ValueError(f'mask_at="{self.mask_at}" must be a rate, or one of the promised points: {names}.')
+        if isinstance(self.mask_at, float) and self.mask_at not in self.false_positive_rates:
             raise ValueError(f"mask_at={self.mask_at} must be one of false_positive_rates {self.false_positive_rates}.")
+        if any(not 0 < level < 1 for level in self.family_wise):
+            raise ValueError(f"family_wise must lie between 0 and 1; found {self.family_wise}.")
+        cap = self.false_positive_volume_cap_ml
+        if any(not 0 < volume < cap for volume in self.false_positive_volume_ml):
+            raise ValueError(
+                f"false_positive_volume_ml must lie between 0 and false_positive_volume_cap_ml={cap:g}: what no scan "
+                f"can exceed needs no promise; found {self.false_positive_volume_ml}."
+            )
+        if self.case_statistic == "largest_cluster" and self.cluster_above is None:
+            raise ValueError('case_statistic "largest_cluster" needs cluster_above: above which score?')
         return self
+
+    @property
+    def promised(self) -> tuple[str, ...]:
+        """Names of the operating points that come with a promise, as ``docs/CALIBRATION.md`` explains."""
+        names = [f"fwer_{level:g}" for level in self.family_wise]
+        if self.cluster_above is not None:
+            names += [f"cluster_fwer_{level:g}" for level in self.family_wise]
+        return (*names, *(f"fpv_{volume:g}ml" for volume in self.false_positive_volume_ml))
+
+
+class PostprocessingConfig(Strict):
+    """From the anomaly map to the lesion mask; all off by default. Choose values on healthy validation scans only."""
+
+    erosion_mm: float = Field(0.0, ge=0, le=20)
+    """Nothing is flagged this near to the outside of the brain, in mm of the standard grid; nor does the rim count in
+    the maxima and volumes of the healthy scans behind family_wise and false_positive_volume_ml."""
+    grow_to: float | None = None
+    """False-positive rate (one of calibration.false_positive_rates) down to whose threshold findings grow: a voxel
+    above it is flagged if it is connected with one above the mask's own threshold (hysteresis)."""
+    minimum_lesion_ml: float = Field(0.0, ge=0)
+    """Findings of this volume or less are removed, in ml."""
 
 
 class Config(Strict):
@@ -402,6 +454,17 @@ class Config(Strict):
     """From volume to score."""
     calibration: CalibrationConfig = CalibrationConfig()
     """Operating points."""
+    postprocessing: PostprocessingConfig = PostprocessingConfig()
+    """From the map to the lesion mask."""
+
+    @model_validator(mode="after")
+    def _known_rate(self) -> Config:
+        rates, grow_to = self.calibration.false_positive_rates, self.postprocessing.grow_to
+        if grow_to is not None and grow_to not in rates:
+            raise ValueError(
+                f"postprocessing.grow_to={grow_to} must be one of calibration.false_positive_rates {rates}."
+            )
+        return self
 
     @model_validator(mode="after")
     def _compatible(self) -> Config:

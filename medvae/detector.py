@@ -3,6 +3,7 @@
 ``detector/config.yaml``               the resolved config
 ``detector/calibration.json``          operating points and where they come from
 ``detector/network.safetensors``       weights, unless the method needs no network
+``detector/healthy.safetensors``       what promises and p-values rest on
 ``detector/normative.safetensors``     mean and SD of the score at each place, if the config asks for it
 ``detector/intensity_scale.json``      the intensity scale of the training scans, if the config asks for it
 """
@@ -20,7 +21,7 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 
 from medvae.calibrated import CALIBRATION, Calibrated, read_calibrated
-from medvae.calibration import NormativeMap, fit_normative, operating_points
+from medvae.calibration import NormativeMap, fit_normative
 from medvae.config import Config
 from medvae.errors import MedvaeError
 from medvae.files import write_bytes
@@ -54,10 +55,12 @@ class Detector(Calibrated):
         validation: Sequence[PreparedVolume],
         *,
         scale: LandmarkScale | None = None,
+        subjects: Sequence[str] | None = None,
     ) -> Detector:
         """Fit the normative map on healthy training scans and the operating points on healthy validation scans.
 
-        ``scale`` is the one that both were prepared with.
+        ``scale`` is the one that both were prepared with; ``subjects`` says whose the validation scans are, without
+        it each is another person's.
 
         Raises
         ------
@@ -75,11 +78,7 @@ class Detector(Calibrated):
             masks = [volume.mask for volume in training]
             normative = fit_normative(scores, masks, config.calibration.normative_shrinkage)
             detector = replace(detector, normative=normative)
-        healthy = [detector.score(volume) for volume in validation]
-        points, median = operating_points(
-            healthy, [volume.mask for volume in validation], config.calibration.false_positive_rates
-        )
-        return replace(detector, points=tuple(points), healthy_median=median)
+        return detector._with_points(validation, [detector.score(volume) for volume in validation], subjects)
 
     def score(self, volume: PreparedVolume) -> np.ndarray:
         """The calibrated score on the standard grid, ``(X, Y, Z)`` float32: higher is more anomalous, 0 outside."""

@@ -8,13 +8,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from medvae.calibrated import CALIBRATION, Calibrated, Maps, read_calibrated
-from medvae.calibration import operating_points
 from medvae.config import Config
 from medvae.detector import Detector, find_detector
 from medvae.errors import MedvaeError
@@ -35,7 +34,13 @@ class Ensemble(Calibrated):
     members: dict[str, Detector]
 
     @classmethod
-    def calibrate(cls, name: str, members: dict[str, Detector], validation: Sequence[PreparedVolume]) -> Ensemble:
+    def calibrate(
+        cls,
+        name: str,
+        members: dict[str, Detector],
+        validation: Sequence[PreparedVolume],
+        subjects: Sequence[str] | None = None,
+    ) -> Ensemble:
         """Set the operating points of the averaged score on healthy validation scans.
 
         Parameters
@@ -46,6 +51,8 @@ class Ensemble(Calibrated):
             At least two calibrated detectors that prepare scans alike, by name.
         validation
             Prepared healthy scans that no member was trained on.
+        subjects
+            Whose they are; each another person's by default.
 
         Raises
         ------
@@ -58,10 +65,7 @@ class Ensemble(Calibrated):
         ensemble = cls(
             config=config, channels=first.channels, calibrated_on=counts, scale=first.scale, members=dict(members)
         )
-        scores = [ensemble.score(volume) for volume in validation]
-        rates = first.config.calibration.false_positive_rates
-        points, median = operating_points(scores, [volume.mask for volume in validation], rates)
-        return replace(ensemble, points=tuple(points), healthy_median=median)
+        return ensemble._with_points(validation, [ensemble.score(volume) for volume in validation], subjects)
 
     def score(self, volume: PreparedVolume) -> np.ndarray:
         """Mean of the members' scaled scores, ``(X, Y, Z)`` float32, 0 outside the brain."""

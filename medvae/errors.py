@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend: a wrong file, a wrong option, a full disk."""
+"""The one exception, and the one warning, for what a user can mend: a wrong file, a wrong option, a full disk."""
 
 
 class MedvaeError(Exception):
@@ -7,3 +7,7 @@ class MedvaeError(Exception):
     The message names the file, what was found, what was expected and what to do. The command line prints
     it without a traceback and exits with code 1; any other exception that reaches a user is a bug.
     """
+
+
+class MedvaeWarning(UserWarning):
+    """Something in the user's input that was mended or guessed, and may be wrong; the work goes on."""

@@ -13,6 +13,7 @@ from medvae.detector import FOLDER, Detector
 from medvae.ensemble import Ensemble, member_names
 from medvae.errors import MedvaeError
 from medvae.files import sha256, write_json
+from medvae.guarantees import check_levels
 from medvae.manifest import Manifest
 from medvae.preparation.cache import known_sha256
 from medvae.preparation.prepare import prepare_healthy, prepare_training
@@ -65,18 +66,29 @@ def fit(
             f'scans; at least one of each was expected. Set "split" of cases without lesions to "train" and '
             f'"validation".'
         )
+    people = _validation_subjects(manifest, config)
     open_run(out, config, resume=True)
     record_cohort(out, manifest, checksum=partial(known_sha256, cache=cache) if cache is not None else sha256)
     if scale is not None and _first_process():
         write_json(out / SCALE, scale.model_dump(mode="json"))
     network = train(config, training, validation, out, resume=True, quiet=quiet) if config.network else None
-    detector = Detector.calibrate(config, network, training, validation, scale=scale)
+    detector = Detector.calibrate(config, network, training, validation, scale=scale, subjects=people)
     return detector.save(out / FOLDER) if _first_process() else detector
 
 
 def _first_process() -> bool:
     """Whether this is the process that writes, where ``torchrun`` or ``accelerate launch`` started several."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def _validation_subjects(manifest: Manifest, config: Config) -> list[str]:
+    """Whose the healthy validation scans are; refuses levels that so few people cannot promise."""
+    people = [case.subject_id for case in manifest.of_split("validation", healthy=True)]
+    try:
+        check_levels(config.calibration.promised, len(set(people)), config.calibration)
+    except MedvaeError as error:
+        raise MedvaeError(f"{manifest.path}: {error}") from None
+    return people
 
 
 def fit_ensemble(
@@ -128,4 +140,5 @@ def fit_ensemble(
     validation = prepare_healthy(
         manifest, "validation", first.config.preparation, scale=first.scale, cache=cache, quiet=quiet
     )
-    return Ensemble.calibrate(name, members, validation).save(out / FOLDER)
+    people = _validation_subjects(manifest, first.config)
+    return Ensemble.calibrate(name, members, validation, people).save(out / FOLDER)

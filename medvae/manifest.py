@@ -83,29 +83,42 @@ class Manifest(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
-        repeated = [name for name, count in Counter(case.id for case in self.cases).items() if count > 1]
-        if repeated:
-            raise ValueError(f'case id "{repeated[0]}" is used more than once; every case needs its own id.')
+        problems = [problem for _, problem in self.inconsistencies()]
+        if problems:
+            more = f" ({len(problems) - 1} more problems: medvae check lists them.)" if len(problems) > 1 else ""
+            raise ValueError(problems[0] + more)
+        return self
+
+    def inconsistencies(self) -> list[tuple[str, str]]:
+        """What contradicts itself in the manifest: case id and problem, in the order of the cases."""
+        problems = []
+        count = Counter(case.id for case in self.cases)
+        for name in (name for name, times in count.items() if times > 1):
+            problems.append((name, f'case id "{name}" is used more than once; every case needs its own id.'))
         splits: dict[str, Case] = {}
         for case in self.cases:
             first = splits.setdefault(case.subject_id, case)
             if first.split != case.split:
-                raise ValueError(
+                problem = (
                     f'subject "{case.subject_id}" is in two splits: case "{first.id}" in {first.split}, case '
                     f'"{case.id}" in {case.split}. Put all scans of a person into one split: otherwise the '
                     f"network is tested on somebody it has trained on."
                 )
+                problems.append((case.id, problem))
             images = [case.image] if isinstance(case.image, str) else case.image
             if len(images) != len(self.modality):
-                raise ValueError(
+                problem = (
                     f'case "{case.id}" has {len(images)} image(s), the manifest names {len(self.modality)} '
                     f"modalities ({', '.join(self.modality.values())}). Give one image per modality, in that order."
                 )
+                problems.append((case.id, problem))
             if isinstance(case.sha256, list) and len(case.sha256) != len(images):
-                raise ValueError(f'case "{case.id}" has {len(case.sha256)} sha256 values for {len(images)} image(s).')
+                problem = f'case "{case.id}" has {len(case.sha256)} sha256 values for {len(images)} image(s).'
+                problems.append((case.id, problem))
             if case.label and case.unlabelled:
-                raise ValueError(f'case "{case.id}" has a label and says "unlabelled": remove one of the two.')
-        return self
+                problem = f'case "{case.id}" has a label and says "unlabelled": remove one of the two.'
+                problems.append((case.id, problem))
+        return problems
 
     @property
     def path(self) -> Path:
@@ -172,6 +185,47 @@ def read_manifest(path: Path | str, *, files_must_exist: bool = True) -> Manifes
                         f"Run: medvae check {path}"
                     )
     return manifest
+
+
+class _Unchecked(Manifest):
+    """A manifest that may contradict itself."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        return self
+
+
+def read_manifest_as_it_is(path: Path | str) -> tuple[Manifest, list[tuple[str | None, str]]]:
+    """Read a manifest for checking: as much of it as can be understood, and what is wrong with the rest.
+
+    Returns
+    -------
+    manifest, malformed
+        The cases that are well formed, which may contradict each other (`Manifest.inconsistencies`); and of each of the
+        others its id, if it has one, and what is wrong with it. Files are not looked for.
+
+    Raises
+    ------
+    MedvaeError
+        If the document, or what it says about the cohort as a whole, cannot be understood.
+    """
+    path = Path(path)
+    document = read_document(path)
+    entries = document.get("cases") if isinstance(document, dict) else None
+    if not isinstance(entries, list):
+        parse(Manifest, document, path)  # says what is wrong
+        raise MedvaeError(f'{path}: "cases" must be a list.')
+    manifest = parse(_Unchecked, document | {"cases": []}, path)
+    cases, malformed = [], []
+    for index, entry in enumerate(entries):
+        name = entry.get("id") if isinstance(entry, dict) else None
+        try:
+            cases.append(parse(Case, entry, f"{path}: case {index + 1}"))
+        except MedvaeError as error:
+            malformed.append((name if isinstance(name, str) else None, str(error)))
+    manifest = manifest.model_copy(update={"cases": cases})
+    manifest._path = path
+    return manifest, malformed
 
 
 def write_manifest(manifest: Manifest, path: Path | str) -> Path:

@@ -1,7 +1,7 @@
 """Scans in, overlays out: anomaly maps and lesion masks on each scan's own grid, named as BIDS derivatives.
 
 ``OUT/ID_desc-anomaly_probseg.nii.gz``   float32 in [0, 1], 0 outside the brain
-``OUT/ID_label-lesion_mask.nii.gz``      uint8, 1 where the map lies above the threshold
+``OUT/ID_label-lesion_mask.nii.gz``      uint8, 1 where the map lies above the threshold, post-processed if asked for
 ``OUT/ID_desc-spread_probseg.nii.gz``    float32 in [0, 0.5], SD of the maps of an ensemble's members
 each with a JSON sidecar, and ``OUT/dataset_description.json``.
 """
@@ -9,17 +9,17 @@ each with a JSON sidecar, and ``OUT/dataset_description.json``.
 from __future__ import annotations
 
 import importlib.metadata
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from medvae import __version__
 from medvae.calibrated import Calibrated
+from medvae.calibration import OperatingPoint
 from medvae.errors import MedvaeError
 from medvae.files import sha256, write_json
+from medvae.findings import find_lesions
+from medvae.formats import scan_name
 from medvae.manifest import Manifest
 from medvae.preparation.prepare import PreparedVolume, prepare_scan
 from medvae.progress import Progress
@@ -52,6 +52,8 @@ class Prediction:
     lesion_volume_ml: float
     threshold: float
     """Value of the map above which the mask is 1."""
+    case_p_value: float | None = None
+    """How unusual the scan is among the healthy validation subjects; None if the detector does not know them."""
 
 
 def scans_of_files(paths: Sequence[Path | str]) -> list[Scan]:
@@ -64,7 +66,7 @@ def scans_of_files(paths: Sequence[Path | str]) -> list[Scan]:
     """
     scans: dict[str, Scan] = {}
     for path in map(Path, paths):
-        name = re.sub(r"\.nii(\.gz)?$", "", path.name).replace(" ", "_")
+        name = scan_name(path).replace(" ", "_")
         if name in scans:
             raise MedvaeError(
                 f'{path} and {scans[name].images[0]} would both be written as "{name}". Predict them into two folders, '
@@ -89,6 +91,7 @@ def predict(
     out: Path | str,
     *,
     rate: float | None = None,
+    at: str | None = None,
     cache: Path | None = None,
     quiet: bool = False,
 ) -> tuple[list[Prediction], dict[str, str]]:
@@ -107,6 +110,8 @@ def predict(
         The folder of the derivatives.
     rate
         False-positive rate of the operating point that the lesion mask uses; the config's by default.
+    at
+        Name of the operating point instead, as ``fwer_0.2`` or ``fpv_5ml``; see `medvae.guarantees`.
     cache
         Folder of prepared scans: those it holds are not prepared again, the others are added to it.
     quiet
@@ -120,11 +125,13 @@ def predict(
     Raises
     ------
     MedvaeError
-        If ``out`` holds the predictions of another detector, or there is no such operating point.
+        If ``out`` holds the predictions of another detector, there is no such operating point, or its healthy subjects
+        are too few for it.
     """
     out = Path(out)
-    point = detector.point(rate if rate is not None else detector.config.calibration.mask_at)
-    _open_folder(out, detector, point.false_positive_rate)
+    if at is None:
+        at = rate if rate is not None else detector.config.calibration.mask_at
+    _open_folder(out, detector, detector.point(at))
     predictions, failures = [], {}
     with Progress("Predicting", len(scans), quiet=quiet) as progress:
         for done, scan in enumerate(scans, start=1):
@@ -134,29 +141,32 @@ def predict(
                         f'scan "{scan.id}" has {len(scan.images)} modalities, the detector was trained on '
                         f"{detector.channels}. Give them in a manifest, one image per modality."
                     )
-                predictions.append(
-                    _finished(out, scan) or predict_scan(detector, scan, out, point.false_positive_rate, cache=cache)
-                )
+                predictions.append(_finished(out, scan) or predict_scan(detector, scan, out, at, cache=cache))
             except MedvaeError as error:
                 failures[scan.id] = str(error)
             progress.update(done, scan=scan.id)
     return predictions, failures
 
 
-def predict_scan(detector: Calibrated, scan: Scan, out: Path, rate: float, *, cache: Path | None = None) -> Prediction:
-    """Predict one scan and write its files; the sidecar of the mask is written last and marks the scan done."""
+def predict_scan(
+    detector: Calibrated, scan: Scan, out: Path, at: float | str, *, cache: Path | None = None
+) -> Prediction:
+    """Predict one scan and write its files; the sidecar of the mask is written last and marks the scan done.
+
+    ``at`` is a false-positive rate or the name of an operating point.
+    """
     volume = prepare_scan(scan.images, detector.config.preparation, mask=scan.mask, scale=detector.scale, cache=cache)
     maps = detector.maps(volume)
     native = volume.restore(maps.anomaly)
-    point = detector.point(rate)
-    threshold = detector.map_threshold(point)
-    lesions = (native > threshold).astype(np.uint8)
-    volume_ml = round(float(lesions.sum() * volume.source.geometry.voxel_volume_ml), 4)
+    voxel_ml = volume.source.geometry.voxel_volume_ml
+    point = detector.point(at)
+    found = find_lesions(detector, point, volume, maps.anomaly, native)
+    volume_ml = round(float(found.mask.sum() * voxel_ml), 4)
 
-    files = _files(out, scan, volume_ml, threshold)
+    files = _files(out, scan, volume_ml, found.threshold, found.case_p_value)
     write_volume(files.map, native, volume.source, intent="anomaly map")
-    write_volume(files.mask, lesions, volume.source, intent="lesion mask")
-    common = _common_fields(detector, scan, volume)
+    write_volume(files.mask, found.mask, volume.source, intent="lesion mask")
+    common = _common_fields(detector, point, scan, volume)
     if maps.spread is not None:
         spread = out / f"{scan.id}{SPREAD_SUFFIX}"
         write_volume(spread, volume.restore(maps.spread), volume.source, intent="spread of maps")
@@ -173,20 +183,35 @@ def predict_scan(detector: Calibrated, scan: Scan, out: Path, rate: float, *, ca
     write_json(
         _sidecar(files.mask),
         {
-            "Description": "Voxels of the anomaly map above the threshold.",
+            "Description": "Voxels of the anomaly map above the threshold"
+            + (", post-processed." if found.postprocessing else "."),
             "Type": "Lesion",
-            "Threshold": threshold,
-            "ThresholdSource": f"{point.false_positive_rate:g} of the brain voxels of "
-            f"{detector.calibrated_on['validation']} healthy validation scans lie above it",
+            "OperatingPoint": point.name,
+            "Threshold": found.threshold,
+            "ThresholdSource": _threshold_source(detector, point),
+            "Guarantee": found.guarantee,
+            **found.postprocessing,
+            **found.case,
             "LesionVolumeMl": volume_ml,
-            "BrainVolumeMl": round(float(volume.source_mask.sum() * volume.source.geometry.voxel_volume_ml), 2),
+            "BrainVolumeMl": round(float(volume.source_mask.sum() * voxel_ml), 2),
             **common,
         },
     )
     return files
 
 
-def _common_fields(detector: Calibrated, scan: Scan, volume: PreparedVolume) -> dict[str, object]:
+def _threshold_source(detector: Calibrated, point: OperatingPoint) -> str:
+    scans = f"{detector.calibrated_on['validation']} healthy validation scans"
+    if point.kind == "voxel_rate":
+        return f"{point.false_positive_rate:g} of the brain voxels of {scans} lie above it"
+    return f"{point.name} from {scans}"
+
+
+def _common_fields(
+    detector: Calibrated, point: OperatingPoint, scan: Scan, volume: PreparedVolume
+) -> dict[str, object]:
+    # Only what a threshold on the map says in full: no smallest finding, no threshold of a single scan.
+    points = {p.name: p for p in (*detector.points, point) if not p.minimum_lesion_ml and p.kind != "false_discovery"}
     return {
         "Sources": [image.name for image in scan.images],
         "SourcesSha256": _checksums(scan),
@@ -196,7 +221,7 @@ def _common_fields(detector: Calibrated, scan: Scan, volume: PreparedVolume) -> 
         "ModelFingerprint": detector.fingerprint,
         "OperatingPoints": {
             point.name: {"FalsePositiveRate": point.false_positive_rate, "Threshold": detector.map_threshold(point)}
-            for point in detector.points
+            for point in points.values()
         },
         "HealthyScans": detector.calibrated_on,
         "BrainMaskFrom": volume.brain_from,
@@ -221,9 +246,11 @@ def _quality(volume: PreparedVolume) -> dict[str, object] | None:
     }
 
 
-def _open_folder(out: Path, detector: Calibrated, rate: float) -> None:
+def _open_folder(out: Path, detector: Calibrated, point: OperatingPoint) -> None:
     marker = out / DESCRIPTION
-    identity = {"model": detector.config.name, "fingerprint": detector.fingerprint, "mask_false_positive_rate": rate}
+    voxel_rate = point.kind == "voxel_rate"  # under this key since the first version: its folders are gone on with
+    mask_at = {"mask_false_positive_rate": point.false_positive_rate} if voxel_rate else {"mask_at": point.name}
+    identity = {"model": detector.config.name, "fingerprint": detector.fingerprint, **mask_at}
     if marker.exists():
         found = (read_document(marker).get("GeneratedBy") or [{}])[0].get("Parameters")
         if found != identity:
@@ -245,19 +272,19 @@ def _open_folder(out: Path, detector: Calibrated, rate: float) -> None:
     )
 
 
-def _files(out: Path, scan: Scan, volume_ml: float, threshold: float) -> Prediction:
+def _files(out: Path, scan: Scan, volume_ml: float, threshold: float, p_value: float | None) -> Prediction:
     names = (out / f"{scan.id}{suffix}" for suffix in (MAP_SUFFIX, MASK_SUFFIX))
-    return Prediction(scan.id, scan.images[0], *names, volume_ml, threshold)
+    return Prediction(scan.id, scan.images[0], *names, volume_ml, threshold, p_value)
 
 
 def _finished(out: Path, scan: Scan) -> Prediction | None:
-    files = _files(out, scan, 0.0, 0.0)
+    files = _files(out, scan, 0.0, 0.0, None)
     if not (_sidecar(files.mask).exists() and files.mask.exists() and files.map.exists()):
         return None
     sidecar = read_document(_sidecar(files.mask))
     if sidecar.get("SourcesSha256") != _checksums(scan):  # the scan, or its mask, has changed since
         return None
-    return _files(out, scan, sidecar["LesionVolumeMl"], sidecar["Threshold"])
+    return _files(out, scan, sidecar["LesionVolumeMl"], sidecar["Threshold"], sidecar.get("CasePValue"))
 
 
 def _checksums(scan: Scan) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from medvae.config import Config, dump_config
+from medvae.config import Config, dump_config, read_config
 from medvae.errors import MedvaeError
 from medvae.files import sha256, told, write_json, write_text
 from medvae.manifest import Manifest
@@ -35,7 +35,7 @@ def check_run(out: Path | str, config: Config, *, resume: bool) -> Path:
                 f"{out}: already holds a run. Continue it with --resume, or choose another --out folder; "
                 f"nothing was overwritten."
             )
-        if existing.read_text(encoding="utf-8") != dump_config(config):
+        if read_config(existing) != config:  # not its text: a later version adds options, at their defaults
             raise MedvaeError(
                 f"{out}: was started with another config than the one given now (compare with {existing}). "
                 f"Resume with the config it was started with, or choose another --out folder."

@@ -1,4 +1,4 @@
-"""One NIfTI volume: an array and where it lies in the world; read, write, resample, invert.
+"""One volume: an array and where it lies in the world; read, write, resample, invert.
 
 Arrays keep the file's own voxel order ``(X, Y, Z)``. World coordinates are millimetres in RAS+ (x to the right,
 y to the front, z up), nibabel's convention.
@@ -7,21 +7,26 @@ y to the front, z up), nibabel's convention.
 from __future__ import annotations
 
 import gzip
-import zlib
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from scipy import ndimage
 
-from medvae.errors import MedvaeError
+from medvae.errors import MedvaeError, MedvaeWarning
 from medvae.files import write_bytes
+from medvae.formats import ScanFile, open_scan
 
 ORTHONORMAL_TOLERANCE = 1e-3
 """Largest cosine between two voxel axes that still counts as a right angle (ITK uses the same order)."""
+
+MENDABLE_COSINE = 0.02
+"""Largest cosine between two voxel axes that is mended (1.1 degrees): rounding and registration leave less than that,
+and a gantry tilt that was not resampled more."""
 
 
 @dataclass(frozen=True)
@@ -105,49 +110,39 @@ class Placement:
 def read_volume(path: Path | str, *, finite: bool = True) -> Volume:
     """Read a 3D volume; a fourth axis of length one is dropped.
 
+    A header that is slightly wrong is mended, with a `MedvaeWarning`: axes that are almost at right angles are turned
+    to be so where that moves nothing by more than half a voxel. An unusable sform is replaced by the qform, which ITK
+    would use. `Volume.header` stays as it is in the file.
+
     Parameters
     ----------
     path
-        A ``.nii`` or ``.nii.gz`` file.
+        A file of one of `medvae.formats.ENDINGS`: NIfTI-1 or -2, MGH, MetaImage or NRRD.
     finite
         Refuse NaN and infinite values.
 
     Raises
     ------
     MedvaeError
-        If the file is missing, not NIfTI, cut off, not 3D, not finite, or placed by an affine that is singular
+        If the file is missing, of another kind, cut off, not 3D, not finite, or placed by an affine that is singular
         or whose axes are not at right angles (ITK and ITK-SNAP would place such a file elsewhere).
     """
     path = Path(path)
-    image = _open(path)
-    if len(image.shape) != 3 and not (len(image.shape) > 3 and all(n == 1 for n in image.shape[3:])):
-        raise MedvaeError(
-            f"{path}: has shape {tuple(image.shape)}, a single 3D volume was expected. Split a 4D file into one "
-            f"file per volume (for instance with nibabel.funcs.four_to_three) and give the one you want."
-        )
-    try:
-        array = np.asarray(image.dataobj, dtype=np.float32)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise MedvaeError(
-            f"{path}: is cut off or damaged ({error}). Its header promises {_product(image.shape):,} voxels. "
-            f"Copy or download the file again."
-        ) from None
-    array = array.reshape(array.shape[:3])
+    file = open_scan(path)
+    geometry = _geometry(file)
+    array = file.values().reshape(geometry.shape)
     if finite and not np.isfinite(array).all():
         count = int(np.count_nonzero(~np.isfinite(array)))
         raise MedvaeError(
             f"{path}: holds {count:,} voxels that are NaN or infinite; finite intensities were expected. Find out "
             f"which step made them; if they are background, replace them by 0 (numpy.nan_to_num) and save again."
         )
-    affine = np.asarray(image.affine, dtype=np.float64)
-    _check_axes(affine, path)
-    return Volume(array, Geometry(affine, array.shape), image.header, path)
+    return Volume(array, geometry, file.header, path)
 
 
 def read_geometry(path: Path | str) -> Geometry:
-    """Shape and affine of a volume, from its header alone."""
-    image = _open(Path(path))
-    return Geometry(np.asarray(image.affine, dtype=np.float64), image.shape[:3])
+    """Shape and affine of a volume, from its header alone, as `read_volume` gives them."""
+    return _geometry(open_scan(Path(path)))
 
 
 def write_volume(
@@ -181,9 +176,11 @@ def write_volume(
     Raises
     ------
     MedvaeError
-        If the shape differs from the geometry's, or the disk is full.
+        If the shape differs from the geometry's, the disk is full, or the name has another ending.
     """
     path = Path(path)
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise MedvaeError(f"{path}: volumes are written as NIfTI. Give a name that ends in .nii or .nii.gz.")
     geometry, source = (like, None) if isinstance(like, Geometry) else (like.geometry, like.header)
     if tuple(array.shape) != geometry.shape:
         raise MedvaeError(f"{path}: the array has shape {array.shape}, its grid {geometry.shape}.")
@@ -266,23 +263,6 @@ def resample(
     )  # fmt: skip
 
 
-def _open(path: Path) -> nib.Nifti1Image:
-    if not path.exists():
-        raise MedvaeError(f"{path}: there is no such file. Check the path.")
-    if path.is_dir():
-        raise MedvaeError(f"{path}: is a folder; a NIfTI file (.nii or .nii.gz) was expected.")
-    try:
-        image = nib.load(path)
-    except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise MedvaeError(
-            f"{path}: cannot be read as NIfTI ({reason}). Check that it is a complete .nii or .nii.gz file."
-        ) from None
-    if not isinstance(image, nib.Nifti1Image):
-        raise MedvaeError(f"{path}: is a {type(image).__name__}; a NIfTI file (.nii or .nii.gz) was expected.")
-    return image
-
-
 def _copy_placement(source: nib.Nifti1Header, header: nib.Nifti1Header) -> None:
     """Take over pixdim, qform, sform and their codes field by field: setting them anew would round them."""
     names = [f"quatern_{c}" for c in "bcd"] + [f"qoffset_{c}" for c in "xyz"] + [f"srow_{c}" for c in "xyz"]
@@ -290,21 +270,81 @@ def _copy_placement(source: nib.Nifti1Header, header: nib.Nifti1Header) -> None:
         header[name] = source[name]
 
 
-def _check_axes(affine: np.ndarray, path: Path) -> None:
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or lengths.min() <= 0 or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+def _geometry(file: ScanFile) -> Geometry:
+    """Where a file's voxels lie, after checking, and where it is safe mending, what its header says."""
+    if len(file.shape) < 3 or any(n != 1 for n in file.shape[3:]):
         raise MedvaeError(
-            f"{path}: its affine is singular or not finite, so the scan has no place in the world. Repair the "
+            f"{file.path}: has shape {file.shape}, a single 3D volume was expected. Split a 4D file into one "
+            f"file per volume (for instance with nibabel.funcs.four_to_three) and give the one you want."
+        )
+    shape, affine = file.shape[:3], file.affine
+    if not file.placed:
+        warnings.warn(
+            f"{file.path}: its header does not say how its axes lie in the patient, so that left and right are a "
+            f"guess. Convert it again from the original, or set its sform in a viewer.",
+            MedvaeWarning,
+            stacklevel=3,
+        )
+    if not _regular(affine) and file.header is not None and int(file.header["sform_code"]) > 0:
+        other = qform_affine(file.header)
+        if other is not None and _regular(other):
+            affine = other
+            warnings.warn(
+                f"{file.path}: its sform is singular or not finite; its qform is used, as ITK does.",
+                MedvaeWarning,
+                stacklevel=3,
+            )
+    if not _regular(affine):
+        raise MedvaeError(
+            f"{file.path}: its affine is singular or not finite, so the scan has no place in the world. Repair the "
             f"header (for instance from the original DICOM files) before using it."
         )
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
     axes = affine[:3, :3] / lengths
     skew = float(np.abs(axes.T @ axes - np.eye(3)).max())
-    if skew > ORTHONORMAL_TOLERANCE:
+    if skew <= ORTHONORMAL_TOLERANCE:
+        return Geometry(affine, shape)
+    mended = _at_right_angles(affine, shape)
+    moved_mm = float(np.abs(Geometry(affine, shape).corners_mm() - mended.corners_mm()).max())
+    if skew > MENDABLE_COSINE or moved_mm > lengths.min() / 2:
         raise MedvaeError(
-            f"{path}: its voxel axes are not at right angles (largest cosine {skew:.3f}). ITK-based viewers refuse "
-            f"or move such a file. Resample it onto an unsheared grid first (for instance with mri_convert or c3d)."
+            f"{file.path}: its voxel axes are not at right angles (largest cosine {skew:.3f}). ITK-based viewers "
+            f"refuse or move such a file. Resample it onto an unsheared grid (for instance with mri_convert or c3d)."
         )
+    warnings.warn(
+        f"{file.path}: its voxel axes are not quite at right angles (largest cosine {skew:.4f}); they are turned to "
+        f"be, which moves no voxel by more than {moved_mm:.2g} mm.",
+        MedvaeWarning,
+        stacklevel=3,
+    )
+    return mended
 
 
-def _product(shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape, dtype=np.int64))
+def _regular(affine: np.ndarray) -> bool:
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    # Axes in one plane up to the rounding of a float32 header span no volume.
+    return bool(
+        np.isfinite(affine).all()
+        and lengths.min() > 0
+        and abs(np.linalg.det(affine[:3, :3] / lengths)) > 1e-5
+        and abs(np.linalg.det(affine[:3, :3])) >= 1e-9
+    )
+
+
+def qform_affine(header: nib.Nifti1Header) -> np.ndarray | None:
+    """The affine of the qform; None without one, or where its quaternion is no rotation."""
+    try:
+        return header.get_qform(coded=True)[0]
+    except (ValueError, HeaderDataError):
+        return None
+
+
+def _at_right_angles(affine: np.ndarray, shape: tuple[int, ...]) -> Geometry:
+    """The nearest grid with orthogonal axes (polar decomposition), of the same spacing, about the same centre."""
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    left, _, right = np.linalg.svd(affine[:3, :3] / lengths)
+    centre = (np.array(shape) - 1) / 2
+    mended = affine.copy()
+    mended[:3, :3] = left @ right * lengths
+    mended[:3, 3] += affine[:3, :3] @ centre - mended[:3, :3] @ centre
+    return Geometry(mended, shape)

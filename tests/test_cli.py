@@ -1,11 +1,13 @@
 """The commands as a person types them, in their own process: exit codes, messages, speed of --help."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +85,28 @@ def test_check_says_what_is_wrong(tmp_path, cohort):
     for words in ("gone.nii.gz", "has shape (4, 4, 4)", "the file has changed"):
         assert words in bad.stdout
     broken.unlink()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs process groups and /proc")
+def test_ctrl_c_stops_a_check_and_its_processes_in_silence(tmp_path, cohort):
+    command = [sys.executable, "-c", "from medvae.cli import main; main()", "check", cohort.path, "--jobs", "2"]
+    process = subprocess.Popen(
+        [str(c) for c in [*command, "--out", tmp_path / "out"]],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 100
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            if len(children.read_text().split()) == 3:  # two workers and their tracker
+                break
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them, while the workers still import
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 130, output
+    assert "Stopped" in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "out").exists()
 
 
 def mistakes(cohort, repository, tmp_path):

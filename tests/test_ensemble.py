@@ -90,7 +90,7 @@ def test_it_is_loaded_as_it_was_saved_and_predicts_with_its_spread(ensemble, run
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"preparation": {"intensity": "white_matter"}}, "differ in their preparation"),
+        ({"preparation": {"percentiles": [2, 98]}}, "differ in their preparation"),
         ({"calibration": {"false_positive_rates": [0.02], "mask_at": 0.02}}, "first false-positive rate"),
     ],
 )

@@ -99,6 +99,27 @@ def test_overlays_lie_on_their_scan_whatever_its_orientation(tmp_path, detectors
         np.testing.assert_array_equal(back, read_volume(plain[0].map).array)
 
 
+@pytest.mark.parametrize("ending", [".mgz", ".mha", ".nrrd"])
+def test_a_scan_of_another_format_gets_the_overlays_of_its_nifti(tmp_path, detectors, scan, ending):
+    from medvae.preparation.itk import to_image
+
+    copy, name = turned(scan, "LPS"), f"a scan{ending}"
+    nib.save(copy, tmp_path / "nifti.nii.gz")
+    if ending == ".mgz":
+        nib.save(nib.MGHImage(np.asarray(copy.dataobj), copy.affine), tmp_path / name)
+    else:
+        geometry = Geometry(copy.affine, copy.shape)
+        sitk.WriteImage(to_image(np.asarray(copy.dataobj), geometry), str(tmp_path / name))
+    scans = scans_of_files([tmp_path / "nifti.nii.gz", tmp_path / name])
+    (nifti, other), failures = predict(detectors["normative"], scans, tmp_path / "out", quiet=True)
+    assert not failures
+    assert other.map.name == "a_scan_desc-anomaly_probseg.nii.gz"
+    for expected, found in ((nifti.map, other.map), (nifti.mask, other.mask)):
+        assert np.array_equal(read_volume(expected).array, read_volume(found).array)
+        np.testing.assert_allclose(nib.load(found).affine, nib.load(expected).affine, atol=1e-5)
+        assert sitk.ReadImage(str(found)).GetDirection() == sitk.ReadImage(str(expected)).GetDirection()
+
+
 def test_mask_is_the_map_above_the_threshold_and_the_sidecar_says_where_it_comes_from(tmp_path, cohort, detectors):
     detector = detectors["small_cevae"]
     predictions, failures = predict(detector, scans_of_manifest(cohort), tmp_path / "out", quiet=True)

@@ -54,6 +54,7 @@ def test_written_file_lies_where_it_should_for_nibabel_and_itk(tmp_path, name):
     assert itk[index] == array[index]
 
 
+@pytest.mark.filterwarnings("ignore::medvae.errors.MedvaeWarning")
 @pytest.mark.parametrize(("qform_code", "sform_code"), [(1, 0), (0, 2), (1, 4), (0, 0), (2, 1)])
 def test_overlay_carries_the_placement_of_its_scan_verbatim(tmp_path, qform_code, sform_code):
     scan = nib.Nifti1Image(RNG.integers(0, 99, (6, 7, 8)).astype(np.int16), oblique((6, 7, 8)).affine)
@@ -154,8 +155,8 @@ def bad_files(tmp_path):
         ("missing.nii.gz", "no such file"),
         ("cut.nii.gz", "cut off"),
         ("short.nii.gz", "cut off"),
-        ("text.nii.gz", "cannot be read as NIfTI"),
-        ("empty.nii.gz", "cannot be read as NIfTI"),
+        ("text.nii.gz", "cannot be read as a volume"),
+        ("empty.nii.gz", "cannot be read as a volume"),
         ("folder.nii.gz", "is a folder"),
         ("four.nii.gz", "single 3D volume"),
         ("nan.nii.gz", "1 voxels that are NaN"),

@@ -8,6 +8,7 @@ bulk. Everything else (AUROC, AP, Dice at all thresholds) is computed from the c
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,28 +43,82 @@ class VoxelCounts:
         """
         keys = score_bins(scores)
         truth = np.asarray(truth, dtype=bool).ravel()
-        return cls(np.bincount(keys[truth], minlength=BINS), np.bincount(keys[~truth], minlength=BINS))
+        lesion = np.bincount(keys[truth], minlength=BINS)
+        healthy = np.bincount(keys, minlength=BINS)
+        healthy -= lesion
+        return cls(lesion, healthy)
 
     def __add__(self, other: VoxelCounts) -> VoxelCounts:
         return VoxelCounts(self.lesion + other.lesion, self.healthy + other.healthy)
 
     def summary(self) -> CurveSummary:
-        """AUROC, AP and the best Dice over all thresholds."""
-        used = np.flatnonzero(self.lesion + self.healthy)[::-1]  # highest score first
-        true_positives = np.cumsum(self.lesion[used], dtype=np.float64)
-        false_positives = np.cumsum(self.healthy[used], dtype=np.float64)
+        """AUROC, AP, the best Dice over all thresholds, and the false-positive rate at high sensitivity."""
+        return self.sparse().summary()
+
+    def sparse(self) -> SparseCounts:
+        """The bins that hold a voxel."""
+        used = np.flatnonzero(self.lesion + self.healthy)
+        return SparseCounts(used.astype(np.uint32), self.lesion[used], self.healthy[used])
+
+
+@dataclass(frozen=True)
+class SparseCounts:
+    """The same counts without the empty bins: for one scan some 100 kB instead of 67 MB.
+
+    ``bins`` rise; ``bins``, ``lesion`` and ``healthy`` are ``(U,)`` each.
+    """
+
+    bins: np.ndarray
+    lesion: np.ndarray
+    healthy: np.ndarray
+
+    @classmethod
+    def of(cls, scores: np.ndarray, truth: np.ndarray) -> SparseCounts:
+        """Count the voxels of one case, as `VoxelCounts.of` does."""
+        marked = (score_bins(scores) << np.uint32(1)) | np.asarray(truth, dtype=bool).ravel()  # 22 bits and 1
+        values, counts = np.unique(marked, return_counts=True)
+        bins, place = np.unique(values >> 1, return_inverse=True)
+        lesion = np.bincount(place, np.where(values & 1, counts, 0), minlength=len(bins)).astype(np.int64)
+        every = np.bincount(place, counts, minlength=len(bins)).astype(np.int64)
+        return cls(bins, lesion, every - lesion)
+
+    @classmethod
+    def merged(cls, cases: Sequence[SparseCounts]) -> SparseCounts:
+        """The counts of several cases together; their order does not matter."""
+        total = VoxelCounts(np.zeros(BINS, np.int64), np.zeros(BINS, np.int64))
+        for case in cases:  # much faster than sorting what they have in common
+            total.lesion[case.bins] += case.lesion
+            total.healthy[case.bins] += case.healthy
+        return total.sparse()
+
+    def summary(self) -> CurveSummary:
+        """AUROC, AP, the best Dice over all thresholds, and the false-positive rate at high sensitivity."""
         lesion, healthy = int(self.lesion.sum()), int(self.healthy.sum())
         if lesion == 0 or healthy == 0:
-            return CurveSummary(math.nan, math.nan, math.nan, math.nan, lesion, healthy)
-        precision = true_positives / (true_positives + false_positives)
+            return CurveSummary(math.nan, math.nan, math.nan, math.nan, math.nan, lesion, healthy)
+        true_positives, false_positives = (np.cumsum(a[::-1], dtype=np.float64) for a in (self.lesion, self.healthy))
+        curve = {name: float(value) for name, value in curve_numbers(true_positives, false_positives).items()}
         dice = 2 * true_positives / (lesion + true_positives + false_positives)
-        step = np.diff(np.concatenate([[0.0], true_positives]))
-        average_precision = float((step * precision).sum() / lesion)
-        widths = np.diff(np.concatenate([[0.0], false_positives]))
-        heights = (true_positives + np.concatenate([[0.0], true_positives[:-1]])) / 2  # ties count half
-        auroc = float((widths * heights).sum() / (lesion * healthy))
-        best = int(np.argmax(dice))
-        return CurveSummary(auroc, average_precision, float(dice[best]), bin_floor(used[best]), lesion, healthy)
+        best = bin_floor(int(self.bins[len(self.bins) - 1 - int(np.argmax(dice))]))
+        return CurveSummary(
+            curve["auroc"], curve["ap"], curve["oracle_dice"], best, curve["fpr_at_95_tpr"], lesion, healthy
+        )
+
+    def threshold(self, rate: float) -> float:
+        """The smallest score such that at most ``rate`` of the healthy voxels lies above it, rounded up to its bin.
+
+        The same definition as that of a detector's operating points, within 1.2e-4 of the score.
+
+        Raises
+        ------
+        ValueError
+            Without a healthy voxel.
+        """
+        total = int(self.healthy.sum())
+        if total == 0:
+            raise ValueError("there is no healthy voxel")
+        above = total - np.cumsum(self.healthy)  # in the bins over this one
+        return bin_ceiling(int(self.bins[int(np.argmax(above <= math.floor(rate * total)))]))
 
 
 @dataclass(frozen=True)
@@ -78,6 +133,8 @@ class CurveSummary:
     """⌈Dice⌉: the largest Dice over all thresholds. It needs the truth, so no detector reaches it."""
     oracle_threshold: float
     """A threshold that reaches it: voxels with this score or more are flagged."""
+    fpr_at_95_tpr: float
+    """The smallest share of healthy voxels flagged at a threshold that finds 95 % of the lesion voxels or more."""
     n_lesion: int
     """Lesion voxels."""
     n_healthy: int
@@ -89,19 +146,62 @@ class CurveSummary:
         return self.n_lesion / max(1, self.n_lesion + self.n_healthy)
 
 
+def curve_numbers(true_positives: np.ndarray, false_positives: np.ndarray) -> dict[str, np.ndarray]:
+    """Numbers of curves, all of them at once.
+
+    Parameters
+    ----------
+    true_positives, false_positives
+        ``(..., T)``: lesion and healthy voxels at or above each of T thresholds, the highest threshold first; at the
+        last one every voxel is flagged.
+
+    Returns
+    -------
+    dict
+        ``auroc``, ``ap``, ``oracle_dice`` and ``fpr_at_95_tpr``, each ``(...)``; NaN where a class is absent.
+    """
+    lesion, healthy = true_positives[..., -1], false_positives[..., -1]
+    flagged = true_positives + false_positives
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = np.where(flagged > 0, true_positives / flagged, 0.0)
+        ap = (np.diff(true_positives, axis=-1, prepend=0.0) * precision).sum(-1) / lesion
+        before = np.concatenate([np.zeros_like(true_positives[..., :1]), true_positives[..., :-1]], axis=-1)
+        heights = (true_positives + before) / 2  # ties count half
+        auroc = (np.diff(false_positives, axis=-1, prepend=0.0) * heights).sum(-1) / (lesion * healthy)
+        dice = (2 * true_positives / (lesion[..., None] + flagged)).max(-1)
+        sensitive = np.argmax(true_positives >= 0.95 * lesion[..., None], axis=-1)
+        fpr = np.take_along_axis(false_positives, sensitive[..., None], -1)[..., 0] / healthy
+    absent = (lesion == 0) | (healthy == 0)
+    numbers = {"auroc": auroc, "ap": ap, "oracle_dice": dice, "fpr_at_95_tpr": fpr}
+    return {name: np.where(absent, math.nan, values) for name, values in numbers.items()}
+
+
 def score_bins(scores: np.ndarray) -> np.ndarray:
-    """The bin of each score, ``(V,)`` int64: larger scores never have smaller bins."""
-    scores = np.ascontiguousarray(scores, dtype=np.float32).ravel() + np.float32(0)  # −0 becomes 0
+    """The bin of each score, ``(V,)`` uint32: larger scores never have smaller bins."""
+    scores = np.array(scores, dtype=np.float32, order="C").ravel()  # a copy: what follows works in place
     if np.isnan(scores).any():
         raise ValueError("a score is NaN")
+    scores += np.float32(0)  # −0 becomes 0
     bits = scores.view(np.uint32)
-    ordered = np.where(bits >> 31, ~bits, bits | np.uint32(0x80000000))
-    return (ordered >> SHIFT).astype(np.int64)
+    sign = (bits.view(np.int32) >> 31).view(np.uint32)  # all ones for a negative number
+    sign |= np.uint32(0x80000000)
+    bits ^= sign  # negative numbers are turned over, the others lifted above them
+    bits >>= np.uint32(SHIFT)
+    return bits
 
 
 def bin_floor(key: int) -> float:
     """The smallest score of a bin."""
-    ordered = np.uint32(int(key) << SHIFT)
-    bits = ordered & np.uint32(0x7FFFFFFF) if ordered >> 31 else ~ordered
-    value = float(np.array(bits, dtype=np.uint32).view(np.float32))
+    value = _score(int(key) << SHIFT)
     return -math.inf if math.isnan(value) else value  # below −∞ lie only NaN patterns
+
+
+def bin_ceiling(key: int) -> float:
+    """The largest score of a bin."""
+    value = _score(((int(key) + 1) << SHIFT) - 1)
+    return bin_floor(key) if math.isnan(value) else value  # +∞ shares its bin with NaN patterns only
+
+
+def _score(ordered: int) -> float:
+    bits = ordered & 0x7FFFFFFF if ordered >> 31 else ~ordered & 0xFFFFFFFF
+    return float(np.array(bits, dtype=np.uint32).view(np.float32))

@@ -1,47 +1,52 @@
-"""A folder of anomaly maps against the truth of a manifest: the numbers of one method on one cohort.
+"""A folder of anomaly maps, of medvae or of any other tool, against the truth of a manifest.
 
 Conventions: AP, AUROC and Dice are taken over the brain voxels of cases with a lesion label, pooled, and per case; the
 realised false-positive rate over the brain voxels of healthy cases. The brain is the manifest's mask, or the nonzero
-region of the skull-stripped scan. Everything is measured on the scan's own grid.
+region of the skull-stripped scan. Everything is measured on the scan's own grid. A lesion case without a map counts as
+a scan in which nothing was found: a method is not rewarded for the scans it fails on.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medvae.errors import MedvaeError
-from medvae.evaluation.curves import VoxelCounts
-from medvae.files import write_json, write_text
-from medvae.manifest import Case, Manifest
+from medvae.evaluation.bootstrap import (
+    FEW_SUBJECTS,
+    RESAMPLES,
+    Interval,
+    SubjectCurves,
+    curve_intervals,
+    paired_difference,
+    sum_interval,
+)
+from medvae.evaluation.case import CaseResult, measure_case
+from medvae.evaluation.case_level import SCORES, case_level
+from medvae.evaluation.curves import SparseCounts
+from medvae.evaluation.lesions import OVERLAP, SMALLEST_ML
+from medvae.evaluation.maps import find_maps, lesion_truth, read_case
+from medvae.evaluation.points import (
+    Point,
+    PointResult,
+    given_points,
+    mean_sd,
+    point_result,
+    recorded_points,
+    validation_points,
+)
+from medvae.evaluation.writing import write_study
+from medvae.manifest import Manifest
 from medvae.prediction import MAP_SUFFIX
-from medvae.preparation.prepare import brain_mask, require_same_grid
-from medvae.schema import read_document
-from medvae.volume import read_geometry, read_volume
+from medvae.progress import Progress
 
+__all__ = ["PointResult", "Study", "difference", "evaluate", "lesion_truth", "write_study"]
 
-@dataclass(frozen=True)
-class PointResult:
-    """What a threshold fixed on healthy validation scans gives."""
-
-    name: str
-    asked_fpr: float
-    threshold: float
-    dice: float
-    """Pooled over lesion cases."""
-    mean_dice: float
-    """Mean over lesion cases."""
-    sensitivity: float
-    """Pooled over lesion cases."""
-    fpr: float
-    """Share of brain voxels above the threshold in healthy cases; NaN without one."""
+PATTERN = f"{{id}}{MAP_SUFFIX}"
+"""Name of a case's map, as medvae writes it."""
 
 
 @dataclass(frozen=True)
@@ -51,179 +56,253 @@ class Study:
     method: str
     cohort: str
     pooled: dict[str, float]
+    """Over the voxels of lesion cases, with the numbers of cases and subjects."""
     operating_points: list[PointResult]
     per_case: list[dict[str, Any]]
     missing: list[str] = field(default_factory=list)
     """Cases without a prediction: failures of the method."""
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    """95 % over subjects, of the pooled numbers and of each operating point's."""
+    per_case_summary: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Mean, SD and number over the lesion cases in which the number exists."""
+    case_level: dict[str, Any] = field(default_factory=dict)
+    """Lesion scans against healthy scans, one score per scan."""
+    all_voxels: dict[str, float] = field(default_factory=dict)
+    """AP and AUROC over the brain voxels of all cases, healthy ones too, as the MOOD challenge pools them."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the numbers should know."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """How it was measured."""
+    counts: list[tuple[str, str, SparseCounts]] = field(default_factory=list, repr=False)
+    """Case, subject and voxel counts of each lesion case, to compare methods; not written to disk."""
 
 
 def evaluate(
-    predictions: Path | str, manifest: Manifest, *, splits: Sequence[str] = ("test",), method: str | None = None
+    predictions: Path | str,
+    manifest: Manifest,
+    *,
+    splits: Sequence[str] = ("test",),
+    method: str | None = None,
+    pattern: str = PATTERN,
+    thresholds: Sequence[float] = (),
+    resampled: bool = False,
+    overlap: float = OVERLAP,
+    smallest_ml: float = SMALLEST_ML,
+    resamples: int = RESAMPLES,
+    quiet: bool = True,
 ) -> Study:
     """Measure the anomaly maps of a folder against a manifest's labels.
 
     Parameters
     ----------
     predictions
-        Folder of ``ID_desc-anomaly_probseg.nii.gz``; operating points are read from the sidecars, if there are any.
+        Folder of maps, any real-valued score, higher where it is more abnormal. Operating points are read from the
+        sidecars that medvae writes; without them they are set at FPR 1 % and 5 % on the maps of the manifest's healthy
+        validation cases, if the folder holds any.
     manifest
         Cases with labels are lesion cases, cases without are healthy; cases said to be unlabelled are left out.
     splits
         Which splits to measure.
     method
-        Name in tables; from the sidecars by default.
+        Name in tables; from the sidecars, or the folder, by default.
+    pattern
+        Name of a map in the folder; ``{id}`` stands for the case.
+    thresholds
+        Further operating points: voxels above such a score are flagged.
+    resampled
+        Bring maps on another grid onto their scan's. Otherwise they are refused.
+    overlap, smallest_ml
+        When a lesion counts as found, and as a lesion; see `medvae.evaluation.lesions.match_lesions`.
+    resamples
+        Of the bootstrap over subjects.
+    quiet
+        No progress display.
 
     Raises
     ------
     MedvaeError
-        If no prediction is there, a map lies on another grid than its scan or holds NaN, or a label is unknown.
+        If no prediction is there; or naming each of them, for maps on another grid than their scan, maps that are not
+        finite in the brain, and labels that the manifest does not know.
     """
     folder = Path(predictions)
-    if not folder.is_dir():
-        raise MedvaeError(f"{folder}: is not a folder; a folder of anomaly maps (ID{MAP_SUFFIX}) was expected.")
     cases = [case for case in manifest.cases if case.split in splits and not case.unlabelled]
-    points: dict[str, tuple[float, float]] | None = None
-    total: VoxelCounts | None = None
-    rows, missing = [], []
-    for case in cases:
-        file = folder / f"{case.id}{MAP_SUFFIX}"
-        if not file.exists():
-            missing.append(case.id)
-            continue
-        sidecar = _read_sidecar(file)
-        found = {n: (p["FalsePositiveRate"], p["Threshold"]) for n, p in sidecar.get("OperatingPoints", {}).items()}
+    if folder.is_dir() and not cases:
+        raise MedvaeError(f"{manifest.path}: has no labelled or healthy case in split {', '.join(splits)}.")
+    files = find_maps(folder, manifest, cases, pattern, resampled=resampled)
+    points, found_method, notes = _points(folder, manifest, files, pattern, thresholds, splits, resampled=resampled)
+
+    results, problems = [], []
+    with Progress("Measuring", len(cases), quiet=quiet) as progress:
+        for done, case in enumerate(cases, start=1):
+            file = files[case.id]
+            if file is not None or not case.healthy:
+                try:
+                    voxels = read_case(manifest, case, file, resampled=resampled)
+                except MedvaeError as error:
+                    problems.append(str(error))
+                    continue
+                named = {point.name: point.threshold for point in points}
+                rule = {"overlap": overlap, "smallest_ml": smallest_ml}
+                results.append(measure_case(case, voxels, named, missing=file is None, **rule))
+                notes.extend(voxels.notes)
+            progress.update(done, case=case.id)
+    if problems:
+        raise MedvaeError("\n".join(problems))
+
+    ill = [result for result in results if not result.row["healthy"]]
+    well = [result for result in results if result.row["healthy"]]
+    missing = [case.id for case in cases if files[case.id] is None]
+    notes += _cohort_notes(ill, well)
+    return Study(
+        method=method or found_method or folder.name,
+        cohort=manifest.name,
+        pooled=_pooled(ill, well, missing),
+        operating_points=[point_result(point, ill, well) for point in points],
+        per_case=[result.row for result in results],
+        missing=missing,
+        intervals=_intervals(ill, well, points, resamples),
+        per_case_summary=_per_case_summary(ill),
+        case_level=_case_level(results, resamples),
+        all_voxels=_all_voxels(results),
+        notes=notes,
+        settings={
+            "splits": list(splits), "pattern": pattern, "resampled": resampled, "lesion_overlap": overlap,
+            "smallest_lesion_ml": smallest_ml, "resamples": resamples,
+        },
+        counts=[(result.row["id"], result.row["subject"], result.counts) for result in ill],
+    )  # fmt: skip
+
+
+def difference(study: Study, other: Study, *, resamples: int = RESAMPLES) -> dict[str, Interval]:
+    """Pooled numbers of one method minus those of another on the same cases, with paired intervals over subjects.
+
+    Raises
+    ------
+    MedvaeError
+        If the two were not measured on the same lesion cases, or on none.
+    """
+    if [case[:2] for case in study.counts] != [case[:2] for case in other.counts] or not study.counts:
+        raise MedvaeError(
+            f'"{study.method}" and "{other.method}" were not measured on the same lesion cases, so there is no paired '
+            f"difference. Measure both against one manifest, with the same --split."
+        )
+    a, b = ([(subject, counts) for _, subject, counts in one.counts] for one in (study, other))
+    return paired_difference(a, b, resamples=resamples)
+
+
+def _points(
+    folder: Path,
+    manifest: Manifest,
+    files: dict[str, Path | None],
+    pattern: str,
+    thresholds: Sequence[float],
+    splits: Sequence[str],
+    *,
+    resampled: bool,
+) -> tuple[list[Point], str | None, list[str]]:
+    """Operating points, the method's name if a sidecar says it, and notes."""
+    points, method, notes = None, None, []
+    for file in filter(None, files.values()):
+        found, name = recorded_points(file)
         if points is not None and found != points:
             raise MedvaeError(f"{file}: has other operating points than the maps before it: two detectors are mixed.")
-        points = found
-        method = method or sidecar.get("Model")
-        scores, truth = _case_voxels(manifest, case, file)
-        row: dict[str, Any] = {
-            "id": case.id,
-            "subject": case.subject_id,
-            "healthy": case.healthy,
-            "voxels": len(scores),
-        }
-        if not case.healthy:
-            counts = VoxelCounts.of(scores, truth)
-            total = counts if total is None else total + counts
-            summary = counts.summary()
-            row |= {"ap": summary.ap, "auroc": summary.auroc, "oracle_dice": summary.oracle_dice}
-            row |= {"lesion_voxels": summary.n_lesion}
-        for name, (_, threshold) in points.items():
-            flagged = scores > np.float32(threshold)
-            row[f"flagged_{name}"] = int(flagged.sum())
-            row[f"true_{name}"] = int((flagged & truth).sum())
-            if not case.healthy:
-                row[f"dice_{name}"] = _dice(row[f"true_{name}"], row[f"flagged_{name}"], row["lesion_voxels"])
-        rows.append(row)
-    if not rows:
-        raise MedvaeError(
-            f"{folder}: holds no prediction for any of the {len(cases)} cases of {manifest.path} (splits: "
-            f"{', '.join(splits)}). Run: medvae predict RUN --manifest {manifest.path} --out {folder}"
-        )
-    lesion_rows = [row for row in rows if not row["healthy"]]
-    healthy_rows = [row for row in rows if row["healthy"]]
-    pooled: dict[str, float] = {"n_cases": len(lesion_rows), "n_healthy": len(healthy_rows)}
-    if total is not None:
-        summary = total.summary()
+        points, method = found, method or name
+    if not points:
+        points = validation_points(folder, manifest, pattern, resampled=resampled)
+        if points and "validation" in splits:
+            notes.append("Thresholds were set on the healthy validation maps that are measured here too.")
+        if not points and not thresholds:
+            notes.append(
+                f"No operating points: {folder} holds no map of a healthy validation case of {manifest.path} to set "
+                f"them on, and test lesions must not. Predict those cases into the folder too, or give --threshold."
+            )
+    return [*points, *given_points(thresholds)], method, notes
+
+
+def _pooled(ill: Sequence[CaseResult], well: Sequence[CaseResult], missing: Sequence[str]) -> dict[str, float]:
+    pooled: dict[str, float] = {
+        "n_cases": len(ill), "n_healthy": len(well), "n_missing": len(missing),
+        "n_subjects": len(_subjects(ill)), "n_healthy_subjects": len(_subjects(well)),
+    }  # fmt: skip
+    if ill:
+        summary = SparseCounts.merged([case.counts for case in ill]).summary()
         pooled |= {
             "ap": summary.ap, "prevalence": summary.prevalence, "auroc": summary.auroc,
             "oracle_dice": summary.oracle_dice, "oracle_threshold": summary.oracle_threshold,
-            "n_voxels": summary.n_lesion + summary.n_healthy,
+            "fpr_at_95_tpr": summary.fpr_at_95_tpr, "n_voxels": summary.n_lesion + summary.n_healthy,
         }  # fmt: skip
-    results = [_point(name, *value, lesion_rows, healthy_rows) for name, value in (points or {}).items()]
-    return Study(method or folder.name, manifest.name, pooled, results, rows, missing)
+    return pooled
 
 
-def write_study(study: Study, out: Path | str) -> Path:
-    """Write ``results.json`` and ``per_case.csv`` into ``out``; NaN becomes null."""
-    out = Path(out)
-    path = write_json(out / "results.json", _without_nan(asdict(study)))
-    names = list(dict.fromkeys(name for row in study.per_case for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names)
-    writer.writeheader()
-    writer.writerows(study.per_case)
-    write_text(out / "per_case.csv", text.getvalue())
-    return path
-
-
-def lesion_truth(manifest: Manifest, case: Case) -> np.ndarray:
-    """The lesion of a labelled case, ``(X, Y, Z)`` bool: the values of the manifest's first region.
-
-    Raises
-    ------
-    MedvaeError
-        If the label map lies on another grid, or holds a value that the manifest does not name.
-    """
-    path = manifest.resolve(case.label)
-    volume = read_volume(path)
-    require_same_grid(volume, read_geometry(manifest.images(case)[0]), f'the image of case "{case.id}"')
-    labels = np.rint(volume.array).astype(np.int64)
-    if manifest.label_values is None:
-        return labels > 0
-    known = {value for values in manifest.label_values.values() for value in values} | {0}
-    unknown = sorted(set(np.unique(labels).tolist()) - known)
-    if unknown:
-        raise MedvaeError(
-            f'{manifest.path}: case "{case.id}": {path} holds the label values {unknown}, the manifest names '
-            f"{sorted(known)}. Add them to label_values, or correct the file."
+def _intervals(
+    ill: Sequence[CaseResult], well: Sequence[CaseResult], points: Sequence[Point], resamples: int
+) -> dict[str, Interval]:
+    found: dict[str, Interval] = {}
+    if ill and sum(int(case.counts.lesion.sum()) for case in ill):
+        found |= curve_intervals(
+            SubjectCurves.of([(case.row["subject"], case.counts) for case in ill]), resamples=resamples
         )
-    region = next(iter(manifest.label_values.values()))
-    return np.isin(labels, region)
+    for name in (point.name for point in points):
+        if ill:
+            sums = _subject_sums(ill, [f"true_{name}", f"flagged_{name}", "lesion_voxels"])
+            found[f"dice_{name}"] = sum_interval(
+                sums,
+                lambda s, n=name: 2 * s[f"true_{n}"] / (s[f"flagged_{n}"] + s["lesion_voxels"]),
+                resamples=resamples,
+            )
+            found[f"sensitivity_{name}"] = sum_interval(
+                sums, lambda s, n=name: s[f"true_{n}"] / s["lesion_voxels"], resamples=resamples
+            )
+        if well:
+            found[f"fpr_{name}"] = sum_interval(
+                _subject_sums(well, [f"flagged_{name}", "voxels"]),
+                lambda s, n=name: s[f"flagged_{n}"] / s["voxels"],
+                resamples=resamples,
+            )
+    return found
 
 
-def _case_voxels(manifest: Manifest, case: Case, file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """In-mask scores ``(V,)`` and truth ``(V,)`` of a case."""
-    scan = read_volume(manifest.images(case)[0])
-    scores = read_volume(file, finite=False)
-    grid, found = scan.geometry, scores.geometry
-    if not found.same_grid(grid, tolerance_mm=0.01):
-        raise MedvaeError(
-            f'{file}: lies on another grid ({found.shape}, {found.orientation}) than the scan of case "{case.id}" '
-            f"({grid.shape}, {grid.orientation}). Resample the map onto the scan."
-        )
-    mask = brain_mask(scan, manifest.resolve(case.mask) if case.mask else None)
-    if np.isnan(scores.array[mask]).any():
-        raise MedvaeError(f"{file}: holds NaN inside the brain. A score is needed for every brain voxel.")
-    truth = np.zeros(mask.shape, dtype=bool)
-    if not case.healthy:
-        truth = lesion_truth(manifest, case)
-    return scores.array[mask], truth[mask]
+def _per_case_summary(ill: Sequence[CaseResult]) -> dict[str, dict[str, float]]:
+    rows = [case.row for case in ill]
+    left_out = ("voxels", "flagged_", "true_", "lesion_voxels", "score_", "missing", "healthy")
+    names = [
+        name for name in (rows[0] if rows else {}) if not name.startswith(left_out) and name not in ("id", "subject")
+    ]
+    return {name: mean_sd([row[name] for row in rows]) for name in names}
 
 
-def _point(
-    name: str, rate: float, threshold: float, lesion_rows: list[dict[str, Any]], healthy_rows: list[dict[str, Any]]
-) -> PointResult:
-    hits = sum(row[f"true_{name}"] for row in lesion_rows)
-    flagged = sum(row[f"flagged_{name}"] for row in lesion_rows)
-    lesion = sum(row["lesion_voxels"] for row in lesion_rows)
-    false = sum(row[f"flagged_{name}"] for row in healthy_rows)
-    healthy = sum(row["voxels"] for row in healthy_rows)
-    return PointResult(
-        name=name,
-        asked_fpr=rate,
-        threshold=threshold,
-        dice=_dice(hits, flagged, lesion) if lesion_rows else math.nan,
-        mean_dice=float(np.mean([row[f"dice_{name}"] for row in lesion_rows])) if lesion_rows else math.nan,
-        sensitivity=hits / lesion if lesion else math.nan,
-        fpr=false / healthy if healthy else math.nan,
+def _case_level(results: Sequence[CaseResult], resamples: int) -> dict[str, Any]:
+    rows = [case.row for case in results if case.row["healthy"] or case.row["lesion_voxels"]]
+    scores = {name: [row[f"score_{name}"] for row in rows] for name in SCORES}
+    return case_level(
+        [row["subject"] for row in rows], [not row["healthy"] for row in rows], scores, resamples=resamples
     )
 
 
-def _dice(hits: int, flagged: int, lesion: int) -> float:
-    """Dice from counts; 1 when both are empty, as nothing was there and nothing was flagged."""
-    return 2 * hits / (flagged + lesion) if flagged + lesion else 1.0
+def _all_voxels(results: Sequence[CaseResult]) -> dict[str, float]:
+    summary = asdict(SparseCounts.merged([case.counts for case in results]).summary())
+    return {key: summary[key] for key in ("ap", "auroc", "n_lesion", "n_healthy")}
 
 
-def _read_sidecar(file: Path) -> dict[str, Any]:
-    path = file.with_name(file.name.removesuffix(".nii.gz") + ".json")
-    return read_document(path) if path.exists() else {}
+def _cohort_notes(ill: Sequence[CaseResult], well: Sequence[CaseResult]) -> list[str]:
+    notes = []
+    n = len(_subjects(ill))
+    if 0 < n < FEW_SUBJECTS:
+        notes.append(f"{n} subject{'s' * (n > 1)} with a lesion label: an interval over so few means little.")
+    if not ill:
+        notes.append("No case with a lesion label: there is no AP, AUROC or Dice.")
+    if not well:
+        notes.append("No healthy case: there is no realised false-positive rate and no case-level number.")
+    return notes
 
 
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+def _subject_sums(cases: Sequence[CaseResult], names: Sequence[str]) -> list[dict[str, float]]:
+    sums: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(names, 0.0))
+    for case in cases:
+        for name in names:
+            sums[case.row["subject"]][name] += case.row[name]
+    return list(sums.values())
+
+
+def _subjects(cases: Sequence[CaseResult]) -> set[str]:
+    return {case.row["subject"] for case in cases}

@@ -1,59 +1,310 @@
-"""Is every file of a manifest there, readable and what the manifest says it is?"""
+"""Is every file of a case there, readable, and what the manifest says it is?"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import re
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from medvae.errors import MedvaeError
+from medvae.errors import MedvaeError, MedvaeWarning
 from medvae.manifest import Case, Manifest, checksum_problems
-from medvae.preparation.prepare import brain_mask, require_same_grid
-from medvae.volume import read_volume
+from medvae.preparation.fingerprint import QUANTILES, brain_features, intensity_features, sample
+from medvae.preparation.mask import LARGEST_BRAIN_ML, mask_from_background
+from medvae.preparation.prepare import require_same_grid
+from medvae.volume import Geometry, Volume, qform_affine, read_volume
+
+SMALLEST_BRAIN_ML = 700.0
+"""Adult brains below this are rare; the smallest of 120 healthy adults (IXI) has 1,080 ml."""
+FLUID_CUE = 0.15
+"""Least skewness of the deep brain that tells bright from dark fluid. Measured: T1 -0.22 to -0.71 (120 IXI heads, 32 of
+them also prepared, and 2 patients), FLAIR -0.33 and -0.37, T2 0.68 and 0.75 (the same 2 patients)."""
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong (error) or that a person should look at (warning)."""
+
+    severity: Severity
+    kind: str
+    """manifest, file, checksum, header, grid, values, mask, label, modality, duplicate or drift."""
+    message: str
+    case: str | None = None
+    """The case's id; None for the cohort as a whole."""
 
 
 @dataclass(frozen=True)
 class CaseCheck:
-    """What was found for a case; ``problems`` is empty if all is well."""
+    """What was found for a case. What could not be read is None or left out."""
 
     id: str
+    subject: str
     split: str
+    site: str | None
     kind: str
     """healthy, lesion or unlabelled."""
-    shape: str
-    spacing_mm: str
-    orientation: str
+    shape: tuple[int, int, int] | None
+    spacing_mm: tuple[float, float, float] | None
+    orientation: str | None
     brain_ml: float | None
     lesion_ml: float | None
-    problems: tuple[str, ...]
+    features: dict[str, float]
+    """Those of `medvae.preparation.fingerprint`; intensity features as ``"T1.contrast"``."""
+    quantiles: dict[str, list[float]]
+    """Modality to in-brain intensities at `medvae.preparation.fingerprint.QUANTILES`."""
+    contents: dict[str, str]
+    """Image file as in the manifest to SHA-256 of its decoded values: equal if the scan is the same."""
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> int:
+        """Number of errors."""
+        return sum(finding.severity == "error" for finding in self.findings)
+
+
+@dataclass
+class _Notes:
+    """Findings of one case, as they come up."""
+
+    case: str
+    found: list[Finding] = field(default_factory=list)
+
+    def error(self, kind: str, message: object) -> None:
+        self.found.append(Finding("error", kind, str(message), self.case))
+
+    def warning(self, kind: str, message: object) -> None:
+        self.found.append(Finding("warning", kind, str(message), self.case))
+
+    def read(self, path: Path) -> Volume | None:
+        """The volume, values that are not finite set to 0; None, and an error noted, if it cannot be read."""
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", MedvaeWarning)
+                volume = read_volume(path, finite=False)
+        except (MedvaeError, OSError, MemoryError) as error:
+            self.error("file", error or f"{path}: is too large for this machine's memory.")
+            return None
+        for warning in caught:
+            if issubclass(warning.category, MedvaeWarning):
+                self.warning("header", warning.message)
+        bad = ~np.isfinite(volume.array)
+        if bad.any():
+            self.error(
+                "values",
+                f"{path}: holds {np.count_nonzero(bad):,} voxels that are NaN or infinite. If they are background, "
+                f"replace them by 0 (numpy.nan_to_num) and save again.",
+            )
+            volume = Volume(np.where(bad, 0, volume.array), volume.geometry, volume.header, path)
+        return volume
 
 
 def check_case(manifest: Manifest, case: Case) -> CaseCheck:
-    """Read all files of a case and collect what is wrong with them; never raises for a bad file."""
-    problems: list[str] = []
-    shape = spacing = orientation = "–"
-    brain_ml = lesion_ml = None
+    """Read all files of a case and collect what is wrong with them; never raises for a bad file.
+
+    One image is in memory at a time, beside the brain mask.
+    """
+    notes = _Notes(case.id)
+    geometry: Geometry | None = None
+    brain: np.ndarray | None = None
+    features: dict[str, float] = {}
+    quantiles: dict[str, list[float]] = {}
+    contents: dict[str, str] = {}
+    _check_sums(manifest, case, notes)
+    names = [case.image] if isinstance(case.image, str) else case.image
+    for index, (name, path) in enumerate(zip(names, manifest.images(case), strict=True)):
+        volume = notes.read(path)
+        if volume is None:
+            continue
+        contents[name] = _digest(volume.array)
+        _check_placement(volume, notes)
+        if geometry is None:
+            geometry = volume.geometry
+            brain = _read_brain(manifest, case, volume, notes)
+            features |= brain_features(brain, geometry) if brain is not None else {}
+        elif not _same_grid(volume, geometry, "the first modality", notes):
+            continue
+        if _check_values(volume, brain, notes) and brain is not None:
+            modality = manifest.modality.get(str(index), f"image {index}")
+            found = intensity_features(volume.array, brain, geometry)
+            features |= {f"{modality}.{key}": value for key, value in found.items()}
+            quantiles[modality] = [float(q) for q in np.quantile(sample(volume.array[brain]), QUANTILES)]
+            _check_modality(modality, found, path, notes)
+    lesion_ml = _check_label(manifest, case, geometry, brain, notes) if case.label else None
+    return CaseCheck(
+        id=case.id, subject=case.subject_id, split=case.split, site=case.site,
+        kind="healthy" if case.healthy else "unlabelled" if case.unlabelled else "lesion",
+        shape=geometry and geometry.shape, spacing_mm=geometry and geometry.spacing_mm,
+        orientation=geometry and geometry.orientation, brain_ml=features.get("brain_ml"), lesion_ml=lesion_ml,
+        features=features, quantiles=quantiles, contents=contents, findings=tuple(notes.found),
+    )  # fmt: skip
+
+
+def _check_sums(manifest: Manifest, case: Case, notes: _Notes) -> None:
+    images = manifest.images(case)
+    if isinstance(case.sha256, list) and len(case.sha256) != len(images):
+        return  # noted with the manifest
+    if all(image.is_file() for image in images):
+        try:
+            for problem in checksum_problems(manifest, case):
+                notes.error("checksum", problem)
+        except OSError:
+            return  # noted when it is read
+
+
+def _digest(array: np.ndarray) -> str:
+    content = hashlib.sha256(str(array.shape).encode())
+    content.update(np.ascontiguousarray(array.T))  # volumes come in Fortran order: no copy
+    return content.hexdigest()
+
+
+def _same_grid(volume: Volume, geometry: Geometry, what: str, notes: _Notes) -> bool:
     try:
-        problems += checksum_problems(manifest, case)
-        volumes = [read_volume(image) for image in manifest.images(case)]
-        first = volumes[0]
-        geometry = first.geometry
-        shape, orientation = "×".join(map(str, geometry.shape)), geometry.orientation
-        spacing = "×".join(f"{s:g}" for s in np.round(geometry.spacing_mm, 2))
-        for volume in volumes[1:]:
-            require_same_grid(volume, geometry, f"the first modality {first.path.name}")
-        mask = brain_mask(first, manifest.resolve(case.mask) if case.mask else None)
-        brain_ml = float(mask.sum() * geometry.voxel_volume_ml)
-        if case.label:
-            label = read_volume(manifest.resolve(case.label))
-            require_same_grid(label, geometry, f"its image {first.path.name}")
-            lesion = label.array > 0.5
-            lesion_ml = float(lesion.sum() * geometry.voxel_volume_ml)
-            if not lesion.any():
-                problems.append(f"{label.path.name}: is empty; a case without lesion has no label")
-            elif not (lesion & mask).any():
-                problems.append(f"{label.path.name}: no lesion voxel lies inside the brain")
-    except (MedvaeError, OSError) as error:
-        problems.append(str(error))
-    kind = "healthy" if case.healthy else "unlabelled" if case.unlabelled else "lesion"
-    return CaseCheck(case.id, case.split, kind, shape, spacing, orientation, brain_ml, lesion_ml, tuple(problems))
+        require_same_grid(volume, geometry, what)
+    except MedvaeError as error:
+        notes.error("grid", error)
+        return False
+    return True
+
+
+def _check_placement(volume: Volume, notes: _Notes) -> None:
+    geometry, header, path = volume.geometry, volume.header, volume.path
+    shown = " × ".join(f"{n:.3g}" for n in geometry.spacing_mm)
+    if min(geometry.spacing_mm) < 0.2 or max(geometry.spacing_mm) > 12:
+        notes.warning("header", f"{path}: its voxels measure {shown} mm. Is the unit of its header mm?")
+    elif max(geometry.spacing_mm) > 3 * min(geometry.spacing_mm):
+        notes.warning("header", f"{path}: its voxels measure {shown} mm: thick slices hide small lesions.")
+    if min(geometry.shape) < 16:
+        notes.warning(
+            "header", f"{path}: has shape {geometry.shape}, only {min(geometry.shape)} slices along one axis."
+        )
+    if header is None:
+        return
+    unit = header.get_xyzt_units()[0]
+    if unit not in ("mm", "unknown"):
+        notes.warning("header", f"{path}: its header gives lengths in {unit}; they are read as mm.")
+    qform = qform_affine(header)
+    if int(header["sform_code"]) > 0 and qform is not None:
+        apart_mm = np.abs(Geometry(qform, geometry.shape).corners_mm() - geometry.corners_mm()).max()
+        if apart_mm > min(geometry.spacing_mm) / 2:  # a qform alone is rounded to some tenths of a mm
+            notes.warning(
+                "header",
+                f"{path}: its qform and sform lie up to {apart_mm:.1f} mm apart, so that viewers show it at different "
+                f"places (ITK-SNAP by the qform, FSLeyes by the sform). medvae goes by the sform.",
+            )
+
+
+def _check_values(volume: Volume, brain: np.ndarray | None, notes: _Notes) -> bool:
+    """Whether the image has contrast."""
+    values = volume.array if brain is None else volume.array[brain]
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        where = "" if brain is None else " inside the brain"
+        notes.error("values", f"{volume.path}: all voxels{where} are {low:g}; a scan with contrast was expected.")
+        return False
+    some = np.unique(sample(values.ravel(order="K")))
+    if len(some) <= 12:
+        notes.warning(
+            "values", f"{volume.path}: has only {len(some)} different values in the brain: it may be a label map."
+        )
+    return True
+
+
+def _read_brain(manifest: Manifest, case: Case, image: Volume, notes: _Notes) -> np.ndarray | None:
+    if case.mask is None:
+        try:
+            brain = mask_from_background(image.array, image.geometry, source=str(image.path))
+        except MedvaeError as error:
+            notes.error("mask", error)
+            return None
+    else:
+        path = manifest.resolve(case.mask)
+        mask = notes.read(path)
+        if mask is None or not _same_grid(mask, image.geometry, f"its image {image.path}", notes):
+            return None
+        brain = mask.array > 0.5
+        if not brain.any():
+            notes.error("mask", f"{path}: the brain mask is empty. Remove it from the manifest, or make it again.")
+            return None
+        share = float(brain.mean())
+        if share > 0.95:
+            notes.error("mask", f"{path}: the brain mask covers {share:.0%} of the volume: it is no brain mask.")
+            return None
+        if not np.isin(sample(mask.array.ravel(order="K")), (0, 1)).all():
+            notes.warning("mask", f"{path}: has values other than 0 and 1; what is above 0.5 is taken as brain.")
+        empty = float(np.count_nonzero(image.array[brain] == 0) / np.count_nonzero(brain))
+        if empty > 0.1:
+            notes.warning("mask", f"{path}: {empty:.0%} of the brain mask lies where {image.path} is 0.")
+    brain_ml = np.count_nonzero(brain) * image.geometry.voxel_volume_ml
+    if not SMALLEST_BRAIN_ML <= brain_ml <= LARGEST_BRAIN_ML:
+        notes.warning(
+            "mask",
+            f"{path if case.mask else image.path}: its brain measures {brain_ml:,.0f} ml; {SMALLEST_BRAIN_ML:,.0f} to "
+            f"{LARGEST_BRAIN_ML:,.0f} ml were expected of an adult. Look at it, and at the spacing of its header.",
+        )
+    return brain
+
+
+def _check_modality(modality: str, features: dict[str, float], path: Path, notes: _Notes) -> None:
+    """Compare the brightness of fluid with what the modality's name promises; names that promise nothing pass."""
+    name = modality.lower().replace("-", "").replace("_", "")
+    if re.search(r"flair|^t2f|^t1", name):
+        expected, seen = "dark", features.get("fluid", 0) > FLUID_CUE
+    elif re.match(r"t2($|w|tse|fse|spc|space)", name):
+        expected, seen = "bright", features.get("fluid", 0) < -FLUID_CUE
+    else:
+        return
+    if seen:
+        found = "bright, as on T2" if expected == "dark" else "dark, as on T1 and FLAIR"
+        notes.warning(
+            "modality",
+            f"{path}: the manifest calls it {modality}, where fluid is {expected}; here the fluid deep in the brain "
+            f"seems {found}. Check whether files are mixed up.",
+        )
+
+
+def _check_label(
+    manifest: Manifest, case: Case, geometry: Geometry | None, brain: np.ndarray | None, notes: _Notes
+) -> float | None:
+    """Volume of what the label map marks, in ml."""
+    path = manifest.resolve(case.label or "")
+    label = notes.read(path)
+    if label is None:
+        return None
+    if geometry is not None and not _same_grid(label, geometry, "its image", notes):
+        return None
+    lesion = label.array != 0
+    values = np.unique(label.array[lesion])
+    if (values % 1 != 0).any():
+        notes.error(
+            "label",
+            f"{path}: holds values that are no integers (as {values[values % 1 != 0][0]:g}); a label map was expected. "
+            f"Was it resampled with linear interpolation? Use nearest neighbours.",
+        )
+    elif manifest.label_values is not None:
+        known = sorted({value for region in manifest.label_values.values() for value in region})
+        if unknown := [int(value) for value in values if value not in known]:
+            notes.error(
+                "label",
+                f"{path}: holds the label values {', '.join(map(str, unknown[:8]))}, which the manifest's label_values "
+                f"({', '.join(map(str, known))}) do not name. Correct the label map or the manifest.",
+            )
+    elif (values < 0).any():
+        notes.error("label", f"{path}: holds negative label values, as {values[0]:g}.")
+    if not lesion.any():
+        notes.error("label", f"{path}: is empty; a case without lesion has no label.")
+    elif brain is not None and lesion.shape == brain.shape:
+        inside = np.count_nonzero(lesion & brain)
+        outside = 1 - inside / np.count_nonzero(lesion)
+        if not inside:
+            notes.error("label", f"{path}: no lesion voxel lies inside the brain.")
+        elif outside > 0.1:
+            notes.warning("label", f"{path}: {outside:.0%} of the lesion lies outside the brain and is not evaluated.")
+        if inside > 0.5 * np.count_nonzero(brain):
+            notes.warning("label", f"{path}: marks more than half of the brain: it may be a brain mask.")
+    return float(np.count_nonzero(lesion) * label.geometry.voxel_volume_ml)

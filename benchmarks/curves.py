@@ -1,0 +1,120 @@
+"""Voxel curves from counts against scikit-learn: numbers, time and memory, each in a process of its own.
+
+    python benchmarks/curves.py [--voxels 10000000] [--repeats 3]
+    python benchmarks/curves.py --streamed 1000000000
+
+The first prints a Markdown table of medians. Memory is what the process needed beyond the scores and the truth
+themselves. The second streams voxels in chunks through one pair of histograms, and prints time and peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+CHUNK = 5_000_000
+
+
+def voxels(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Scores in [0, 1] as an anomaly map has them, and truth at a prevalence of 1 %."""
+    rng = np.random.default_rng(seed)
+    scores, truth = np.empty(count, np.float32), np.empty(count, bool)
+    for first in range(0, count, 100_000):  # bit by bit: the peak memory is to be that of what is measured
+        part = slice(first, min(first + 100_000, count))
+        truth[part] = rng.random(part.stop - first, dtype=np.float32) < 0.01
+        values = rng.standard_normal(part.stop - first, dtype=np.float32) + np.float32(1.5) * truth[part]
+        scores[part] = (1 + values / (1 + np.abs(values))) / 2
+    return scores, truth
+
+
+def peak_mb() -> float:
+    """The most memory this process has held, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure(method: str, count: int) -> dict[str, float]:
+    """AUROC and AP of one method, with seconds and extra memory; to be run in a fresh process."""
+    if method == "scikit-learn":
+        from sklearn.metrics import average_precision_score, roc_auc_score
+    else:
+        from medvae.evaluation.curves import SparseCounts, VoxelCounts
+    scores, truth = voxels(count)
+    before, start = peak_mb(), time.perf_counter()
+    if method == "scikit-learn":
+        auroc, ap = roc_auc_score(truth, scores), average_precision_score(truth, scores)
+    else:
+        kind = {"medvae, one scan": SparseCounts, "medvae, streamed": VoxelCounts}[method]
+        if kind is VoxelCounts:
+            parts = [slice(i, i + CHUNK) for i in range(0, count, CHUNK)]
+            counts = VoxelCounts.of(scores[parts[0]], truth[parts[0]])
+            for part in parts[1:]:
+                counts = counts + VoxelCounts.of(scores[part], truth[part])
+        else:
+            counts = kind.of(scores, truth)
+        summary = counts.summary()
+        auroc, ap = summary.auroc, summary.ap
+    return {"auroc": auroc, "ap": ap, "seconds": time.perf_counter() - start, "mb": peak_mb() - before}
+
+
+def streamed(count: int) -> None:
+    """Count voxels chunk by chunk, drawing each chunk when it is needed."""
+    from medvae.evaluation.curves import VoxelCounts
+
+    start, drawing, total = time.perf_counter(), 0.0, None
+    for seed, first in enumerate(range(0, count, CHUNK)):
+        began = time.perf_counter()
+        scores, truth = voxels(min(CHUNK, count - first), seed)
+        drawing += time.perf_counter() - began
+        counts = VoxelCounts.of(scores, truth)
+        total = counts if total is None else total + counts
+    summary = total.summary()
+    seconds = time.perf_counter() - start - drawing
+    print(f"{count:,} voxels: AUROC {summary.auroc:.5f}, AP {summary.ap:.5f} in {seconds:.0f} s", end=" ")
+    print(
+        f"({seconds / count * 1e9:.0f} ns per voxel; drawing them took {drawing:.0f} s more), peak {peak_mb():.0f} MB"
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--voxels", type=int, default=10_000_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--streamed", type=int, metavar="VOXELS", help="stream so many voxels instead")
+    parser.add_argument("--only", help=argparse.SUPPRESS)  # what the processes are started with
+    options = parser.parse_args()
+    if options.only:
+        print(json.dumps(measure(options.only, options.voxels)))
+        return
+    if options.streamed:
+        streamed(options.streamed)
+        return
+    methods = ("scikit-learn", "medvae, one scan", "medvae, streamed")
+    found: dict[str, list[dict[str, float]]] = {method: [] for method in methods}
+    for _ in range(options.repeats):
+        for method in methods:  # taken in turns: a busy machine is busy for all of them
+            command = [sys.executable, __file__, "--only", method, "--voxels", str(options.voxels)]
+            found[method].append(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
+    exact = found["scikit-learn"][0]
+    seconds, memory = (
+        {method: statistics.median(run[key] for run in runs) for method, runs in found.items()}
+        for key in ("seconds", "mb")
+    )
+    print(f"{options.voxels:,} voxels, medians of {options.repeats}\n")
+    print("| method | AUROC | AP | seconds | speed | memory (MB) | memory ratio |\n|---|---|---|---:|---:|---:|---:|")
+    for method, runs in found.items():
+        difference = {key: abs(runs[0][key] - exact[key]) for key in ("auroc", "ap")}
+        numbers = " | ".join(f"{runs[0][key]:.6f} (Δ {difference[key]:.0e})" for key in ("auroc", "ap"))
+        speed, share = seconds["scikit-learn"] / seconds[method], memory["scikit-learn"] / memory[method]
+        print(f"| {method} | {numbers} | {seconds[method]:.2f} | {speed:.1f}× | {memory[method]:.0f} | {share:.1f}× |")
+
+
+if __name__ == "__main__":
+    main()

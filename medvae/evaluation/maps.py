@@ -1,0 +1,211 @@
+"""One case's anomaly map beside its truth and its brain, and everything that can be wrong with another tool's map."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from medvae.errors import MedvaeError
+from medvae.manifest import Case, Manifest
+from medvae.preparation.prepare import brain_mask, require_same_grid
+from medvae.volume import Geometry, Volume, read_geometry, read_volume, resample
+
+TOLERANCE_MM = 0.1
+"""Grids whose corners lie closer than this are one grid: headers are rounded."""
+OUTSIDE_SHARE = 0.01
+"""Share of a lesion outside the brain that is worth a note."""
+
+
+@dataclass(frozen=True)
+class CaseVoxels:
+    """A case on its scan's own grid: ``scores`` float32, ``truth`` and ``brain`` bool, ``(X, Y, Z)`` each.
+
+    ``truth`` lies inside ``brain``. ``notes`` say what a reader of the numbers should know. Without a map every score
+    is −∞: nothing was found.
+    """
+
+    scores: np.ndarray
+    truth: np.ndarray
+    brain: np.ndarray
+    geometry: Geometry
+    notes: tuple[str, ...] = ()
+
+
+def find_maps(
+    folder: Path, manifest: Manifest, cases: Sequence[Case], pattern: str, *, resampled: bool
+) -> dict[str, Path | None]:
+    """The map of each case by id, None where there is none; only headers are read.
+
+    Raises
+    ------
+    MedvaeError
+        If the folder is missing or the pattern does not name the case, if there is no map at all, or, naming every
+        one of them, if maps lie on another grid than their scans and are not to be resampled.
+    """
+    if not folder.is_dir():
+        raise MedvaeError(f"{folder}: is not a folder; a folder of anomaly maps ({pattern}) was expected.")
+    if "{id}" not in pattern:
+        raise MedvaeError(f'"{pattern}": a pattern names the case as {{id}}, for instance "{{id}}_map.nii.gz".')
+    files = {case.id: folder / pattern.replace("{id}", case.id) for case in cases}
+    found = {name: file if file.exists() else None for name, file in files.items()}
+    if not any(found.values()):
+        raise MedvaeError(_nothing_found(folder, manifest, files, pattern))
+    if not resampled:
+        problems = [_grid_problem(manifest, case, found[case.id]) for case in cases if found[case.id]]
+        if any(problems):
+            raise MedvaeError("\n".join(problem for problem in problems if problem))
+    return found
+
+
+def read_case(manifest: Manifest, case: Case, file: Path | None, *, resampled: bool = False) -> CaseVoxels:
+    """Read map, truth and brain of a case.
+
+    Parameters
+    ----------
+    manifest, case
+        Whose scan, mask and label are read.
+    file
+        The map, or None where the method gave none.
+    resampled
+        Bring a map on another grid onto the scan's, linearly.
+
+    Raises
+    ------
+    MedvaeError
+        Naming case and file: if the map is not on the scan's grid or not finite in the brain, or the label map is not
+        on it, holds values that are not whole, or values that the manifest does not name.
+    """
+    try:
+        scan = read_volume(manifest.images(case)[0])
+        brain = brain_mask(scan, manifest.resolve(case.mask) if case.mask else None)
+        truth, notes = _truth(manifest, case, brain)
+        if file is None:
+            scores, more = np.full(brain.shape, -np.inf, dtype=np.float32), []
+        else:
+            scores, more = _scores(file, scan, brain, resampled)
+    except MedvaeError as error:
+        message = str(error)
+        raise MedvaeError(message if f'"{case.id}"' in message else f'case "{case.id}": {message}') from None
+    said = tuple(f'case "{case.id}": {note}' for note in [*notes, *more])
+    return CaseVoxels(scores, truth, brain, scan.geometry, said)
+
+
+def lesion_truth(manifest: Manifest, case: Case) -> np.ndarray:
+    """The lesion of a labelled case, ``(X, Y, Z)`` bool: the values of the manifest's first region.
+
+    Raises
+    ------
+    MedvaeError
+        If the label map lies on another grid, or holds a value that is not whole or that the manifest does not name.
+    """
+    path = manifest.resolve(case.label)
+    volume = read_volume(path)
+    require_same_grid(volume, read_geometry(manifest.images(case)[0]), f'the image of case "{case.id}"')
+    labels = np.rint(volume.array).astype(np.int64)
+    if np.abs(volume.array - labels).max() > 1e-3:
+        raise MedvaeError(
+            f'{manifest.path}: case "{case.id}": {path} holds values that are not whole numbers, so it is no label '
+            f"map. If it was resampled, do so again with nearest-neighbour interpolation; if it is a probability, "
+            f"threshold it."
+        )
+    if manifest.label_values is None:
+        return labels > 0
+    known = {value for values in manifest.label_values.values() for value in values} | {0}
+    unknown = sorted(set(np.unique(labels).tolist()) - known)
+    if unknown:
+        raise MedvaeError(
+            f'{manifest.path}: case "{case.id}": {path} holds the label values {unknown}, the manifest names '
+            f"{sorted(known)}. Add them to label_values, or correct the file."
+        )
+    region = next(iter(manifest.label_values.values()))
+    return np.isin(labels, region)
+
+
+def _truth(manifest: Manifest, case: Case, brain: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    if case.healthy:
+        return np.zeros(brain.shape, dtype=bool), []
+    everywhere = lesion_truth(manifest, case)
+    truth, file, notes = everywhere & brain, manifest.resolve(case.label), []
+    if not everywhere.any():
+        notes.append(
+            f"{file} holds no lesion. The case has no AP of its own, and is neither a lesion case nor healthy."
+        )
+    elif truth.all() or (brain <= truth).all():
+        notes.append(f"{file} calls the whole brain lesion. Is it the brain mask, or inverted?")
+    else:
+        outside = 1 - truth.sum() / everywhere.sum()
+        if outside > OUTSIDE_SHARE:
+            notes.append(f"{outside:.0%} of the lesion in {file} lies outside the brain mask and is not counted.")
+    return truth, notes
+
+
+def _scores(file: Path, scan: Volume, brain: np.ndarray, resampled: bool) -> tuple[np.ndarray, list[str]]:
+    map_ = read_volume(file, finite=False)
+    notes = []
+    if not map_.geometry.same_grid(scan.geometry, tolerance_mm=TOLERANCE_MM):
+        if not resampled:
+            raise MedvaeError(_other_grid(file, map_.geometry, scan.geometry))
+        map_ = replace(map_, array=_onto(map_, scan.geometry))
+        notes.append(f"{file} was resampled onto the scan's grid.")
+    values = map_.array[brain]
+    bad = ~np.isfinite(values)
+    if bad.any():
+        what = "NaN" if np.isnan(values).any() else "infinite"
+        raise MedvaeError(
+            f"{file}: {int(bad.sum()):,} of {len(values):,} brain voxels are {what}. A finite score is needed for "
+            f"every brain voxel: find out which step made them, or replace them (numpy.nan_to_num) where that is right."
+        )
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        notes.append(f"{file} holds the value {low:g} everywhere in the brain: this map finds nothing.")
+    elif ((values == low) | (values == high)).all():
+        notes.append(
+            f"{file} holds two values only ({low:g} and {high:g}): this looks like a mask. AP, AUROC and oracle Dice "
+            f"rank scores and mean little here; give the map before it was thresholded."
+        )
+    if "probseg" in file.name and not (low >= 0 and high <= 1):
+        notes.append(
+            f"{file} is named a probability and holds values from {low:g} to {high:g}; they are used as given."
+        )
+    return map_.array, notes
+
+
+def _onto(map_: Volume, grid: Geometry) -> np.ndarray:
+    """The map on the scan's grid; beyond its field of view the lowest score it has."""
+    finite = map_.array[np.isfinite(map_.array)]
+    return resample(map_.array, map_.geometry, grid, outside=float(finite.min()) if len(finite) else 0.0)
+
+
+def _grid_problem(manifest: Manifest, case: Case, file: Path) -> str | None:
+    try:
+        grid, found = read_geometry(manifest.images(case)[0]), read_geometry(file)
+    except MedvaeError as error:
+        return f'case "{case.id}": {error}'
+    if len(found.shape) == 3 and not found.same_grid(grid, tolerance_mm=TOLERANCE_MM):
+        return f'case "{case.id}": {_other_grid(file, found, grid)}'
+    return None
+
+
+def _other_grid(file: Path, found: Geometry, grid: Geometry) -> str:
+    away = ""
+    if found.shape == grid.shape:
+        away = f", up to {np.abs(found.corners_mm() - grid.corners_mm()).max():.1f} mm away"
+    return (
+        f"{file}: lies on another grid ({found.shape}, {found.orientation}) than the scan ({grid.shape}, "
+        f"{grid.orientation}){away}. Write the map on the scan's own grid, or let it be resampled with --resample."
+    )
+
+
+def _nothing_found(folder: Path, manifest: Manifest, files: dict[str, Path], pattern: str) -> str:
+    there = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.nii*"))
+    if there:
+        near = difflib.get_close_matches(next(iter(files.values())).name, there, n=1, cutoff=0)
+        advice = f'It holds {len(there)} NIfTI files, such as "{near[0]}": name them with --pattern, for instance '
+        advice += '--pattern "{id}_map.nii.gz".'
+    else:
+        advice = f"Run: medvae predict RUN --manifest {manifest.path} --out {folder}"
+    return f'{folder}: holds no prediction named "{pattern}" for any of {len(files)} cases of {manifest.path}. {advice}'

@@ -1,0 +1,88 @@
+"""The numbers of a study on disk: one JSON file with everything, two CSV files for a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvae.files import write_json, write_text
+
+if TYPE_CHECKING:
+    from medvae.evaluation.bootstrap import Interval
+    from medvae.evaluation.study import Study
+
+
+def write_study(study: Study, out: Path | str, *, differences: dict[str, dict[str, Interval]] | None = None) -> Path:
+    """Write ``results.json``, ``summary.csv`` and ``per_case.csv`` into ``out``; what is not finite becomes null.
+
+    Parameters
+    ----------
+    study
+        What was measured.
+    out
+        The folder.
+    differences
+        Paired differences to other methods, by their name.
+    """
+    out = Path(out)
+    content = {f.name: getattr(study, f.name) for f in fields(study) if f.name != "counts"}
+    if differences:
+        content["differences"] = differences
+    path = write_json(out / "results.json", _plain(content))
+    write_text(out / "per_case.csv", _csv(study.per_case))
+    write_text(out / "summary.csv", _csv(summary_rows(study)))
+    return path
+
+
+def summary_rows(study: Study) -> list[dict[str, Any]]:
+    """Every single number of a study with its interval, if it has one: ``number, value, low, high, subjects``."""
+    values = dict(study.pooled)
+    for point in study.operating_points:
+        named = {f.name: getattr(point, f.name) for f in fields(point) if f.name not in ("name", "by_size")}
+        values |= {f"{key}_{point.name}": value for key, value in named.items()}
+    for name, numbers in study.per_case_summary.items():
+        values |= {f"per_case_{key}_{name}": value for key, value in numbers.items()}
+    rows = [{"number": name, "value": value, **_ends(study.intervals.get(name))} for name, value in values.items()]
+    for score, numbers in study.case_level.items():
+        if isinstance(numbers, dict):
+            rows += [
+                {"number": f"case_{key}_{score}", "value": found["value"], "low": found["low"], "high": found["high"],
+                 "subjects": found["n_subjects"]}
+                for key, found in numbers.items()
+            ]  # fmt: skip
+    return rows
+
+
+def _ends(interval: Interval | None) -> dict[str, float]:
+    if interval is None:
+        return {}
+    return {"low": interval.low, "high": interval.high, "subjects": interval.n_subjects}
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names)
+    writer.writeheader()
+    writer.writerows({name: "" if _absent(value) else value for name, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """Dictionaries, lists and numbers, as JSON knows them."""
+    if hasattr(value, "__dataclass_fields__"):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if _absent(value) else value
+
+
+def _absent(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

@@ -1,0 +1,110 @@
+"""What is flagged in one scan at an operating point, what that promises, and how unusual the scan is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from medvae import conformal
+from medvae.calibrated import Calibrated
+from medvae.calibration import OperatingPoint
+from medvae.guarantees import ASSUMPTION, case_statistic
+from medvae.postprocessing import erode, finding_volumes_ml, grow, remove_small
+from medvae.preparation.grid import STANDARD_GRID
+from medvae.preparation.prepare import PreparedVolume
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The lesion mask of a scan and what its sidecar says of it."""
+
+    mask: np.ndarray
+    """``(X, Y, Z)`` uint8 on the scan's own grid."""
+    threshold: float
+    """Value of the map above which a voxel is flagged."""
+    guarantee: str
+    """What the operating point promises, after the post-processing that was done."""
+    postprocessing: dict[str, object]
+    """Sidecar fields; empty where the mask is the thresholded map."""
+    case: dict[str, object]
+    """Sidecar fields of the p-value; empty for a detector that knows no healthy subjects."""
+
+    @property
+    def case_p_value(self) -> float | None:
+        """The p-value of the scan."""
+        return self.case.get("CasePValue")
+
+
+def find_lesions(
+    detector: Calibrated, point: OperatingPoint, volume: PreparedVolume, anomaly: np.ndarray, native: np.ndarray
+) -> Findings:
+    """Flag what lies above an operating point's threshold.
+
+    Parameters
+    ----------
+    detector
+        Whose map it is; its config says how to post-process.
+    point
+        Threshold and, for "family_wise_cluster", smallest finding.
+    volume
+        The prepared scan.
+    anomaly, native
+        Its anomaly map on the standard grid and on its own.
+    """
+    options, voxel_ml = detector.config.postprocessing, volume.source.geometry.voxel_volume_ml
+    region = erode(volume.mask, STANDARD_GRID.spacing_mm, options.erosion_mm)
+    inner = native if options.erosion_mm <= 0 else volume.restore(np.where(region, anomaly, 0))
+    if point.kind == "false_discovery":
+        threshold = _false_discovery_threshold(detector, point.false_positive_rate, anomaly[region])
+    else:
+        threshold = detector.map_threshold(point)
+    low, grown_to = threshold, None
+    if options.grow_to is not None:
+        grown_to = detector.point(options.grow_to)
+        low = min(low, detector.map_threshold(grown_to))
+    mask = grow(inner, threshold, low) if low < threshold else inner > threshold
+    minimum_ml = max(options.minimum_lesion_ml, point.minimum_lesion_ml)
+    mask = remove_small(mask, voxel_ml, minimum_ml)
+
+    fields: dict[str, object] = {}
+    if options.erosion_mm > 0 or low < threshold or minimum_ml > 0:
+        fields["Postprocessing"] = {
+            "ErosionMm": options.erosion_mm,
+            "GrownTo": grown_to.name if low < threshold else None,
+            "MinimumLesionMl": minimum_ml,
+        }
+        fields["LesionVolumeMlWithoutPostprocessing"] = round(float((native > threshold).sum() * voxel_ml), 4)
+    guarantee = point.guarantee or "None: a share of pooled healthy voxels, which promises nothing for a single scan."
+    if low < threshold and point.kind in ("false_positive_volume", "family_wise_cluster"):
+        guarantee = f"None: findings were grown down to {grown_to.name}, beyond what {point.name} was measured for."
+    case = _case_fields(detector, anomaly[region], inner, voxel_ml)
+    return Findings(mask.astype(np.uint8), threshold, guarantee, fields, case)
+
+
+def _false_discovery_threshold(detector: Calibrated, level: float, values: np.ndarray) -> float:
+    """The map's threshold above which Benjamini and Hochberg find the voxels of a scan, ``values`` ``(V,)``."""
+    healthy = detector.healthy
+    p_values = conformal.voxel_p_values(
+        values, detector.map_values(healthy.thresholds), healthy.at_or_above, healthy.voxels
+    )
+    found = values[conformal.benjamini_hochberg(p_values, level)]
+    return float(np.nextafter(found.min(), np.float32(0))) if found.size else 1.0
+
+
+def _case_fields(detector: Calibrated, values: np.ndarray, native: np.ndarray, voxel_ml: float) -> dict[str, object]:
+    healthy, config = detector.healthy, detector.config.calibration
+    if healthy is None:
+        return {}
+    if config.case_statistic == "largest_cluster":
+        above = native > detector.map_values(np.float32(config.cluster_above))
+        case, others = max(finding_volumes_ml(above, voxel_ml), default=0.0), healthy.largest_cluster_ml
+    else:
+        case = case_statistic(config.case_statistic, values)
+        others = detector.map_values(getattr(healthy, config.case_statistic))
+    return {
+        "CasePValue": conformal.p_value(case, others),
+        "CaseStatistic": config.case_statistic,
+        "CasePValueMeaning": f"Probability of at most this for a healthy scan to be as unusual, among {healthy.count} "
+        f"healthy validation subjects; never below 1/{healthy.count + 1}. {ASSUMPTION}",
+    }

@@ -1,0 +1,198 @@
+"""Volume files of every format that is read: which endings, where the grid lies, and the values.
+
+NIfTI-1 and -2 and FreeSurfer's MGH are read with nibabel, told apart by their content; MetaImage and NRRD with
+SimpleITK, which is imported for them only. Every file gives the same: shape, affine to RAS+ in mm, float32 values.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.spatialimages import HeaderDataError, HeaderTypeError
+
+from medvae.errors import MedvaeError
+
+NIBABEL_ENDINGS = (".nii.gz", ".nii", ".mgz", ".mgh", ".mgh.gz")
+ITK_ENDINGS = (".mha", ".mhd", ".nrrd", ".nhdr")
+ENDINGS = (*NIBABEL_ENDINGS, *ITK_ENDINGS)
+"""Names of files that can be read end in one of these, in small or capital letters."""
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_HEADER_BYTES = 540  # of NIfTI-2, the longest of the three
+_UNREADABLE = (HeaderDataError, HeaderTypeError, OSError, EOFError, ValueError, zlib.error)
+
+
+@dataclass(frozen=True)
+class ScanFile:
+    """A file whose header has been read.
+
+    ``affine`` ``(4, 4)`` float64 leads to RAS+ mm as the file says, be it usable or not; ``header`` is that of a NIfTI
+    file, None for other formats; ``values`` decodes the file, once, and gives ``shape`` float32.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    header: nib.Nifti1Header | None
+    placed: bool
+    """False if the file does not say how its axes lie in the patient."""
+    values: Callable[[], np.ndarray]
+
+
+def scan_name(path: Path | str) -> str:
+    """The name of a volume file without its ending."""
+    name = Path(path).name
+    ending = next((e for e in sorted(ENDINGS, key=len, reverse=True) if name.lower().endswith(e)), "")
+    return name[: len(name) - len(ending)]
+
+
+def open_scan(path: Path) -> ScanFile:
+    """Read the header of a volume file.
+
+    Raises
+    ------
+    MedvaeError
+        If there is no such file, it may not be read, or is not a volume with one number per voxel.
+    """
+    try:
+        with open(path, "rb") as stream:  # says at once what is wrong with a missing or locked file
+            start = stream.read(2)
+        if path.name.lower().endswith(ITK_ENDINGS) and start:
+            return _open_with_itk(path)
+        return _open_with_nibabel(path)
+    except FileNotFoundError:
+        raise MedvaeError(f"{path}: there is no such file. Check the path.") from None
+    except IsADirectoryError:
+        raise MedvaeError(f"{path}: is a folder; a volume file ({', '.join(ENDINGS)}) was expected.") from None
+    except PermissionError:
+        raise MedvaeError(f"{path}: may not be read by you. Ask its owner for permission (chmod u+r).") from None
+    except NotADirectoryError:
+        raise MedvaeError(f"{path}: there is no such file, a part of its path is no folder. Check the path.") from None
+    except _UNREADABLE as error:
+        raise MedvaeError(
+            f"{path}: cannot be read as a volume ({_one_line(error)}). A complete file that ends in "
+            f"{', '.join(ENDINGS)} was expected."
+        ) from None
+
+
+def _open_with_nibabel(path: Path) -> ScanFile:
+    with _decoded(path) as stream:
+        start = stream.read(_HEADER_BYTES)
+    if not start:
+        raise ValueError("it is empty")
+    header: nib.Nifti1Header | nib.freesurfer.mghformat.MGHHeader
+    if start[344:348] == b"n+1\0":
+        header = nib.Nifti1Header(start[:348])
+    elif start[4:8] == b"n+2\0" and len(start) >= 540:
+        header = nib.Nifti2Header(start[:540])
+    elif start[:4] == b"\0\0\0\1" and len(start) >= 284:
+        header = nib.freesurfer.mghformat.MGHHeader.from_fileobj(io.BytesIO(start[:284]))
+    else:
+        raise ValueError("neither the mark of NIfTI nor that of MGH is in it")
+    if header.get_data_dtype().fields or header.get_data_dtype().kind == "c":
+        raise MedvaeError(
+            f"{path}: holds colours or complex numbers ({header.get_value_label('datatype')}); one intensity per voxel "
+            f"was expected. Give the scan itself, not a picture of it, or the magnitude."
+        )
+    shape = tuple(int(n) for n in header.get_data_shape())
+    if not shape or min(shape) < 1:
+        raise ValueError(f"its header gives it the shape {shape}")
+
+    def values() -> np.ndarray:
+        try:
+            with _decoded(path) as stream:
+                content = stream.read()  # to the end: only there gzip tells whether the bytes are the right ones
+            found, wanted = _voxel_bytes(content, header)
+            if found < wanted:
+                raise EOFError(f"{found:,} of {wanted:,} bytes of voxels are there")
+            with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite, and is told
+                return np.asarray(ArrayProxy(io.BytesIO(content), header), dtype=np.float32)
+        except _UNREADABLE as error:
+            raise _damaged(path, shape, error) from None
+
+    if isinstance(header, nib.Nifti1Header):
+        placed = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
+        return ScanFile(path, shape, _nifti_affine(header), header, placed, values)
+    affine = np.asarray(header.get_affine(), dtype=np.float64)
+    return ScanFile(path, shape, affine, None, int(header["goodRASFlag"]) > 0, values)
+
+
+def _nifti_affine(header: nib.Nifti1Header) -> np.ndarray:
+    """The sform, else the qform, else what pixdim gives, as nibabel has it; NaN where the qform is not a rotation."""
+    try:
+        return np.asarray(header.get_best_affine(), dtype=np.float64)
+    except (ValueError, HeaderDataError):
+        return np.full((4, 4), np.nan)
+
+
+def _voxel_bytes(content: bytes, header: nib.Nifti1Header) -> tuple[int, int]:
+    voxels = 1
+    for length in header.get_data_shape():
+        voxels *= int(length)
+    return max(0, len(content) - int(header.get_data_offset())), voxels * header.get_data_dtype().itemsize
+
+
+def _decoded(path: Path) -> io.BufferedIOBase:
+    """The bytes of a file, unpacked if they are gzip's, whatever the file is called."""
+    with open(path, "rb") as stream:
+        compressed = stream.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if compressed else open(path, "rb")
+
+
+def _open_with_itk(path: Path) -> ScanFile:
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what matters is raised, the rest is noise on the terminal
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise ValueError(_itk_reason(error)) from None
+    shape = tuple(int(n) for n in reader.GetSize())
+    if reader.GetNumberOfComponents() != 1 or "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID()):
+        raise MedvaeError(
+            f"{path}: holds {reader.GetNumberOfComponents()} values per voxel (colours, vectors or several volumes); "
+            f"one intensity per voxel was expected. Split it into one file per volume."
+        )
+    count = min(3, len(shape))
+    axes, origin = np.eye(4), np.array(reader.GetOrigin())
+    direction = np.array(reader.GetDirection()).reshape(len(shape), len(shape))
+    axes[:count, :count] = direction[:count, :count] * np.array(reader.GetSpacing())[:count]
+    axes[:count, 3] = origin[:count]
+    space = reader.GetMetaData("NRRD_space") if reader.HasMetaDataKey("NRRD_space") else ""
+    placed = bool(space) or path.suffix.lower() in (".mha", ".mhd")
+
+    def values() -> np.ndarray:
+        try:
+            array = sitk.GetArrayFromImage(reader.Execute()).transpose(range(len(shape))[::-1])
+        except RuntimeError as error:
+            raise _damaged(path, shape, _itk_reason(error)) from None
+        with np.errstate(over="ignore", invalid="ignore"):
+            return array.astype(np.float32)
+
+    return ScanFile(path, shape, _LPS_TO_RAS @ axes, None, placed, values)
+
+
+def _damaged(path: Path, shape: tuple[int, ...], reason: object) -> MedvaeError:
+    return MedvaeError(
+        f"{path}: is cut off or damaged ({_one_line(reason)}). Its header promises {' × '.join(map(str, shape))} "
+        f"voxels. Copy or download the file again."
+    )
+
+
+def _itk_reason(error: RuntimeError) -> str:
+    """What ITK says, without the place in its source where it says it."""
+    return str(error).strip().splitlines()[-1].split("ITK ERROR:")[-1].strip()
+
+
+def _one_line(reason: object) -> str:
+    return " ".join(str(reason).split())
