@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from medvae.manifest import Case, Manifest, read_manifest, write_manifest
 from medvae.preparation.grid import STANDARD_GRID
 from medvae.preparation.registration import read_template
 from medvae.volume import write_volume
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # or the programs under test would not heed it either
 
 torch.set_num_threads(1)  # small tensors; and threads that wait for each other make slow tests on a busy machine
 
