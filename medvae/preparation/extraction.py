@@ -23,7 +23,7 @@ from medvae.volume import Volume, read_volume, write_volume
 SMALLEST_BRAIN_ML = 500.0
 """What an extraction leaves of an adult's brain when it went wrong; the smallest of 120 healthy adults has 1,080 ml."""
 
-_INSTALL_DEEPBET = 'pip install "medvae[deepbet]"'
+_INSTALL_DEEPBET = "pip install deepbet"
 _GIVE_MASK = 'Or give the brain mask in the manifest ("mask"), or a skull-stripped scan with zero background.'
 
 

@@ -13,7 +13,7 @@ LARGEST_BRAIN_ML = 2200.0
 
 _ADVICE = (
     'Give its brain mask in the manifest ("mask") or a skull-stripped scan with zero background, or have the brain '
-    'found: pip install "medvae[deepbet]", with preparation.brain=auto, the default.'
+    "found: pip install deepbet, with preparation.brain=auto, the default."
 )
 
 
