@@ -24,6 +24,7 @@ from typing import Literal
 from medvae.config import PreparationConfig
 from medvae.errors import MedvaeError
 from medvae.files import write_json, write_text
+from medvae.interrupts import ctrl_c_later
 from medvae.manifest import Case, Manifest
 from medvae.preparation import cache
 from medvae.progress import Progress
@@ -196,7 +197,7 @@ def _in_processes(
 
 
 def _submit(pool: ProcessPoolExecutor, item: tuple[Case, cache.Request]) -> Future:
-    with _ctrl_c_later():  # it is for this process, which then ends the workers
+    with ctrl_c_later():  # it is for this process, which then ends the workers
         try:
             return pool.submit(_prepare_one, item[1])
         except BrokenProcessPool as error:  # an idle worker was killed
@@ -249,16 +250,3 @@ def _ending_later() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
         if asked:
             os._exit(1)
-
-
-@contextlib.contextmanager
-def _ctrl_c_later() -> Iterator[None]:
-    """Ctrl-C waits until the block is left (where the system can), and never reaches a process started in it."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from collections import Counter, defaultdict
@@ -19,6 +18,7 @@ import numpy as np
 from medvae import __version__
 from medvae.errors import MedvaeError
 from medvae.files import write_json
+from medvae.interrupts import ctrl_c_later
 from medvae.manifest import Manifest, read_manifest_as_it_is
 from medvae.preparation.check import CaseCheck, Finding, check_case
 from medvae.preparation.fingerprint import FEATURES, QUANTILES, FeatureRange, Fingerprint, fingerprint
@@ -181,7 +181,7 @@ def _each_case(manifest: Manifest, jobs: int | None) -> Iterator[tuple[int, Case
     # Spawned, not forked: the progress display has a thread, and a fork may copy a lock that it holds.
     pool = ProcessPoolExecutor(min(jobs, count), get_context("spawn"), initializer=_start_worker, initargs=(manifest,))
     try:
-        with _interrupts_held_back():
+        with ctrl_c_later():
             waiting = {pool.submit(_check_at, index): index for index in range(count)}
         for future in as_completed(waiting):
             yield waiting[future], future.result()
@@ -192,19 +192,6 @@ def _each_case(manifest: Manifest, jobs: int | None) -> Iterator[tuple[int, Case
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Start processes that Ctrl-C does not reach, not even while they import: the parent stops them."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _cores() -> int:
