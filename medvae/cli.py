@@ -319,6 +319,46 @@ def evaluate(
         raise MedvaeError("\n".join(problems))
 
 
+@app.command(epilog="Example: medvae report overlays --manifest data_manifests/included_t1.json --out report")
+def report(
+    predictions: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that medvae predict wrote.")],
+    manifest: Annotated[Path | None, typer.Option(help="Manifest of the scans, with their truth if there is one.")] = None,
+    scans: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="Look for scans here instead; may be repeated.")
+    ] = None,
+    evaluation: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR", help="What medvae evaluate wrote for DIR, and for other methods to compare; may be repeated."
+        ),
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder: adds its options, training and calibration.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for report.html and cases/.")] = ...,
+    quiet: Quiet = False,
+) -> None:
+    """Write a report of predictions for a web browser, with a page and a viewer for each case.
+
+    report.html holds the numbers, the curves and a table of all cases; cases/ID.html shows scan, map, mask and truth
+    with a threshold to move. Everything opens from the disk, without a network. With --manifest the predictions are
+    measured, unless --evaluation gives the numbers. A scan that cannot be found or read is told, and the rest is made.
+    """
+    from medvae.manifest import read_manifest
+    from medvae.reporting.report import write_report
+
+    cohort = read_manifest(manifest, files_must_exist=False) if manifest else None
+    options = {"manifest": cohort, "scans": scans or [], "evaluations": evaluation or [], "run": run}
+    try:
+        made = write_report(predictions, out, **options, quiet=quiet)
+    except KeyboardInterrupt:
+        typer.echo("\nStopped; nothing was written.", err=True)
+        raise typer.Exit(130) from None
+    for note in made.notes:
+        typer.echo(f"note: {note}", err=True)
+    for case, problem in made.problems.items():
+        typer.echo(f"{case}: {problem}", err=True)
+    typer.echo(f"{made.cases} cases; open in a browser: {made.path}")
+
+
 def _show_warning(message: Warning | str, category: type[Warning], *where: object) -> None:
     """Tell a warning about the user's input as an error is told; those of other packages as Python does."""
     if issubclass(category, MedvaeWarning):

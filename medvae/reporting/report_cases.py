@@ -1,0 +1,261 @@
+"""One case of a report: what is said of it in the table, and its page with the viewer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from medvae.errors import MedvaeError
+from medvae.evaluation.maps import lesion_truth
+from medvae.files import sha256, write_text
+from medvae.manifest import Case, Manifest
+from medvae.prediction import MAP_SUFFIX, MASK_SUFFIX
+from medvae.reporting.report_curves import VoxelsAbove, point_name
+from medvae.reporting.report_pictures import data_uri, strip
+from medvae.reporting.report_volumes import STEPS, Layers, encoded, largest_findings, read_layers, voxels_above
+from medvae.schema import read_document
+
+PAGE_STEPS = 1000
+"""Steps of a page's threshold slider."""
+VIEWER = "niivue.umd.js"
+SAID = (
+    "Model", "OperatingPoint", "CasePValue", "CasePValueMeaning", "Sources", "Threshold", "ThresholdSource", "Guarantee",
+    "BrainVolumeMl", "BrainMaskFrom", "ModelFingerprint",
+)  # fmt: skip
+"""What a page takes from the sidecar of a mask, as far as it is there."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A scan that `medvae predict` has finished."""
+
+    id: str
+    sidecar: dict[str, Any]
+    map: Path
+    mask: Path
+
+    @property
+    def point(self) -> str:
+        """The operating point of the mask."""
+        return str(self.sidecar.get("OperatingPoint", ""))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a case's scan and truth are to be found."""
+
+    scan: Path | None
+    manifest: Manifest | None = None
+    case: Case | None = None
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """What the table of a report says of a case; NaN where there is no number."""
+
+    id: str
+    page: str
+    """Name of its page in the folder of pages."""
+    kind: str = ""
+    """"lesion", "healthy", "unlabelled", or empty where nobody says."""
+    volume_ml: float = math.nan
+    findings: float = math.nan
+    p_value: float = math.nan
+    ap: float = math.nan
+    dice: float = math.nan
+    lesion_ml: float = math.nan
+    picture: bytes | None = None
+    problem: str = ""
+
+
+def find_predictions(folder: Path) -> list[Predicted]:
+    """The finished predictions of a folder, in the order of their names.
+
+    Raises
+    ------
+    MedvaeError
+        If there is none, or a sidecar is broken.
+    """
+    if not folder.is_dir():
+        raise MedvaeError(f"{folder}: is not a folder; a folder that medvae predict wrote was expected.")
+    ending = MASK_SUFFIX.removesuffix(".nii.gz") + ".json"
+    found = []
+    for path in sorted(folder.glob(f"*{ending}")):
+        name, sidecar = path.name.removesuffix(ending), read_document(path)
+        if not isinstance(sidecar, dict):
+            raise MedvaeError(f"{path}: holds {type(sidecar).__name__}, the sidecar of a lesion mask was expected.")
+        found.append(Predicted(name, sidecar, folder / f"{name}{MAP_SUFFIX}", folder / f"{name}{MASK_SUFFIX}"))
+    if not found:
+        raise MedvaeError(
+            f"{folder}: holds no prediction of medvae (*{ending}). Run: medvae predict RUN SCAN.nii.gz --out {folder}"
+        )
+    return found
+
+
+def find_scans(predicted: Sequence[Predicted], folders: Sequence[Path]) -> dict[str, Path]:
+    """The scan of each prediction in some folders and those in them: same name, same content."""
+    wanted: dict[str, list[Predicted]] = {}
+    for item in predicted:
+        wanted.setdefault(_source_name(item), []).append(item)
+    found: dict[str, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise MedvaeError(f"{folder}: is not a folder; --scans names a folder that holds the predicted scans.")
+        for path in sorted(folder.rglob("*")):
+            for item in wanted.get(path.name, ()):
+                if item.id not in found and path.is_file() and not _changed(item, path):
+                    found[item.id] = path
+    return found
+
+
+def page_names(ids: Sequence[str]) -> dict[str, str]:
+    """A file name for each case that every file system and address takes: letters, digits, ``. _ -``, all different."""
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for case in ids:
+        name = re.sub(r"[^\w.-]", "_", case)[:80].strip(".") or "case"
+        if name != case or name.lower() in taken:
+            name += "-" + hashlib.sha256(case.encode()).hexdigest()[:8]
+        taken.add(name.lower())
+        names[case] = name
+    return names
+
+
+def make_case(
+    item: Predicted,
+    source: Source,
+    numbers: dict[str, Any],
+    page: str,
+    write: Callable[..., None],
+    plain: Callable[[str], str],
+) -> tuple[CaseRow, VoxelsAbove | None]:
+    """Write a case's page; what cannot be read is said on it, and the page is made without the viewer.
+
+    Parameters
+    ----------
+    item, source
+        The prediction and its scan.
+    numbers
+        Its row of a study, or nothing.
+    page
+        Name of the page, without ending.
+    write
+        Given the row, the layers (None without a viewer) and what the page shows beside, writes the files.
+    plain
+        Takes the machine's folders out of a message.
+
+    Returns
+    -------
+    row, voxels
+        For the table; and for the curves, None where the scan or its truth could not be read.
+    """
+    row = CaseRow(
+        item.id, page, _kind(source, numbers), _number(item.sidecar.get("LesionVolumeMl")),
+        p_value=_number(item.sidecar.get("CasePValue")), ap=_number(numbers.get("ap")),
+        dice=_number(numbers.get(f"dice_{item.point}")), lesion_ml=_number(numbers.get("lesion_ml")),
+    )  # fmt: skip
+    layers, problems = _read(item, source)
+    if layers is None:
+        row = replace(row, problem=plain(" ".join(problems)))
+        write(row, None, {"findings": [], "above": None})
+        return row, None
+    count, findings = largest_findings(layers)
+    threshold = _number(item.sidecar.get("Threshold"))
+    picture = strip(layers, findings[0]["voxel"] if findings else None)
+    row = replace(row, findings=count, picture=picture, problem=plain(" ".join(problems)))
+    above, voxels = _above(layers)
+    write(row, layers.shown, {"findings": findings, "above": above, "threshold": threshold})
+    readable = not problems and row.kind in ("lesion", "healthy")
+    return row, voxels if readable else None
+
+
+def case_writer(
+    template: jinja2.Template, folder: Path, item: Predicted, numbers: dict[str, Any], shared: dict[str, Any]
+) -> Callable[[CaseRow, Layers | None, dict[str, Any]], None]:
+    """What writes the page of a case, and beside it a script with its volumes."""
+
+    def write(row: CaseRow, layers: Layers | None, more: dict[str, Any]) -> None:
+        if layers is not None:
+            volumes = json.dumps(encoded(layers), separators=(",", ":"))
+            write_text(folder / f"{row.page}.js", f"window.medvaeVolumes = {volumes};\n")
+        points = [
+            {"name": point_name(name, _number(point.get("FalsePositiveRate"))), "threshold": point["Threshold"]}
+            for name, point in (item.sidecar.get("OperatingPoints") or {}).items()
+            if isinstance(point, dict) and _number(point.get("Threshold")) <= 1
+        ]
+        page = {
+            "points": points, "steps": PAGE_STEPS, "threshold": more.get("threshold"),
+            "flagged": more["above"] and more["above"]["flagged"], "dice": more["above"] and more["above"]["dice"],
+            "truth": layers is not None and layers.truth is not None,
+        }  # fmt: skip
+        spacing = [] if layers is None else [f"{mm:.3g}" for mm in layers.geometry.spacing_mm]
+        html = template.render(
+            **shared, row=row, sidecar=dict.fromkeys(SAID) | item.sidecar, numbers=numbers, page=page, findings=more["findings"],
+            spacing=" × ".join(spacing), viewer=VIEWER if layers is not None else None,
+            picture=data_uri(row.picture) if row.picture else None,
+        )  # fmt: skip
+        write_text(folder / f"{row.page}.html", html)
+
+    return write
+
+
+def _read(item: Predicted, source: Source) -> tuple[Layers | None, list[str]]:
+    if source.scan is None:
+        return None, [f"The scan {_source_name(item)} was not found: there is nothing to lay the map on."]
+    problems = []
+    try:
+        if source.scan.is_file() and _changed(item, source.scan):
+            problems.append(f"The scan {source.scan.name} has changed since it was predicted.")
+        layers = read_layers(source.scan, item.map, item.mask)
+    except (MedvaeError, OSError) as error:
+        return None, [*problems, str(error)]
+    if source.case is not None and source.case.label:
+        try:
+            layers = replace(layers, truth=lesion_truth(source.manifest, source.case))
+        except (MedvaeError, OSError) as error:
+            problems.append(f"Its truth is not shown: {error}")
+    return layers, problems
+
+
+def _above(layers: Layers) -> tuple[dict[str, list[float] | None], VoxelsAbove]:
+    """For the page's slider, the flagged volume and the Dice at each of its steps; and the voxels for the curves."""
+    brain = layers.heat > 0
+    truth = np.zeros_like(brain) if layers.truth is None else layers.truth & brain
+    lesion, every = voxels_above(layers.heat[truth]), voxels_above(layers.heat[brain])
+    total = int(truth.sum())
+    voxels = VoxelsAbove(lesion, every - lesion, total, int(brain.sum()) - total)
+    each = slice(None, None, STEPS // PAGE_STEPS)
+    flagged = every[each] * layers.geometry.voxel_volume_ml
+    dice = 2 * lesion[each] / np.maximum(1, every[each] + total) if total else None
+    return {
+        "flagged": [round(float(ml), 3) for ml in flagged],
+        "dice": None if dice is None else [round(float(value), 4) for value in dice],
+    }, voxels
+
+
+def _changed(item: Predicted, scan: Path) -> bool:
+    recorded = item.sidecar.get("SourcesSha256") or []
+    return bool(recorded) and sha256(scan) not in recorded
+
+
+def _source_name(item: Predicted) -> str:
+    return str((item.sidecar.get("Sources") or ["of this case"])[0])
+
+
+def _kind(source: Source, numbers: dict[str, Any]) -> str:
+    if source.case is not None:
+        return "unlabelled" if source.case.unlabelled else "healthy" if source.case.healthy else "lesion"
+    return {True: "healthy", False: "lesion"}.get(numbers.get("healthy"), "")
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan

@@ -1,0 +1,140 @@
+"""A case's volumes as a page shows them: scan, map, mask and truth on one grid, a byte per voxel."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+from medvae.postprocessing import TOUCHING
+from medvae.preparation.prepare import require_same_grid
+from medvae.volume import Geometry, read_volume, resample
+
+NATIVE_VOXELS = 2_500_000
+"""Scans with more are shown at 2 mm: at 1 mm a page would weigh ten times as much and a phone would not open it."""
+SHOWN_MM = 2.0
+STEPS = 20_000
+"""Steps of the map, from 0 to 1, at which voxels are counted."""
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What is laid on each other, ``(X, Y, Z)`` each on the grid ``geometry``."""
+
+    geometry: Geometry
+    scan: np.ndarray
+    heat: np.ndarray
+    """The anomaly map."""
+    mask: np.ndarray
+    truth: np.ndarray | None = None
+
+    @property
+    def shown(self) -> Layers:
+        """As it is if small enough, else on a grid of 2 mm over the same field of view."""
+        if np.prod(self.geometry.shape) <= NATIVE_VOXELS or min(self.geometry.spacing_mm) >= SHOWN_MM:
+            return self
+        grid = _coarser(self.geometry)
+        scan, heat = (resample(array, self.geometry, grid) for array in (self.scan, self.heat))
+        mask, truth = (
+            None if region is None else resample(region, self.geometry, grid) >= 0.5
+            for region in (self.mask, self.truth)
+        )
+        return Layers(grid, scan, heat, mask, truth)
+
+
+def read_layers(scan: Path, heat: Path, mask: Path, truth: np.ndarray | None = None) -> Layers:
+    """Read a case; ``truth`` ``(X, Y, Z)`` bool lies on the scan's grid.
+
+    Raises
+    ------
+    MedvaeError
+        If a file is missing or broken, or lies on another grid than the scan.
+    """
+    image = read_volume(scan)
+    overlays = [read_volume(file) for file in (heat, mask)]
+    for overlay in overlays:
+        require_same_grid(overlay, image.geometry, f"the scan {scan.name}")
+    return Layers(image.geometry, image.array, overlays[0].array, overlays[1].array > 0, truth)
+
+
+def voxels_above(values: np.ndarray) -> np.ndarray:
+    """How many of the ``(V,)`` values in [0, 1] lie above each of ``STEPS + 1`` thresholds from 0 to 1."""
+    highest = np.ceil(np.clip(values, 0, 1).astype(np.float64) * STEPS).astype(np.int64)  # above all thresholds below
+    counts = np.bincount(highest, minlength=STEPS + 1)
+    return counts.sum() - np.cumsum(counts)
+
+
+def largest_findings(layers: Layers, count: int = 10) -> tuple[int, list[dict[str, object]]]:
+    """How many findings (26-connected) the mask has, and the largest: ``ml``, ``peak`` of the map, where in mm RAS+."""
+    labels, found = ndimage.label(layers.mask, TOUCHING)
+    sizes = np.bincount(labels.ravel())[1:]
+    largest = np.argsort(-sizes, kind="stable")[:count] + 1
+    boxes = ndimage.find_objects(labels)
+    rows = []
+    for label in largest:
+        box = boxes[label - 1]
+        values = np.where(labels[box] == label, layers.heat[box], -1)
+        voxel = np.array(np.unravel_index(int(values.argmax()), values.shape)) + [s.start for s in box]
+        place = layers.geometry.affine @ [*voxel, 1]
+        rows.append(
+            {"ml": float(sizes[label - 1] * layers.geometry.voxel_volume_ml), "peak": float(values.max()),
+             "mm": [round(float(x), 1) for x in place[:3]], "voxel": tuple(int(i) for i in voxel)}
+        )  # fmt: skip
+    return found, rows
+
+
+def encoded(layers: Layers) -> dict[str, str]:
+    """Each layer as a gzipped NIfTI file in base64: the scan in 256 steps of its own range, the map in steps of 1/255."""
+    inside = layers.scan[layers.scan != 0]
+    low, high = (float(v) for v in np.percentile(inside, [0, 99.9])) if inside.size else (0.0, 1.0)
+    low = min(low, 0.0)
+    step = max(high - low, 1e-6) / 255
+    files = {
+        "scan": _nifti(np.clip(np.rint((layers.scan - low) / step), 0, 255), layers.geometry, step, low),
+        "map": _nifti(np.rint(np.clip(layers.heat, 0, 1) * 255), layers.geometry, 1 / 255, 0.0),
+        "mask": _nifti(layers.mask, layers.geometry),
+    }
+    if layers.truth is not None:
+        files["truth"] = _nifti(layers.truth, layers.geometry)
+    return {name: base64.b64encode(content).decode() for name, content in files.items()}
+
+
+def upright(layers: Layers) -> Layers:
+    """The layers with axes flipped and reordered to RAS; no interpolation."""
+    turned = [
+        None if array is None else nib.as_closest_canonical(nib.Nifti1Image(array, layers.geometry.affine))
+        for array in (layers.scan, layers.heat, layers.mask.astype(np.uint8), _bytes(layers.truth))
+    ]
+    scan, heat, mask, truth = (None if image is None else np.asarray(image.dataobj) for image in turned)
+    geometry = Geometry(turned[0].affine, turned[0].shape)
+    return Layers(geometry, scan, heat, mask > 0, None if truth is None else truth > 0)
+
+
+def _bytes(region: np.ndarray | None) -> np.ndarray | None:
+    return None if region is None else region.astype(np.uint8)
+
+
+def _nifti(array: np.ndarray, geometry: Geometry, slope: float = 1.0, inter: float = 0.0) -> bytes:
+    image = nib.Nifti1Image(array.astype(np.uint8), geometry.affine)
+    image.set_qform(geometry.affine, code=1)
+    image.set_sform(geometry.affine, code=1)
+    image.header.set_slope_inter(slope, inter)
+    return gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)
+
+
+def _coarser(grid: Geometry) -> Geometry:
+    """A grid of 2 mm, or of the axis's own spacing where that is wider, over the same field of view."""
+    spacing = np.array(grid.spacing_mm)
+    wanted = np.maximum(spacing, SHOWN_MM)
+    shape = np.maximum(1, np.ceil(np.array(grid.shape) * spacing / wanted - 1e-3)).astype(int)
+    scale = wanted / spacing
+    affine = np.array(grid.affine)
+    first = (scale - 1) / 2  # the corner of the first voxel stays where it is
+    affine[:3, 3] += grid.affine[:3, :3] @ first
+    affine[:3, :3] = grid.affine[:3, :3] * scale
+    return Geometry(affine, tuple(shape))
