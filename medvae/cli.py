@@ -322,7 +322,9 @@ def evaluate(
 @app.command(epilog="Example: medvae report overlays --manifest data_manifests/included_t1.json --out report")
 def report(
     predictions: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that medvae predict wrote.")],
-    manifest: Annotated[Path | None, typer.Option(help="Manifest of the scans, with their truth if there is one.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Manifest of the scans, with their truth if there is one.")
+    ] = None,
     scans: Annotated[
         list[Path] | None, typer.Option(metavar="DIR", help="Look for scans here instead; may be repeated.")
     ] = None,

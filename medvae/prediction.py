@@ -30,6 +30,8 @@ MAP_SUFFIX = "_desc-anomaly_probseg.nii.gz"
 MASK_SUFFIX = "_label-lesion_mask.nii.gz"
 SPREAD_SUFFIX = "_desc-spread_probseg.nii.gz"
 DESCRIPTION = "dataset_description.json"
+FAILURES = "failures.json"
+"""Why the scans failed that the last `predict` could not finish; absent if there were none."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,10 @@ def predict(
             except MedvaeError as error:
                 failures[scan.id] = str(error)
             progress.update(done, scan=scan.id)
+    if failures:
+        write_json(out / FAILURES, failures)
+    else:
+        (out / FAILURES).unlink(missing_ok=True)
     return predictions, failures
 
 

@@ -8,10 +8,9 @@ The pages open from a disk: they load what lies beside them with ``script`` elem
 
 from __future__ import annotations
 
-import datetime
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -30,7 +29,9 @@ from medvae.evaluation.bootstrap import Interval
 from medvae.evaluation.study import Study, evaluate
 from medvae.files import write_bytes, write_text
 from medvae.manifest import Manifest
+from medvae.prediction import FAILURES
 from medvae.progress import Progress
+from medvae.reporting import report_summary as summary
 from medvae.reporting import tables
 from medvae.reporting.report_cases import (
     VIEWER,
@@ -108,73 +109,83 @@ def write_report(
     predictions, out = Path(predictions), Path(out)
     predicted = find_predictions(predictions)
     check_report_folder(out / REPORT, out / CASES)
-    plain = partial(_plain, folders=[predictions, out, *map(Path, scans), *([manifest.path.parent] if manifest else [])])
-    named = {case.id: case for case in manifest.cases} if manifest else {}
-    found = find_scans(predicted, [Path(folder) for folder in scans])
-    sources = {
-        item.id: Source(manifest.images(case)[0], manifest, case)
-        if (case := named.get(item.id))
-        else Source(found.get(item.id))
-        for item in predicted
-    }
-    ids = [item.id for item in predicted]
+    scans = [Path(folder) for folder in scans]
+    plain = partial(_plain, folders=[predictions, out, *scans, *([manifest.path.parent] if manifest else [])])
+    sources = _sources(predicted, manifest, scans)
     studies, differences, notes = _studies(predicted, predictions, manifest, evaluations, quiet)
-    study = studies[0] if studies and studies[0].method == predicted[0].sidecar.get("Model") else None
-    numbers = {row["id"]: row for row in study.per_case} if study else {}
+    study = studies[0] if studies else None
+    learned, more = _run(run, predicted)
+    missing = _missing(predictions, predicted, manifest, study)
 
-    pages, environment = page_names(ids), _environment()
-    template = environment.get_template("case.html")
-    rows: list[CaseRow] = []
+    environment = _environment()
+    with replaced_cases(out / CASES) as folder:
+        rows, pooled = _pages(predicted, sources, study, environment.get_template("case.html"), folder, plain, quiet)
+        lesions, point = pooled["lesion"], predicted[0].point
+        unread = sum(row.kind == "lesion" and bool(row.problem) for row in rows)
+        if unread and lesions.lesion_total:
+            more.append(f"The curves leave out scans with a lesion that could not be read: {unread}.")
+        notes = [plain(note) for note in dict.fromkeys([*notes, *more])]
+        html = environment.get_template("report.html").render(
+            title=str(predicted[0].sidecar.get("Model", "anomaly maps")),
+            cohort=study.cohort if study else manifest.name if manifest else None,
+            version=__version__,
+            facts=summary.facts(predicted, manifest, study),
+            headline=summary.headline(rows, study, point, len(missing)),
+            tables=summary.tables(studies, differences),
+            accuracy=accuracy_curves(lesions, study) if lesions.lesion_total else None,
+            calibration=calibration_curve(study, pooled["healthy"], learned.asked),
+            learned=learned,
+            notes=notes,
+            shown=summary.shown(rows),
+            rows=[(row, _picture(row, len(rows))) for row in rows],
+            columns=summary.columns(rows, predicted[0].point_title),
+            missing={name: plain(reason) for name, reason in missing.items()},
+            measured=study is not None,
+            single=len(studies) == 1,
+        )
+    path = write_text(out / REPORT, html)
+    return Report(path, len(rows), notes, {row.id: row.problem for row in rows if row.problem})
+
+
+def _sources(predicted: Sequence[Predicted], manifest: Manifest | None, scans: Sequence[Path]) -> dict[str, Source]:
+    """Where each scan is: the manifest is asked first."""
+    cases = {case.id: case for case in manifest.cases} if manifest else {}
+    known = {item.id: manifest.images(cases[item.id])[0] for item in predicted if item.id in cases}
+    lost = [item for item in predicted if item.id not in known or not known[item.id].is_file()]
+    known |= find_scans(lost, scans)
+    return {item.id: Source(known.get(item.id), manifest, cases.get(item.id)) for item in predicted}
+
+
+def _pages(
+    predicted: Sequence[Predicted],
+    sources: dict[str, Source],
+    study: Study | None,
+    template: jinja2.Template,
+    folder: Path,
+    plain: Callable[[str], str],
+    quiet: bool,
+) -> tuple[list[CaseRow], dict[str, VoxelsAbove]]:
+    """Write the folder of pages; the rows of the table, and the pooled voxels of each kind of case."""
+    for file in (VIEWER, "LICENCES.txt"):
+        write_bytes(folder / file, resources.files("medvae.reporting").joinpath("viewer", file).read_bytes())
+    numbers = {row["id"]: row for row in study.per_case} if study else {}
+    ids = [item.id for item in predicted]
+    pages, rows = page_names(ids), []
     pooled = {"lesion": VoxelsAbove.none(), "healthy": VoxelsAbove.none()}
-    with replaced_cases(out / CASES) as folder, Progress("Writing pages", len(predicted), quiet=quiet) as progress:
+    with Progress("Writing pages", len(ids), quiet=quiet) as progress:
         for index, item in enumerate(predicted):
-            around = [
-                (ids[i], quote(pages[ids[i]]) + ".html") if 0 <= i < len(ids) else None for i in (index - 1, index + 1)
-            ]
+            around = [(ids[i], pages[ids[i]]) if 0 <= i < len(ids) else None for i in (index - 1, index + 1)]
             shared = {"around": around, "number": index + 1, "count": len(ids), "version": __version__}
-            write = case_writer(template, folder, item, numbers.get(item.id, {}), shared)
-            row, voxels = make_case(
-                item, sources[item.id], numbers.get(item.id, {}), pages[item.id], write, plain
-            )
+            own = numbers.get(item.id, {})
+            write = case_writer(template, folder, item, own, shared)
+            row, voxels = make_case(item, sources[item.id], own, pages[item.id], write, plain)
             rows.append(row)
             if voxels is not None:
                 pooled[row.kind] += voxels
             if row.picture and len(ids) > INLINE_CASES:
                 write_bytes(folder / f"{row.page}.webp", row.picture)
             progress.update(index + 1, case=item.id)
-        with resources.as_file(resources.files("medvae.reporting") / "viewer") as viewer:
-            for file in (VIEWER, "LICENCES.txt"):
-                write_bytes(folder / file, (viewer / file).read_bytes())
-
-    learned, more = _run(run, predicted)
-    missing = _missing(predictions, predicted, manifest, study)
-    notes = [plain(note) for note in dict.fromkeys([*notes, *more])]
-    lesions = pooled["lesion"]
-    unread = sum(row.kind == "lesion" for row in rows) - sum(1 for row in rows if row.kind == "lesion" and not row.problem)
-    if unread and lesions.lesion_total:
-        notes.append(f"The curves leave out {unread} scans with a lesion that could not be read.")
-    html = environment.get_template("report.html").render(
-        title=str(predicted[0].sidecar.get("Model", "anomaly maps")),
-        cohort=study.cohort if study else manifest.name if manifest else None,
-        version=__version__,
-        research="medvae is a research tool. It is not a medical device and not for clinical use.",
-        facts=_facts(predicted, manifest, study),
-        headline=_headline(rows, study, predicted[0].point, len(missing)),
-        tables=_tables(studies, differences),
-        accuracy=accuracy_curves(lesions, study) if lesions.lesion_total else None,
-        calibration=calibration_curve(study, pooled["healthy"], learned.pop("asked", None)),
-        **{"training": None, "reconstructions": None, "config": None} | learned,
-        notes=notes,
-        shown=_shown(rows),
-        rows=[(row, _picture(row, len(ids))) for row in rows],
-        columns=_columns(rows, predicted[0].point),
-        missing={name: plain(reason) for name, reason in missing.items()},
-        measured=study is not None,
-        single=len(studies) < 2,
-        point=predicted[0].point,
-    )
-    path = write_text(out / REPORT, html)
-    return Report(path, len(rows), notes, {row.id: row.problem for row in rows if row.problem})
+    return rows, pooled
 
 
 def _studies(
@@ -215,38 +226,47 @@ def _studies(
     return [study], {}, study.notes
 
 
-def _run(run: Path | str | None, predicted: Sequence[Predicted]) -> tuple[dict[str, Any], list[str]]:
-    """What a run folder adds to the report, and notes."""
+@dataclass(frozen=True)
+class _Learned:
+    """What a run folder adds to a report."""
+
+    asked: tuple[np.ndarray, np.ndarray] | None = None
+    """See `calibration_curve`."""
+    config: str | None = None
+    training: str | None = None
+    reconstructions: str | None = None
+
+
+def _run(run: Path | str | None, predicted: Sequence[Predicted]) -> tuple[_Learned, list[str]]:
+    """What is in the run folder, and notes on what is not."""
     if run is None:
-        return {}, []
-    run = Path(run)
+        return _Learned(), []
+    run, notes = Path(run), []
     detector = load_detector(run)
-    found: dict[str, Any] = {}
-    notes = []
-    if predicted[0].sidecar.get("ModelFingerprint") == detector.fingerprint:
-        if (healthy := detector.healthy) is not None:
-            found["asked"] = (detector.map_values(healthy.thresholds), healthy.at_or_above / healthy.voxels)
-    else:
+    asked = config = training = reconstructions = None
+    if predicted[0].sidecar.get("ModelFingerprint") != detector.fingerprint:
         notes.append(f"The detector in {run.name} is not the one that made these maps: its calibration is left out.")
-    folder = run if (run / CONFIG).is_file() else run.parent
+    elif (healthy := detector.healthy) is not None:
+        asked = (detector.map_values(healthy.thresholds), healthy.at_or_above / healthy.voxels)
+    folder = run if (run / CONFIG).is_file() else run.parent  # of a detector's folder, the run around it
     if (folder / CONFIG).is_file():
-        found["config"] = (folder / CONFIG).read_text(encoding="utf-8")
+        config = (folder / CONFIG).read_text(encoding="utf-8")
     if (folder / "metrics.jsonl").is_file():
         try:
-            found["training"] = training_curves(folder / "metrics.jsonl")
+            training = training_curves(folder / "metrics.jsonl")
         except MedvaeError as error:
             notes.append(str(error))
     if (folder / "reconstructions.png").is_file():
         with Image.open(folder / "reconstructions.png") as image:
-            found["reconstructions"] = data_uri(webp(image.convert("RGB")))
-    return found, notes
+            reconstructions = data_uri(webp(image.convert("RGB")))
+    return _Learned(asked, config, training, reconstructions), notes
 
 
 def _missing(
     folder: Path, predicted: Sequence[Predicted], manifest: Manifest | None, study: Study | None
 ) -> dict[str, str]:
     """Cases without a finished prediction, and why as far as that is known."""
-    failures = read_document(folder / "failures.json") if (folder / "failures.json").is_file() else {}
+    failures = read_document(folder / FAILURES) if (folder / FAILURES).is_file() else {}
     there = {item.id for item in predicted}
     splits = {case.split for case in manifest.cases if case.id in there} if manifest else set()
     expected = [case.id for case in manifest.cases if case.split in splits] if manifest else []
@@ -255,120 +275,10 @@ def _missing(
     return {name: failures.get(name, unknown) for name in names if name not in there}
 
 
-def _facts(predicted: Sequence[Predicted], manifest: Manifest | None, study: Study | None) -> list[tuple[str, str]]:
-    first = predicted[0].sidecar
-    healthy, quality = first.get("HealthyScans") or {}, [p.sidecar.get("RegistrationQuality") for p in predicted]
-    dice = [q["TemplateDice"] for q in quality if isinstance(q, dict) and "TemplateDice" in q]
-    days = sorted({datetime.date.fromtimestamp(item.map.stat().st_mtime) for item in predicted if item.map.exists()})
-    facts = {
-        "Method": first.get("Model"),
-        "Cohort": study.cohort if study else manifest.name if manifest else None,
-        "Licence": manifest.licence if manifest else None,
-        "Scans": len(predicted),
-        "Detector": str(first.get("ModelFingerprint", ""))[:12],
-        "Calibrated on": f"{healthy['training']} healthy training and {healthy['validation']} healthy validation scans"
-        if {"training", "validation"} <= healthy.keys()
-        else None,
-        "Lesion mask": f"{first.get('OperatingPoint')}: {first.get('ThresholdSource')}",
-        "Promise": first.get("Guarantee"),
-        "Brain from": _counted(item.sidecar.get("BrainMaskFrom") for item in predicted),
-        "Registered here": _counted("yes" if i.sidecar.get("RegisteredToMNI152") else "no" for i in predicted),
-        "Overlap with the template brain": f"Dice {min(dice):.3f} to {max(dice):.3f}" if dice else None,
-        "Maps written": " to ".join(dict.fromkeys(day.isoformat() for day in (days[0], days[-1]))) if days else None,
-        "Software": ", ".join(f"{name} {version}" for name, version in (first.get("Software") or {}).items()),
-    }
-    return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
-
-
-def _headline(rows: Sequence[CaseRow], study: Study | None, point: str, missing: int) -> list[dict[str, str]]:
-    """The few numbers at the top."""
-    kinds = [f"{n} with a lesion" if k == "lesion" else f"{n} {k}" for k, n in _kinds(rows).items() if k]
-    tiles = [{"name": "scans", "value": str(len(rows)), "more": ", ".join(kinds)}]
-    if study:
-        results = {p.name: p for p in study.operating_points}
-        chosen = results.get(point) or next(iter(results.values()), None)
-        for name, value, key, more in (
-            ("average precision", study.pooled.get("ap"), "ap", f"chance {study.pooled.get('prevalence', 0):.3f}"),
-            ("Dice", chosen and chosen.dice, f"dice_{chosen and chosen.name}", f"at {chosen and chosen.name}"),
-            ("lesions found", chosen and chosen.lesion_sensitivity, "", f"of {chosen and chosen.lesions}"),
-            ("realised FPR", chosen and chosen.fpr, f"fpr_{chosen and chosen.name}",
-             f"asked {chosen.asked_fpr:.2%}" if chosen and math.isfinite(chosen.asked_fpr) else ""),
-        ):  # fmt: skip
-            if value is None or not math.isfinite(value):
-                continue
-            percent = name in ("lesions found", "realised FPR")
-            text = f"{value:.1%}" if percent else f"{value:.3f}"
-            interval = study.intervals.get(key)
-            if interval and not interval.means_little:
-                ends = [f"{end:.1%}" if percent else f"{end:.3f}" for end in (interval.low, interval.high)]
-                more = f"{more}; 95 % {ends[0]} to {ends[1]}"
-            tiles.append({"name": name, "value": text, "more": more})
-    else:
-        volumes = [row.volume_ml for row in rows if math.isfinite(row.volume_ml)]
-        if volumes:
-            tiles.append({"name": "median flagged", "value": f"{np.median(volumes):.1f} ml",
-                          "more": f"{min(volumes):.1f} to {max(volumes):.1f} ml"})  # fmt: skip
-    problems = sum(bool(row.problem) for row in rows)
-    if missing or problems:
-        tiles.append({"name": "failures", "value": str(missing + problems), "more": "listed below", "bad": "yes"})
-    return tiles
-
-
-def _tables(studies: Sequence[Study], differences: dict[str, dict[str, Interval]]) -> list[dict[str, Any]]:
-    if not studies:
-        return []
-    parts = {
-        "Over voxels": tables.study_rows(studies),
-        "At fixed thresholds": tables.point_rows(studies),
-        "Lesions found, by size": tables.lesion_rows(studies[0]),
-        "Is there a lesion?": tables.case_rows(studies[0]),
-        f"{studies[0].method} minus another method, paired": tables.difference_rows(
-            {Path(name).name: found for name, found in differences.items()}
-        ),
-    }
-    return [{"title": title, "header": header, "rows": rows} for title, (header, rows) in parts.items() if rows]
-
-
-def _shown(rows: Sequence[CaseRow]) -> dict[str, Any]:
-    """Best, median and worst case by AP; without truth, those with most, median and least flagged."""
-    measured = sorted((row for row in rows if math.isfinite(row.ap)), key=lambda row: -row.ap)
-    by_ap = bool(measured)
-    ordered = measured or sorted((r for r in rows if math.isfinite(r.volume_ml)), key=lambda row: -row.volume_ml)
-    if len(ordered) < 3:
-        chosen = list(zip(("Best", "Worst") if by_ap else ("Most flagged", "Least flagged"), ordered, strict=False))
-    else:
-        names = ("Best", "Median", "Worst") if by_ap else ("Most flagged", "Median", "Least flagged")
-        chosen = list(zip(names, (ordered[0], ordered[len(ordered) // 2], ordered[-1]), strict=True))
-    return {
-        "by_ap": by_ap,
-        "cases": [(name, row, data_uri(row.picture) if row.picture else None) for name, row in chosen],
-    }
-
-
-def _columns(rows: Sequence[CaseRow], point: str) -> list[tuple[str, str, int]]:
-    """Columns of numbers that have one: attribute, title and digits."""
-    known = [
-        ("volume_ml", "flagged, ml", 2), ("findings", "findings", 0), ("p_value", "p of the scan", 3),
-        ("lesion_ml", "lesion, ml", 2), ("ap", "AP", 3), ("dice", f"Dice at {point}", 3),
-    ]  # fmt: skip
-    return [column for column in known if any(math.isfinite(getattr(row, column[0])) for row in rows)]
-
-
 def _picture(row: CaseRow, count: int) -> str | None:
     if row.picture is None:
         return None
     return data_uri(row.picture) if count <= INLINE_CASES else f"{CASES}/{quote(row.page)}.webp"
-
-
-def _kinds(rows: Sequence[CaseRow]) -> dict[str, int]:
-    return {kind: sum(row.kind == kind for row in rows) for kind in dict.fromkeys(row.kind for row in rows)}
-
-
-def _counted(values: Any) -> str:
-    values = [str(value) for value in values]
-    if len(set(values)) == 1:
-        return values[0]
-    return ", ".join(f"{value} ({values.count(value)})" for value in dict.fromkeys(values))
 
 
 def _plain(text: str, folders: Sequence[Path]) -> str:
@@ -386,7 +296,14 @@ def _environment() -> jinja2.Environment:
     )  # fmt: skip
     environment.filters["number"] = _shown_number
     environment.filters["address"] = quote
+    environment.filters["place"] = _place
     return environment
+
+
+def _place(mm: Sequence[float]) -> str:
+    """A place in mm, as "29 L, 9 P, 27 S"."""
+    sides = zip(mm, ("RL", "AP", "SI"), strict=True)
+    return ", ".join(f"{abs(value):.0f} {side[value < 0]}" for value, side in sides)
 
 
 def _shown_number(value: Any, digits: int = 3) -> str:

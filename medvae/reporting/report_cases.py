@@ -28,8 +28,8 @@ PAGE_STEPS = 1000
 """Steps of a page's threshold slider."""
 VIEWER = "niivue.umd.js"
 SAID = (
-    "Model", "OperatingPoint", "CasePValue", "CasePValueMeaning", "Sources", "Threshold", "ThresholdSource", "Guarantee",
-    "BrainVolumeMl", "BrainMaskFrom", "ModelFingerprint",
+    "Model", "ModelFingerprint", "OperatingPoint", "Threshold", "ThresholdSource", "Guarantee", "CasePValue",
+    "CasePValueMeaning", "Sources", "BrainVolumeMl", "BrainMaskFrom",
 )  # fmt: skip
 """What a page takes from the sidecar of a mask, as far as it is there."""
 
@@ -47,6 +47,12 @@ class Predicted:
     def point(self) -> str:
         """The operating point of the mask."""
         return str(self.sidecar.get("OperatingPoint", ""))
+
+    @property
+    def point_title(self) -> str:
+        """What the operating point is called on a page."""
+        recorded = (self.sidecar.get("OperatingPoints") or {}).get(self.point) or {}
+        return point_name(self.point, _number(recorded.get("FalsePositiveRate")))
 
 
 @dataclass(frozen=True)
@@ -195,25 +201,33 @@ def case_writer(
         page = {
             "points": points, "steps": PAGE_STEPS, "threshold": more.get("threshold"),
             "flagged": more["above"] and more["above"]["flagged"], "dice": more["above"] and more["above"]["dice"],
+            "at": more["findings"][0]["mm"] if more["findings"] else None,
             "truth": layers is not None and layers.truth is not None,
         }  # fmt: skip
         spacing = [] if layers is None else [f"{mm:.3g}" for mm in layers.geometry.spacing_mm]
         html = template.render(
-            **shared, row=row, sidecar=dict.fromkeys(SAID) | item.sidecar, numbers=numbers, page=page, findings=more["findings"],
-            spacing=" × ".join(spacing), viewer=VIEWER if layers is not None else None,
+            **shared,
+            row=row,
+            sidecar=dict.fromkeys(SAID) | item.sidecar,
+            numbers=numbers,
+            page=page,
+            point=item.point_title,
+            findings=more["findings"],
+            spacing=" × ".join(spacing),
+            viewer=VIEWER if layers is not None else None,
             picture=data_uri(row.picture) if row.picture else None,
-        )  # fmt: skip
+        )
         write_text(folder / f"{row.page}.html", html)
 
     return write
 
 
 def _read(item: Predicted, source: Source) -> tuple[Layers | None, list[str]]:
-    if source.scan is None:
+    if source.scan is None or not source.scan.is_file():
         return None, [f"The scan {_source_name(item)} was not found: there is nothing to lay the map on."]
     problems = []
     try:
-        if source.scan.is_file() and _changed(item, source.scan):
+        if _changed(item, source.scan):
             problems.append(f"The scan {source.scan.name} has changed since it was predicted.")
         layers = read_layers(source.scan, item.map, item.mask)
     except (MedvaeError, OSError) as error:

@@ -70,34 +70,35 @@ def accuracy_curves(pooled: VoxelsAbove, study: Study | None) -> str:
         left, middle, right = figure.subplots(1, 3)
         left.plot(sensitivity, precision, color=FIRST, linewidth=1.6, label=_named("AP", numbers.get("ap")))
         left.axhline(prevalence, color=THIRD, linewidth=1, linestyle="--", label=f"chance {prevalence:.3f}")
+        left.set(ylim=(-0.03, 1.25), yticks=np.linspace(0, 1, 6))  # room for the legend
         _axes(left, "Precision and sensitivity", "sensitivity (recall)", "precision")
-        x, y = np.append(rate, [1.0]), np.append(sensitivity, [1.0])
+        x, y = np.append(1.0, rate), np.append(1.0, sensitivity)  # everything flagged
         middle.plot(x, y, color=FIRST, linewidth=1.6, label=_named("AUROC", numbers.get("auroc")))
         middle.plot(np.geomspace(SMALLEST_RATE, 1), np.geomspace(SMALLEST_RATE, 1), color=THIRD, linewidth=1,
                     linestyle="--", label="chance")  # fmt: skip
         middle.set_xscale("log")
         _axes(middle, "ROC", "false-positive rate", "sensitivity")
-        middle.set_xlim(SMALLEST_RATE, 1)
+        middle.set(xlim=(SMALLEST_RATE, 1), ylim=(-0.03, 1.25), yticks=np.linspace(0, 1, 6))
         middle.xaxis.set_major_formatter(FuncFormatter(_percent))
         right.plot(np.linspace(0, 1, STEPS + 1), dice, color=FIRST, linewidth=1.6,
                    label=_named("best, oracle", numbers.get("oracle_dice")))  # fmt: skip
         _axes(right, "Dice at each threshold", "threshold on the map", "Dice")
-        right.set_ylim(0, max(0.05, 1.15 * float(dice.max())))
+        right.set_ylim(0, max(0.05, 1.5 * float(dice.max())))
         for number, point in enumerate(study.operating_points if study else []):
             step = round(min(max(point.threshold, 0), 1) * STEPS)
             marker = {"marker": "os^Dv"[number % 5], "color": SECOND, "linestyle": "none", "markersize": 5}
             left.plot(sensitivity[step], precision[step], **marker)
             middle.plot(max(rate[step], SMALLEST_RATE), sensitivity[step], **marker)
             right.plot(point.threshold, dice[step], **marker, label=point_name(point.name, point.asked_fpr))
-        for axes in (left, middle, right):
-            axes.legend(loc="lower right" if axes is middle else "upper right")
+        for axes in (axes for axes in (left, middle, right) if axes.get_legend_handles_labels()[0]):
+            axes.legend(loc="upper left" if axes is middle else "upper right")
     told = ", ".join(
         f"{name} {numbers[key]:.3f}"
         for name, key in (("average precision", "ap"), ("AUROC", "auroc"), ("best Dice", "oracle_dice"))
         if math.isfinite(numbers.get(key, math.nan))
     )
-    return as_svg(figure, f"Curves over the voxels of scans with a lesion: precision against sensitivity, ROC, and Dice "
-                  f"against the threshold. {told}".strip(), "accuracy")  # fmt: skip
+    what = "precision against sensitivity, ROC, and Dice against the threshold"
+    return as_svg(figure, f"Curves over the voxels of scans with a lesion: {what}. {told}".strip(), "accuracy")
 
 
 def calibration_curve(
@@ -135,16 +136,16 @@ def calibration_curve(
                 for row in study.per_case
                 if row["healthy"] and row.get("voxels") and f"flagged_{point.name}" in row
             ]
-            axes.plot([point.asked_fpr] * len(own), np.maximum(own, SMALLEST_RATE), linestyle="none", marker="o",
-                      markersize=3, color=FIRST, alpha=0.45, label="each healthy scan" if number == 0 else None)  # fmt: skip
+            axes.plot([point.asked_fpr] * len(own), np.maximum(own, SMALLEST_RATE), "o", markersize=3, color=FIRST,
+                      alpha=0.45, label="each healthy scan" if number == 0 else None)  # fmt: skip
             found = study.intervals.get(f"fpr_{point.name}")
             if found and not found.means_little:
                 axes.plot([point.asked_fpr] * 2, np.maximum([found.low, found.high], SMALLEST_RATE), color=SECOND,
                           linewidth=1.5)  # fmt: skip
             axes.plot(point.asked_fpr, max(point.fpr, SMALLEST_RATE), marker="D", markersize=6, color=SECOND,
                       linestyle="none", label="all, with 95 % interval" if number == 0 else None)  # fmt: skip
-        _axes(axes, "", "asked false-positive rate", "realised on healthy scans")
         axes.set(xscale="log", yscale="log", xlim=(SMALLEST_RATE, 1), ylim=(SMALLEST_RATE, 1))
+        _axes(axes, "", "asked false-positive rate", "realised on healthy scans")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(_percent))
         axes.legend(loc="upper left")
@@ -185,7 +186,8 @@ def training_curves(metrics: Path) -> str | None:
                           linewidth=1 if held_out else 1.4, marker="o" if held_out else None, markersize=3,
                           linestyle="--" if held_out else "-", label=name.replace("_", " "))  # fmt: skip
             _axes(axes, title, "step", "nats per brain voxel" if title != "Other terms" else "")
-            axes.legend(loc="upper right")
+            axes.margins(y=0.18)
+            axes.legend(loc="best")
     last = max(line["step"] for line in lines)
     return as_svg(figure, f"Loss terms over {last} training steps: {', '.join(names).replace('_', ' ')}.", "training")
 
@@ -218,6 +220,7 @@ def as_svg(figure: Figure, told: str, salt: str) -> str:
 def _axes(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set(title=title, xlabel=x, ylabel=y)
     axes.set_axisbelow(True)
+    axes.minorticks_off()
 
 
 def _named(name: str, value: float | None) -> str | None:

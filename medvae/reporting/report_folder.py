@@ -34,11 +34,11 @@ def check_report_folder(report: Path, cases: Path) -> None:
 
 @contextmanager
 def replaced_cases(cases: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of the pages when all of them are written; until then the old ones stay."""
+    """A temporary folder that replaces that of the pages when all are written; until then the old ones stay."""
     remove_leftovers(cases)
     with whole_folder(cases) as folder:
         write_text(
             folder / MARKER,
-            "medvae report wrote this folder and replaces it as a whole when it runs again: keep nothing of yours here.\n",
+            "Written by medvae report, and replaced as a whole when it runs again: keep nothing of yours here.\n",
         )
         yield folder

@@ -48,7 +48,7 @@ def strip(layers: Layers, centre: tuple[int, int, int] | None) -> bytes:
 def webp(image: Image.Image, quality: int = 80) -> bytes:
     """The picture as WebP."""
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=quality, method=6)
+    image.save(buffer, "WEBP", quality=quality, method=4)
     return buffer.getvalue()
 
 

@@ -34,7 +34,10 @@ def read_study(path: Path | str) -> tuple[Study, dict[str, dict[str, Interval]]]
     content = read_document(path)
     try:
         content = content | {
-            "operating_points": [_made(PointResult, point) for point in content["operating_points"]],
+            "operating_points": [
+                _made(PointResult, point | {"by_size": [_numbers(row) for row in point.get("by_size", [])]})
+                for point in content["operating_points"]
+            ],
             "intervals": {name: _made(Interval, found) for name, found in content["intervals"].items()},
             "per_case": [_numbers(row) for row in content["per_case"]],
             "pooled": _numbers(content["pooled"]),

@@ -89,7 +89,7 @@ def largest_findings(layers: Layers, count: int = 10) -> tuple[int, list[dict[st
 
 
 def encoded(layers: Layers) -> dict[str, str]:
-    """Each layer as a gzipped NIfTI file in base64: the scan in 256 steps of its own range, the map in steps of 1/255."""
+    """Each layer as gzipped NIfTI in base64: the scan in 256 steps of its own range, the map in steps of 1/255."""
     inside = layers.scan[layers.scan != 0]
     low, high = (float(v) for v in np.percentile(inside, [0, 99.9])) if inside.size else (0.0, 1.0)
     low = min(low, 0.0)

@@ -12,9 +12,9 @@
 
   const { Niivue, NVImage } = window.niivue;
   const nv = new Niivue({
-    isRadiologicalConvention: true, backColor: [0, 0, 0, 1], crosshairColor: [0.45, 0.75, 1, 0.7], crosshairWidth: 1,
+    isRadiologicalConvention: true, backColor: [0, 0, 0, 1], crosshairColor: [0.45, 0.75, 1, 0.8], crosshairWidth: 0.7, crosshairWidthUnit: "mm",
     loadingText: "", logLevel: "error", isOrientationTextVisible: true, dragAndDropEnabled: false,
-    multiplanarShowRender: 0, isNearestInterpolation: true, sagittalNoseLeft: true, crosshairGap: 6,
+    multiplanarShowRender: 1, isNearestInterpolation: true, sagittalNoseLeft: true, crosshairGap: 12, fontColor: [0.8, 0.85, 0.9, 1],
   });
   const ramp = (name, colour) => nv.addColormap(name, { R: [0, colour[0]], G: [0, colour[1]], B: [0, colour[2]], A: [0, 255], I: [0, 255] });
   ramp("medvae_mask", [255, 157, 46]);
@@ -24,7 +24,7 @@
     scan: { colormap: "gray", opacity: 1 },
     map: { colormap: "inferno", opacity: 0.8, cal_min: 0, cal_max: 1 },
     mask: { colormap: "medvae_mask", opacity: 0, cal_min: 0, cal_max: 1 },
-    truth: { colormap: "medvae_truth", opacity: 1, cal_min: 0, cal_max: 1 },
+    truth: { colormap: "medvae_truth", opacity: 0.5, cal_min: 0, cal_max: 1 },
   };
   const layers = Object.keys(looks).filter((name) => name in window.medvaeVolumes);
   for (const name of layers) {
@@ -81,9 +81,10 @@
     for (const button of byId("views").children) button.setAttribute("aria-pressed", button.dataset.view === String(type));
   }
   for (const button of byId("views").children) button.addEventListener("click", () => view(button.dataset.view));
+  byId("smooth").addEventListener("change", (event) => nv.setInterpolation(!event.target.checked));
 
   const values = byId("values"), said = { scan: "scan", map: "map", mask: "mask", truth: "truth" };
-  nv.onLocationChange = (place) => {
+  nv.onLocationChange = (there) => {
     values.replaceChildren();
     const line = (name, text) => {
       const row = values.insertRow(), head = document.createElement("th");
@@ -92,28 +93,31 @@
       row.append(head);
       row.insertCell().textContent = text;
     };
-    const [right, front, up] = Array.from(place.mm), side = (mm, plus, minus) => Math.abs(mm).toFixed(0) + " " + (mm < 0 ? minus : plus);
+    const [right, front, up] = Array.from(there.mm), side = (mm, plus, minus) => Math.abs(mm).toFixed(0) + " " + (mm < 0 ? minus : plus);
     line("mm", [side(right, "R", "L"), side(front, "A", "P"), side(up, "S", "I")].join(", "));
     layers.forEach((name, index) => {
-      const value = place.values[index].value;
+      const value = there.values[index].value;
       line(said[name], name === "map" ? value.toFixed(2) : name === "scan" ? value.toPrecision(3) : value > 0 ? "yes" : "no");
     });
   };
+  function place(mm) {
+    nv.scene.crosshairPos = nv.mm2frac(mm);
+    nv.createOnLocationChange();
+    nv.drawScene();
+  }
   function go() {
     const parameters = wanted(), threshold = Number(parameters.get("threshold") ?? page.threshold ?? 0.5);
     const at = (parameters.get("at") ?? "").split(",").map(Number);
     if (parameters.has("threshold") || !parameters.has("at")) cut(Math.min(Math.max(threshold || 0, 0), 1));
     if (at.length === 3 && at.every(isFinite)) {
-      nv.scene.crosshairPos = nv.mm2frac(at);
-      nv.createOnLocationChange();
-      nv.drawScene();
+      place(at);
       byId("canvas").scrollIntoView({ block: "nearest" });
     }
   }
   cut(page.threshold ?? 0.5);
   view(3);
+  place(page.at ?? [0, 0, 0]);
   go();
-  nv.createOnLocationChange();
   window.addEventListener("hashchange", go);
   wait.remove();
   window.medvaeReady = true;

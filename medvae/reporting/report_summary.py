@@ -1,0 +1,134 @@
+"""What a report says in words and numbers, from sidecars, a study and the rows of its cases."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medvae.evaluation.bootstrap import Interval
+from medvae.evaluation.study import Study
+from medvae.manifest import Manifest
+from medvae.reporting import tables as made
+from medvae.reporting.report_cases import CaseRow, Predicted
+from medvae.reporting.report_curves import point_name
+from medvae.reporting.report_pictures import data_uri
+
+
+def facts(predicted: Sequence[Predicted], manifest: Manifest | None, study: Study | None) -> list[tuple[str, str]]:
+    """What was run and on what, from the sidecars: names and values."""
+    first = predicted[0].sidecar
+    healthy, quality = first.get("HealthyScans") or {}, [p.sidecar.get("RegistrationQuality") for p in predicted]
+    dice = [q["TemplateDice"] for q in quality if isinstance(q, dict) and "TemplateDice" in q]
+    days = sorted({datetime.date.fromtimestamp(item.map.stat().st_mtime) for item in predicted if item.map.exists()})
+    told = {
+        "Method": first.get("Model"),
+        "Cohort": study.cohort if study else manifest.name if manifest else None,
+        "Licence": manifest.licence if manifest else None,
+        "Scans": len(predicted),
+        "Detector": str(first.get("ModelFingerprint", ""))[:12],
+        "Calibrated on": f"{healthy['training']} healthy training and {healthy['validation']} healthy validation scans"
+        if {"training", "validation"} <= healthy.keys()
+        else None,
+        "Lesion mask": f"{first.get('OperatingPoint')}: {first.get('ThresholdSource')}",
+        "Promise": first.get("Guarantee"),
+        "Brain from": _counted(item.sidecar.get("BrainMaskFrom") for item in predicted),
+        "Registered here": _counted("yes" if i.sidecar.get("RegisteredToMNI152") else "no" for i in predicted),
+        "Overlap with the template brain": f"Dice {min(dice):.3f} to {max(dice):.3f}" if dice else None,
+        "Maps written": " to ".join(dict.fromkeys(day.isoformat() for day in (days[0], days[-1]))) if days else None,
+        "Software": ", ".join(f"{name} {version}" for name, version in (first.get("Software") or {}).items()),
+    }
+    return [(name, str(value)) for name, value in told.items() if value not in (None, "")]
+
+
+def headline(rows: Sequence[CaseRow], study: Study | None, point: str, missing: int) -> list[dict[str, str]]:
+    """The few numbers at the top: ``name``, ``value``, what is said below it, and ``bad`` where it is bad news."""
+    kinds = Counter(row.kind for row in rows if row.kind)
+    told = [f"{count} with a lesion" if kind == "lesion" else f"{count} {kind}" for kind, count in kinds.items()]
+    tiles = [{"name": "scans", "value": str(len(rows)), "more": ", ".join(told)}]
+    if study:
+        tiles += _measured(study, point)
+    else:
+        volumes = [row.volume_ml for row in rows if math.isfinite(row.volume_ml)]
+        if volumes:
+            spread = f"{min(volumes):.1f} to {max(volumes):.1f} ml"
+            tiles.append({"name": "median flagged", "value": f"{np.median(volumes):.1f} ml", "more": spread})
+    failed = missing + sum(bool(row.problem) for row in rows)
+    if failed:
+        tiles.append({"name": "failures", "value": str(failed), "more": "listed below", "bad": "yes"})
+    return tiles
+
+
+def _measured(study: Study, at: str) -> list[dict[str, str]]:
+    pooled, points = study.pooled, {point.name: point for point in study.operating_points}
+    found = [("average precision", pooled.get("ap"), "ap", "{:.3f}", f"chance {pooled.get('prevalence', 0):.3f}")]
+    if points:
+        point = points.get(at) or next(iter(points.values()))
+        asked = f"asked {100 * point.asked_fpr:g} %" if math.isfinite(point.asked_fpr) else ""
+        found += [
+            ("Dice", point.dice, f"dice_{point.name}", "{:.3f}", f"at {point_name(point.name, point.asked_fpr)}"),
+            ("lesions found", 100 * point.lesion_sensitivity, "", "{:.1f} %", f"of {point.lesions}"),
+            ("realised FPR", 100 * point.fpr, f"fpr_{point.name}", "{:.1f} %", asked),
+        ]
+    tiles = []
+    for name, value, key, digits, more in found:
+        if value is not None and math.isfinite(value):
+            interval = study.intervals.get(key)
+            if interval and not interval.means_little:
+                ends = [digits.format(100 * end if "%" in digits else end) for end in (interval.low, interval.high)]
+                more += f"{'; ' if more else ''}{ends[0]} to {ends[1]}"
+            tiles.append({"name": name, "value": digits.format(value), "more": more})
+    return tiles
+
+
+def tables(studies: Sequence[Study], differences: dict[str, dict[str, Interval]]) -> list[dict[str, Any]]:
+    """The tables of numbers: ``title``, ``header`` and ``rows``; the first study is that of these predictions."""
+    if not studies:
+        return []
+    parts = {
+        "Over voxels": made.study_rows(studies),
+        "At fixed thresholds": made.point_rows(studies),
+        "Lesions found, by size": made.lesion_rows(studies[0]),
+        "Is there a lesion?": made.case_rows(studies[0]),
+        f"{studies[0].method} minus another method, paired": made.difference_rows(
+            {Path(name).name: found for name, found in differences.items()}
+        ),
+    }
+    return [{"title": title, "header": header, "rows": rows} for title, (header, rows) in parts.items() if rows]
+
+
+def shown(rows: Sequence[CaseRow]) -> dict[str, Any]:
+    """Best, median and worst case by AP; without truth, those with most, median and least flagged."""
+    measured = sorted((row for row in rows if math.isfinite(row.ap)), key=lambda row: -row.ap)
+    by_ap = bool(measured)
+    ordered = measured or sorted((r for r in rows if math.isfinite(r.volume_ml)), key=lambda row: -row.volume_ml)
+    if len(ordered) < 3:
+        chosen = list(zip(("Best", "Worst") if by_ap else ("Most flagged", "Least flagged"), ordered, strict=False))
+    else:
+        names = ("Best", "Median", "Worst") if by_ap else ("Most flagged", "Median", "Least flagged")
+        chosen = list(zip(names, (ordered[0], ordered[len(ordered) // 2], ordered[-1]), strict=True))
+    return {
+        "by_ap": by_ap,
+        "cases": [(name, row, data_uri(row.picture) if row.picture else None) for name, row in chosen],
+    }
+
+
+def columns(rows: Sequence[CaseRow], point: str) -> list[tuple[str, str, int]]:
+    """Columns of numbers that have one: attribute, title and digits."""
+    known = [
+        ("volume_ml", "flagged, ml", 2), ("findings", "findings", 0), ("p_value", "p of the scan", 3),
+        ("lesion_ml", "lesion, ml", 2), ("ap", "AP", 3), ("dice", f"Dice at {point}", 3),
+    ]  # fmt: skip
+    return [column for column in known if any(math.isfinite(getattr(row, column[0])) for row in rows)]
+
+
+def _counted(values: Iterable[object]) -> str:
+    values = [str(value) for value in values]
+    if len(set(values)) == 1:
+        return values[0]
+    return ", ".join(f"{value} ({values.count(value)})" for value in dict.fromkeys(values))
