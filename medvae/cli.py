@@ -356,8 +356,10 @@ def report(
         raise typer.Exit(130) from None
     for note in made.notes:
         typer.echo(f"note: {note}", err=True)
-    for case, problem in made.problems.items():
+    for case, problem in list(made.problems.items())[:10]:
         typer.echo(f"{case}: {problem}", err=True)
+    if len(made.problems) > 10:
+        typer.echo(f"{len(made.problems)} cases have a problem; the report lists all of them.", err=True)
     typer.echo(f"{made.cases} cases; open in a browser: {made.path}")
 
 

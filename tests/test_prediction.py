@@ -14,9 +14,10 @@ from medvae.detector import Detector
 from medvae.errors import MedvaeError
 from medvae.evaluation.study import evaluate, write_study
 from medvae.fitting import fit
-from medvae.prediction import Scan, predict, scans_of_files, scans_of_manifest
+from medvae.prediction import FAILURES, Scan, predict, scans_of_files, scans_of_manifest
 from medvae.preparation.grid import STANDARD_GRID
 from medvae.reporting.case_picture import draw_predictions
+from medvae.schema import read_document
 from medvae.volume import Geometry, read_volume, resample
 
 NETWORK = {
@@ -257,7 +258,10 @@ def test_one_bad_scan_does_not_stop_the_others(tmp_path, cohort, detectors, scan
     for name, (_, words) in bad.items():
         assert f"{name}.nii.gz" in failures[name]
         assert any(word in failures[name] for word in words.split("|")), failures[name]
-    assert {p.name.split("_")[0] for p in (tmp_path / "out").iterdir()} == {"sub06", "dataset"}
+    assert {p.name.split("_")[0] for p in (tmp_path / "out").iterdir()} == {"sub06", "dataset", FAILURES}
+    assert read_document(tmp_path / "out" / FAILURES) == failures
+    predict(detector, scans_of_files([good]), tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out" / FAILURES).exists()
 
 
 def test_two_scans_of_one_name_are_refused(tmp_path):

@@ -24,7 +24,7 @@ from medvae.evaluation.study import evaluate, write_study
 from medvae.files import write_json
 from medvae.manifest import read_manifest
 from medvae.prediction import FAILURES, MAP_SUFFIX, MASK_SUFFIX
-from medvae.reporting.report import write_report
+from medvae.reporting.report import _plain, write_report
 from medvae.reporting.report_cases import page_names
 from medvae.reporting.report_study import read_study
 from medvae.reporting.report_volumes import NATIVE_VOXELS, STEPS, Layers, encoded, voxels_above
@@ -262,6 +262,18 @@ def test_another_folders_files_are_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(MedvaeError, match=r"report\.html: was not written by medvae report"):
         write_report(tmp_path / "predictions", tmp_path / "other", quiet=True)
     assert mine.read_text() == "precious"
+
+
+def test_folder_without_scans_gives_a_report_without_viewers(tmp_path: Path) -> None:
+    make_predictions(tmp_path, ["ill"], ["well"])
+    report = write_report(tmp_path / "predictions", tmp_path / "out", quiet=True)
+    assert set(report.problems) == {"ill", "well"}
+    assert any("--scans" in note for note in report.notes)
+
+
+def test_address_of_a_note_is_no_path() -> None:
+    told = _plain("/home/me/a b/x.nii.gz: see https://doi.org/10.1/x and/or /srv/data/y.nii", [Path("/home/me/a b")])
+    assert told == "x.nii.gz: see https://doi.org/10.1/x and/or y.nii"
 
 
 def test_second_run_replaces_its_own_pages_only(tmp_path: Path) -> None:

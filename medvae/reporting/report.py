@@ -114,6 +114,8 @@ def write_report(
     sources = _sources(predicted, manifest, scans)
     studies, differences, notes = _studies(predicted, predictions, manifest, evaluations, quiet)
     study = studies[0] if studies else None
+    if manifest is None and not scans:
+        notes = ["No scans were given, so there are no viewers: name them with --manifest or --scans.", *notes]
     learned, more = _run(run, predicted)
     missing = _missing(predictions, predicted, manifest, study)
 
@@ -286,7 +288,7 @@ def _plain(text: str, folders: Sequence[Path]) -> str:
     for folder in sorted({str(f) for path in folders for f in (path, path.resolve())}, key=len, reverse=True):
         if folder not in (".", "/"):
             text = text.replace(f"{folder}/", "")
-    return re.sub(r"(?<![\w.])/(?:[^\s/:\"',;()]+/)+", "", text)
+    return re.sub(r"(?<![\w./:])/(?:[^\s/:\"',;()]+/)+", "", text)
 
 
 def _environment() -> jinja2.Environment:
