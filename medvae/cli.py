@@ -360,7 +360,7 @@ def report(
         typer.echo(f"{case}: {problem}", err=True)
     if len(made.problems) > 10:
         typer.echo(f"{len(made.problems)} cases have a problem; the report lists all of them.", err=True)
-    typer.echo(f"{made.cases} cases; open in a browser: {made.path}")
+    typer.echo(f"{made.cases} case{'s' * (made.cases != 1)}; open in a browser: {made.path}")
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: object) -> None:

@@ -33,7 +33,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("profile")) as opened:
+    with Browser(tmp_path_factory.mktemp("profile"), width=900, height=640) as opened:
         yield opened
 
 
@@ -110,7 +110,7 @@ def test_pages_do_not_scroll_sideways(report: Path, browser: Browser, width: int
     for page, ready in ((report / "report.html").as_uri(), "true"), (case_page(report, "code"), VIEWER_READY):
         browser.open(page, ready)
         assert browser.run("document.documentElement.scrollWidth") <= width
-    browser.look(1280, 900)
+    browser.look(900, 640)
 
 
 def test_viewer_draws_the_scan_and_the_slider_changes_it(report: Path, browser: Browser) -> None:

@@ -176,10 +176,11 @@ def make_case(
         return row, None
     count, findings = largest_findings(layers)
     threshold = _number(item.sidecar.get("Threshold"))
-    picture = strip(layers, findings[0]["voxel"] if findings else None)
-    row = replace(row, findings=count, picture=picture, problem=plain(" ".join(problems)))
     above, voxels = _above(layers)
-    write(row, layers.shown, {"findings": findings, "above": above, "threshold": threshold})
+    shown = layers.shown
+    picture = strip(shown, findings[0]["mm"] if findings else None)
+    row = replace(row, findings=count, picture=picture, problem=plain(" ".join(problems)))
+    write(row, shown, {"findings": findings, "above": above, "threshold": threshold})
     readable = not problems and row.kind in ("lesion", "healthy")
     return row, voxels if readable else None
 

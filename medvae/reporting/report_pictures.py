@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
@@ -17,21 +18,22 @@ TRUTH = (53, 196, 232)
 MARGIN_MM = 6.0
 
 
-def strip(layers: Layers, centre: tuple[int, int, int] | None) -> bytes:
+def strip(layers: Layers, place_mm: Sequence[float] | None) -> bytes:
     """Axial, coronal and sagittal plane side by side; flagged voxels in the map's colours, the truth outlined.
 
     Parameters
     ----------
     layers
         The case.
-    centre
-        Voxel the planes go through; the map's largest value without it.
+    place_mm
+        Where the planes go through (RAS+); without it through the map's largest value.
     """
-    if centre is None:
-        centre = np.unravel_index(int(np.argmax(layers.heat)), layers.heat.shape)
-    place = layers.geometry.affine @ [*centre, 1]
     layers = upright(layers)
-    centre = np.rint(np.linalg.inv(layers.geometry.affine) @ place)[:3].astype(int)
+    if place_mm is None:
+        centre = np.unravel_index(int(np.argmax(layers.heat)), layers.heat.shape)
+    else:
+        centre = np.rint(np.linalg.inv(layers.geometry.affine) @ [*place_mm, 1])[:3]
+        centre = np.clip(centre, 0, np.array(layers.geometry.shape) - 1)
     inside = layers.scan[layers.scan != 0]
     top = float(np.percentile(inside, 99.5)) if inside.size else 1.0
     box = _box(layers)

@@ -83,7 +83,7 @@ def largest_findings(layers: Layers, count: int = 10) -> tuple[int, list[dict[st
         place = layers.geometry.affine @ [*voxel, 1]
         rows.append(
             {"ml": float(sizes[label - 1] * layers.geometry.voxel_volume_ml), "peak": float(values.max()),
-             "mm": [round(float(x), 1) for x in place[:3]], "voxel": tuple(int(i) for i in voxel)}
+             "mm": [round(float(x), 1) for x in place[:3]]}
         )  # fmt: skip
     return found, rows
 
