@@ -22,7 +22,7 @@ from medvae.cli import app
 from medvae.errors import MedvaeError
 from medvae.evaluation.study import evaluate, write_study
 from medvae.files import write_json
-from medvae.manifest import read_manifest
+from medvae.manifest import read_manifest, write_manifest
 from medvae.prediction import FAILURES, MAP_SUFFIX, MASK_SUFFIX
 from medvae.reporting.report import _plain, write_report
 from medvae.reporting.report_cases import page_names
@@ -224,6 +224,14 @@ def test_scan_that_changed_is_told(tmp_path: Path) -> None:
     write_volume(tmp_path / "scans/case0.nii.gz", scan.array + 1, scan)
     report = write_report(tmp_path / "predictions", tmp_path / "out", manifest=cohort, quiet=True)
     assert "has changed" in report.problems["ill"]
+
+
+def test_cases_that_the_detector_may_have_seen_are_told(tmp_path: Path) -> None:
+    cohort = make_predictions(tmp_path, ["ill"], ["well"])
+    cases = [case.model_copy(update={"split": "validation"}) if case.healthy else case for case in cohort.cases]
+    cohort = read_manifest(write_manifest(cohort.model_copy(update={"cases": cases}), tmp_path / "seen.json"))
+    report = write_report(tmp_path / "predictions", tmp_path / "out", manifest=cohort, quiet=True)
+    assert any(note.startswith("Not of the test split: 1") for note in report.notes)
 
 
 def test_scans_are_found_by_name_and_content(tmp_path: Path) -> None:

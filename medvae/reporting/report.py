@@ -117,6 +117,11 @@ def write_report(
     if manifest is None and not scans:
         notes = ["No scans were given, so there are no viewers: name them with --manifest or --scans.", *notes]
     learned, more = _run(run, predicted)
+    seen = sum(source.case is not None and source.case.split != "test" for source in sources.values())
+    if seen:
+        more.append(
+            f"Not of the test split: {seen}. The detector learned from such cases, or set its thresholds on them."
+        )
     missing = _missing(predictions, predicted, manifest, study)
 
     environment = _environment()
