@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from medvae.calibrated import Calibrated
-from medvae.detector import Detector
 from medvae.errors import MedvaeError
 from medvae.evaluation.maps import lesion_truth
 from medvae.manifest import Manifest
@@ -25,7 +25,6 @@ from medvae.reporting.montage import (
     largest_slices,
     slices_at,
 )
-from medvae.scoring.volume import reconstruct_volume
 from medvae.volume import read_volume
 
 MOST_COLUMNS = 24
@@ -58,7 +57,7 @@ def draw_case(
         Value of the map that the mask was cut at.
     """
     known = read_volume(truth).array > 0 if isinstance(truth, str | Path) else truth
-    shown = _shown(title, scan, anomaly_map, mask, threshold, known)
+    shown = _shown(title, scan, anomaly_map, mask, threshold=threshold, truth=known)
     centre = largest_finding(shown)
     return draw_montage([Column(shown, axis, centre[axis]) for axis in (2, 1, 0)], out, title=title)
 
@@ -137,23 +136,15 @@ def draw_figure(
     axis, columns = AXIS[plane], []
     for case in cases:
         restored = _reconstruction(case, detector) if detector is not None else None
-        shown = _shown(case.id, case.scan, case.map, case.mask, case.threshold, case.truth(), restored)
+        known = {"threshold": case.threshold, "truth": case.truth(), "healthy": case.healthy}
+        shown = _shown(case.id, case.scan, case.map, case.mask, reconstruction=restored, **known)
         chosen = slices_at(shown, axis, positions_mm) if positions_mm else largest_slices(shown, axis, count)
         columns += [Column(shown, axis, index) for index in chosen]
     return draw_montage(columns, out, title=title, radiological=radiological)
 
 
-def _shown(
-    name: str,
-    scan: Path | str,
-    anomaly_map: Path | str,
-    mask: Path | str,
-    threshold: float,
-    truth: np.ndarray | None,
-    reconstruction: np.ndarray | None = None,
-) -> Shown:
+def _shown(name: str, scan: Path | str, anomaly_map: Path | str, mask: Path | str, **known: Any) -> Shown:
     volume, anomaly, found = read_volume(scan), read_volume(anomaly_map).array, read_volume(mask).array
-    known = {"threshold": threshold, "truth": truth, "reconstruction": reconstruction}
     return Shown.of(name, volume.geometry, volume.array, anomaly, found, **known)
 
 
@@ -164,6 +155,9 @@ def _reconstruction(case: PredictedCase, detector: Calibrated) -> np.ndarray | N
             f'{case.folder}: "{case.id}" was predicted by {case.sidecar["Model"]} with other weights than '
             f"the given detector's. Give the run folder it was predicted with."
         )
+    from medvae.detector import Detector  # needs torch, which a picture of what is written does not
+    from medvae.scoring.volume import reconstruct_volume
+
     if not isinstance(detector, Detector) or detector.network is None:
         return None
     images = case.manifest.images(case.case) if case.case else [case.scan]

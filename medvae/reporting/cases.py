@@ -45,6 +45,11 @@ class PredictedCase:
         """Name of the operating point of the mask."""
         return str(self.sidecar["OperatingPoint"])
 
+    @property
+    def healthy(self) -> bool:
+        """Whether the manifest declares it free of lesions."""
+        return self.case is not None and self.case.healthy
+
     def truth(self) -> np.ndarray | None:
         """The known lesion on the scan's grid, ``(X, Y, Z)`` bool; None for a case without a label."""
         if self.case is None or not self.case.label:

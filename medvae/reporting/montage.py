@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from scipy import ndimage
 
 from medvae.errors import MedvaeError
@@ -28,8 +30,9 @@ KINDS = ("scan", "reconstruction", "anomaly map", "lesion mask", "truth")
 AXIS: dict[str, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 APART_MM = 6.0
 """Slices that are chosen automatically lie at least this far apart."""
-_INCHES_PER_MM, _WIDEST_INCHES = 0.0095, 11.0
-_GAP, _LEFT, _RIGHT, _TOP, _BOTTOM = 0.04, 0.3, 0.95, 0.42, 0.3  # inches
+_INCHES_PER_MM = 0.0095
+_NARROWEST, _WIDEST = 4.2, 11.0  # inches, as the rest; the line below the picture needs the first
+_GAP, _LEFT, _RIGHT, _TOP, _BOTTOM = 0.04, 0.3, 0.9, 0.42, 0.3
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Shown:
     truth: np.ndarray | None = None
     reconstruction: np.ndarray | None = None
     """1 is white."""
+    healthy: bool = False
+    """Known to have no lesion."""
 
     @classmethod
     def of(
@@ -62,28 +67,21 @@ class Shown:
         threshold: float = 0.5,
         truth: np.ndarray | None = None,
         reconstruction: np.ndarray | None = None,
+        healthy: bool = False,
     ) -> Shown:
         """From arrays in a file's own voxel order, all on the grid ``geometry``."""
-        box = None
-        arrays: list[np.ndarray | None] = []
-        for array in (image, anomaly, mask > 0, truth, reconstruction):
-            if array is None:
-                arrays.append(None)
-                continue
-            values = array.astype(np.uint8) if array.dtype == bool else np.asarray(array)
-            upright = nib.as_closest_canonical(nib.Nifti1Image(values, geometry.affine))
-            values = np.asarray(upright.dataobj)
-            if box is None:
-                box = _box(values, np.linalg.norm(upright.affine[:3, :3], axis=0))
-                corner = upright.affine @ [*(part.start for part in box), 1]
-                affine = np.column_stack([upright.affine[:, :3], corner])
-            arrays.append(values[box])
-        brain = arrays[0][arrays[1] > 0]
-        white = float(np.percentile(brain, 99.5)) if brain.size else float(np.max(arrays[0]))
-        return cls(
-            name, arrays[0], arrays[1], arrays[2] > 0, threshold, white if white > 0 else 1.0,
-            Geometry(affine, arrays[0].shape), None if arrays[3] is None else arrays[3] > 0, arrays[4],
-        )  # fmt: skip
+        given = {"image": image, "anomaly": anomaly, "mask": mask > 0, "truth": truth, "reconstruction": reconstruction}
+        upright = {key: _upright(array, geometry.affine) for key, array in given.items() if array is not None}
+        affine = upright["image"].affine
+        box = _box(np.asarray(upright["image"].dataobj), np.linalg.norm(affine[:3, :3], axis=0))
+        corner = affine @ [*(part.start for part in box), 1]
+        arrays = {key: np.asarray(turned.dataobj)[box] for key, turned in upright.items()}
+        arrays |= {key: arrays[key] > 0 for key in ("mask", "truth") if key in arrays}
+        brain = arrays["image"][arrays["anomaly"] > 0]
+        white = float(np.percentile(brain, 99.5)) if brain.size else float(arrays["image"].max())
+        placed = Geometry(np.column_stack([affine[:, :3], corner]), arrays["image"].shape)
+        white = white if white > 0 else 1.0
+        return cls(name=name, threshold=threshold, white=white, geometry=placed, healthy=healthy, **arrays)
 
     @property
     def kinds(self) -> list[str]:
@@ -157,9 +155,7 @@ def largest_finding(shown: Shown) -> tuple[int, int, int]:
     return tuple(int(i) for i in centre)
 
 
-def draw_montage(
-    columns: Sequence[Column], out: Path | str, *, title: str = "", radiological: bool = True, note: str = ""
-) -> Path:
+def draw_montage(columns: Sequence[Column], out: Path | str, *, title: str = "", radiological: bool = True) -> Path:
     """Draw slices side by side, a row for each kind of picture, to ``out`` (PNG, PDF or SVG by its ending).
 
     Parameters
@@ -170,83 +166,75 @@ def draw_montage(
         Above the picture, instead of the cases' names.
     radiological
         The patient's right on the left, or else his left. Either is marked and said.
-    note
-        Added to the line below.
     """
     kinds = [kind for kind in KINDS if any(kind in column.shown.kinds for column in columns)]
 
-    extents = [_extent_mm(column) for column in columns]
-    total_mm, height_mm = sum(width for width, _ in extents), max(height for _, height in extents)
-    scale = min(_INCHES_PER_MM, (_WIDEST_INCHES - len(columns) * _GAP) / total_mm)
-    width = _LEFT + _RIGHT + total_mm * scale + _GAP * (len(columns) - 1)
-    width = max(width, 5.2)  # the line below the picture needs it
-    height = _TOP + _BOTTOM + len(kinds) * (height_mm * scale + _GAP)
+    sizes = [_size_mm(column) for column in columns]
+    gaps = [_GAP if one.shown is next.shown else 3 * _GAP for one, next in pairwise(columns)]
+    scale = min(_INCHES_PER_MM, (_WIDEST - sum(gaps)) / sum(across for across, _ in sizes))
+    sizes = [(across * scale, up * scale) for across, up in sizes]
+    tall = max(up for _, up in sizes)
+    right = _LEFT + sum(across for across, _ in sizes) + sum(gaps)
+    width, height = max(right + _RIGHT, _NARROWEST), _TOP + len(kinds) * (tall + _GAP) + _BOTTOM
     figure = Figure(figsize=(width, height), facecolor="white")
+    canvas = figure.add_axes((0, 0, 1, 1))  # one for all, in inches from the top left: many take long
+    canvas.set_axis_off()
 
-    def add(left: float, top: float, across: float, down: float) -> Axes:
-        return figure.add_axes((left / width, 1 - (top + down) / height, across / width, down / height))
-
-    left = _LEFT
-    for number, (column, (across_mm, up_mm)) in enumerate(zip(columns, extents, strict=True)):
-        for row, kind in enumerate(kinds):
-            top = _TOP + row * (height_mm * scale + _GAP)
-            panel = add(left, top, across_mm * scale, height_mm * scale)
-            _draw_panel(panel, column, kind, (across_mm, up_mm), height_mm, radiological)
-            if number == 0:
-                panel.set_ylabel(kind, fontsize=9)
-                if row == 0:
-                    _draw_scale_bar(panel, across_mm)
-            if row == 0:
-                panel.set_title(_place(column), fontsize=8, pad=3)
-                if not title and (number == 0 or columns[number - 1].shown is not column.shown):
-                    _text(figure, left / width, 1 - 0.06 / height, column.shown.name, fontsize=9, va="top")
-        left += across_mm * scale + _GAP
-    if title:
-        _text(figure, _LEFT / width, 1 - 0.06 / height, title, fontsize=9, va="top")
-
-    row = kinds.index("anomaly map")
-    bar = add(left + 0.04, _TOP + row * (height_mm * scale + _GAP), 0.13, height_mm * scale)
-    _draw_colour_bar(bar, sorted({column.shown.threshold for column in columns}))
-    said = "Radiological convention: the patient's right is on the left." if radiological else (
-        "Neurological convention: the patient's left is on the left."
-    )  # fmt: skip
-    _text(figure, _LEFT / width, 0.08 / height, f"{said} {note}".strip(), fontsize=7.5, va="bottom")
+    tops = [_TOP + row * (tall + _GAP) for row in range(len(kinds))]
+    lefts = [_LEFT + sum(across for across, _ in sizes[:n]) + sum(gaps[:n]) for n in range(len(columns))]
+    for kind, top in zip(kinds, tops, strict=True):
+        _write(canvas, _LEFT / 2, top + tall / 2, kind, fontsize=9, rotation=90, ha="center", va="center")
+        for column, left, (across, up) in zip(columns, lefts, sizes, strict=True):
+            canvas.add_patch(Rectangle((left, top), across, tall, color="black", linewidth=0, zorder=-1))
+            middle = top + (tall - up) / 2
+            _draw_panel(canvas, column, kind, (left, left + across, middle + up, middle), radiological)
+    previous = None
+    for column, left, (across, _) in zip(columns, lefts, sizes, strict=True):
+        _write(canvas, left + across / 2, _TOP - 0.05, _place(column), fontsize=8, ha="center", va="bottom")
+        _mark_sides(canvas, column, (left, left + across), _TOP, radiological)
+        if column.shown is not previous and not title:
+            _write(canvas, left, 0.06, column.shown.name, fontsize=9, va="top")
+        previous = column.shown
+    _write(canvas, _LEFT, 0.06, title, fontsize=9, va="top")
+    _draw_scale_bar(canvas, _LEFT, _TOP + tall, sizes[0][0], scale)
+    thresholds = sorted({column.shown.threshold for column in columns})
+    _draw_colour_bar(canvas, right + 0.08, tops[kinds.index("anomaly map")], tall, thresholds)
+    side = (
+        "Radiological convention: the patient's right"
+        if radiological
+        else "Neurological convention: the patient's left"
+    )
+    _write(canvas, _LEFT, height - 0.08, f"{side} is on the left.", fontsize=7.5, va="bottom")
+    canvas.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
     return save_figure(figure, out, dpi=200)
 
 
 def _draw_panel(
-    panel: Axes, column: Column, kind: str, extent: tuple[float, float], height_mm: float, radiological: bool
+    canvas: Axes, column: Column, kind: str, extent: tuple[float, float, float, float], radiological: bool
 ) -> None:
-    shown, (across, up) = column.shown, extent
-    panel.set(xlim=(0, across), ylim=((up - height_mm) / 2, (up + height_mm) / 2), xticks=[], yticks=[],
-              facecolor="black")  # fmt: skip
-    panel.spines[:].set_visible(False)
+    shown = column.shown
     if kind not in shown.kinds:
-        panel.text(across / 2, up / 2, "not known", color="0.6", fontsize=8, ha="center", va="center")
+        middle = (extent[0] + extent[1]) / 2, (extent[2] + extent[3]) / 2
+        absent = "healthy" if shown.healthy and kind == "truth" else "not known"
+        _write(canvas, *middle, absent, color="0.6", fontsize=8, ha="center", va="center")
         return
 
     def plane(array: np.ndarray) -> np.ndarray:
         """Rows from the top down; columns as the reader sees them."""
-        picture = np.take(array, column.index, axis=column.axis).T[::-1]
+        chosen: list[int | slice] = [slice(None)] * 3
+        chosen[column.axis] = column.index
+        picture = array[tuple(chosen)].T[::-1]
         return picture[:, ::-1] if radiological or column.axis == 0 else picture
 
-    grey = np.clip(plane(shown.image) / shown.white, 0, 1)
-    if kind == "reconstruction":
-        grey = np.clip(plane(shown.reconstruction), 0, 1)
-    colours = np.repeat(grey[..., None], 3, axis=-1)
+    grey = plane(shown.reconstruction if kind == "reconstruction" else shown.image / shown.white)
+    colours = np.repeat(np.clip(grey, 0, 1)[..., None], 3, axis=-1)
     if kind == "anomaly map":
         colours = _with_map(colours, plane(shown.anomaly), shown.threshold)
     elif kind in ("lesion mask", "truth"):
         region, colour = (shown.mask, MASK_COLOUR) if kind == "lesion mask" else (shown.truth, TRUTH_COLOUR)
         colours = np.where(plane(region)[..., None], 0.25 * colours + 0.75 * np.array(rgb(colour)) / 255, colours)
-    # "none" keeps the voxels as they are in PDF and SVG, for the reader's own zoom
-    panel.imshow(
-        np.rint(colours * 255).astype(np.uint8), extent=(0, across, 0, up), aspect="auto", interpolation="none"
-    )
-    if kind == "scan":
-        marks = ("A", "P") if column.axis == 0 else ("R", "L") if radiological else ("L", "R")
-        for place, mark, side in ((0.02, marks[0], "left"), (0.98, marks[1], "right")):
-            panel.text(place, 0.97, mark, color="white", transform=panel.transAxes, va="top", ha=side, fontsize=8)
+    # "none" keeps the voxels as they are in PDF and SVG
+    canvas.imshow(np.rint(colours * 255).astype(np.uint8), extent=extent, interpolation="none")
 
 
 def _with_map(colours: np.ndarray, values: np.ndarray, threshold: float) -> np.ndarray:
@@ -255,41 +243,55 @@ def _with_map(colours: np.ndarray, values: np.ndarray, threshold: float) -> np.n
     return (1 - opacity) * colours + opacity * colormaps[MAP_COLOURS](values)[..., :3]
 
 
-def _draw_colour_bar(bar: Axes, thresholds: Sequence[float]) -> None:
+def _draw_colour_bar(canvas: Axes, left: float, top: float, tall: float, thresholds: Sequence[float]) -> None:
     values = np.linspace(1, 0, 256)[:, None]
-    bar.imshow(_with_map(np.full((256, 1, 3), 0.5), values, thresholds[0]), extent=(0, 1, 0, 1), aspect="auto")
-    bar.set(xticks=[], yticks=[0, 0.25, 0.5, 0.75, 1])
-    bar.yaxis.tick_right()
-    bar.tick_params(labelsize=7, length=2, pad=2)
-    bar.yaxis.set_label_position("right")
+    colours, right = _with_map(np.full((256, 1, 3), 0.5), values, thresholds[0]), left + 0.13
+    canvas.imshow(np.rint(colours * 255).astype(np.uint8), extent=(left, right, top + tall, top), interpolation="none")
+    for value in (0, 0.25, 0.5, 0.75, 1):
+        _write(canvas, right + 0.06, top + (1 - value) * tall, f"{value:g}", fontsize=7, va="center")
+        canvas.plot([right, right + 0.04], [top + (1 - value) * tall] * 2, color="black", linewidth=0.6)
     for threshold in thresholds:
-        bar.axhline(threshold, color="white", linewidth=1.2)
-    above = " – ".join(f"{value:.2f}" for value in dict.fromkeys((thresholds[0], thresholds[-1])))
-    bar.set_ylabel(f"anomaly map (no unit)\nmask above {above}", fontsize=7)
+        canvas.plot([left, right], [top + (1 - threshold) * tall] * 2, color="white", linewidth=1.2)
+    above = " to ".join(f"{value:.2f}" for value in dict.fromkeys((thresholds[0], thresholds[-1])))
+    text = f"anomaly map (no unit)\nmask above {above}"
+    _write(canvas, right + 0.36, top + tall / 2, text, fontsize=7, rotation=90, va="center")
 
 
-def _draw_scale_bar(panel: Axes, across_mm: float) -> None:
-    length = next((mm for mm in (100, 50, 20, 10, 5, 2, 1) if mm <= 0.45 * across_mm), 1)
-    low, high = panel.get_ylim()
-    start, level = 0.04 * across_mm, low + 0.04 * (high - low)
-    panel.plot([start, start + length], [level, level], color="white", linewidth=2, solid_capstyle="butt")
-    panel.text(start + length / 2, level + 0.02 * (high - low), f"{length} mm", color="white", fontsize=7, ha="center",
-               va="bottom")  # fmt: skip
+def _draw_scale_bar(canvas: Axes, left: float, bottom: float, across: float, scale: float) -> None:
+    """The longest round length that fits under the first scan; ``scale`` in inches per mm."""
+    length = next((mm for mm in (100, 50, 20, 10, 5, 2, 1) if mm * scale <= 0.45 * across), 1)
+    start, end = left + 0.06, left + 0.06 + length * scale
+    canvas.plot([start, end], [bottom - 0.06] * 2, color="white", linewidth=2, solid_capstyle="butt")
+    _write(
+        canvas, (start + end) / 2, bottom - 0.09, f"{length} mm", color="white", fontsize=7, ha="center", va="bottom"
+    )
+
+
+def _mark_sides(canvas: Axes, column: Column, sides: tuple[float, float], top: float, radiological: bool) -> None:
+    marks = "AP" if column.axis == 0 else "RL" if radiological else "LR"
+    for mark, place, align in zip(marks, (sides[0] + 0.04, sides[1] - 0.04), ("left", "right"), strict=True):
+        _write(canvas, place, top + 0.04, mark, color="white", fontsize=8, ha=align, va="top")
 
 
 def _place(column: Column) -> str:
     return f"{'xyz'[column.axis]} = {column.shown.position_mm(column.axis, column.index):.0f} mm".replace("-", "−")
 
 
-def _text(figure: Figure, x: float, y: float, text: str, **options: object) -> None:
-    figure.text(x, y, text, parse_math=False, **options)  # a name may hold a dollar sign
+def _write(canvas: Axes, x: float, y: float, text: str, **options: object) -> None:
+    canvas.text(x, y, text, parse_math=False, **options)  # a name may hold a dollar sign
 
 
-def _extent_mm(column: Column) -> tuple[float, float]:
+def _size_mm(column: Column) -> tuple[float, float]:
     """Width and height of a slice."""
     sizes = [n * mm for n, mm in zip(column.shown.image.shape, column.shown.geometry.spacing_mm, strict=True)]
     across, up = [size for axis, size in enumerate(sizes) if axis != column.axis]
     return across, up
+
+
+def _upright(array: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
+    """With its axes flipped and reordered to RAS; no interpolation."""
+    values = array.astype(np.uint8) if array.dtype == bool else array
+    return nib.as_closest_canonical(nib.Nifti1Image(values, affine))
 
 
 def _box(image: np.ndarray, spacing: Sequence[float], margin_mm: float = 6.0) -> tuple[slice, ...]:

@@ -90,11 +90,11 @@ def _write_case(case: PredictedCase) -> HandOff:
     layers += [Layer(case.mask, "SegmentationRole", f"Anomaly ({case.operating_point})")]
     workspace = write_workspace(case.folder / f"{case.id}.itksnap", layers, volume.geometry.shape)
     segmentation = write_segmentation(case.folder / f"{case.id}.seg.nrrd", segments, volume.geometry)
-    here = _commands(case, scan, labels, workspace, window, Path())
+    given = _commands(case, scan, labels, workspace, window, None)
     there = _commands(case, scan, labels, workspace, window, case.folder)
     text = "".join(f"# {viewer}\n{command}\n\n" for viewer, command in there.items())
     write_text(beside / f"{case.id}.txt", f"# To be given in the folder of the predictions, {FOLDER}/..\n\n{text}")
-    return HandOff(case.id, workspace, segmentation, here)
+    return HandOff(case.id, workspace, segmentation, given)
 
 
 def _window(scan: np.ndarray, brain: np.ndarray) -> tuple[float, float]:
@@ -105,11 +105,13 @@ def _window(scan: np.ndarray, brain: np.ndarray) -> tuple[float, float]:
 
 
 def _commands(
-    case: PredictedCase, scan: Path, labels: Path, workspace: Path, window: tuple[float, float], at: Path
+    case: PredictedCase, scan: Path, labels: Path, workspace: Path, window: tuple[float, float], at: Path | None
 ) -> dict[str, str]:
+    """Viewer to command, with paths as they were given or from the folder ``at``."""
+
     def short(path: Path) -> str:
         try:
-            return shlex.quote(Path(os.path.relpath(path, at)).as_posix())
+            return shlex.quote(Path(os.path.relpath(path, at)).as_posix() if at else str(path))
         except ValueError:  # another drive of Windows
             return shlex.quote(str(path))
 
