@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,7 @@ def draw_figure(
     *,
     ids: Sequence[str] | None = None,
     manifest: Manifest | None = None,
+    scans: Mapping[str, Path | str] | None = None,
     detector: Calibrated | None = None,
     plane: Plane = "axial",
     slices: int | None = None,
@@ -101,6 +102,8 @@ def draw_figure(
         The cases, in this order; all of the folder by default.
     manifest
         Gives the truth.
+    scans
+        Case to first modality, where it was moved.
     detector
         The one that made the predictions: its reconstruction is drawn too, if it makes one.
     plane
@@ -123,7 +126,7 @@ def draw_figure(
         raise MedvaeError(
             f"{out}: a figure is written as PNG, PDF or SVG. Give a name that ends in .png, .pdf or .svg."
         )
-    cases, problems = read_cases(folder, ids=ids, manifest=manifest)
+    cases, problems = read_cases(folder, ids=ids, manifest=manifest, scans=scans)
     if problems:
         raise MedvaeError("\n".join(problems.values()))
     count = slices if slices is not None else max(1, 6 // len(cases))
