@@ -1,6 +1,7 @@
 """The BIDS derivative data set, judged by the validator where it is installed."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -95,7 +96,9 @@ def test_the_data_set_holds_the_same_images_and_finds_its_scan(data_set):
 
 @pytest.mark.skipif(VALIDATOR is None, reason="bids-validator-deno is not installed (pip install bids-validator-deno)")
 def test_the_bids_validator_finds_no_error(data_set):
-    result = subprocess.run([VALIDATOR, data_set / "bids", "--json"], capture_output=True, text=True, timeout=120)
+    command = [VALIDATOR, data_set / "bids", "--json"]
+    environment = os.environ | {"DENO_DIR": str(data_set / "deno")}  # where it would else write to the home folder
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     issues = json.loads(result.stdout)["issues"]["issues"]
     assert [issue for issue in issues if issue["severity"] == "error"] == []
     assert {issue["code"] for issue in issues} <= {"TOO_FEW_AUTHORS"}

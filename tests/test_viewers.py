@@ -130,6 +130,7 @@ def test_a_workspace_keeps_every_rule_of_itk_snap(study):
         assert re.fullmatch(r"\d+ \d+ \d+", label["Color"])
         assert label["Flags"] == "1 1"
         assert first["LayerMetaData"]["DisplayMapping"]["ColorMap"] == {"Preset": "Grayscale"}
+        assert project["IRIS"]["DisplayMapping"] == first["LayerMetaData"]["DisplayMapping"]  # or 3.6 drops the window
         overlays = [layer for layer in others if layer["Role"] == "OverlayRole"]
         assert len(overlays) == (2 if item.id == "LAS" else 1)
         for layer in overlays:

@@ -131,12 +131,15 @@ def _layer(layer: Layer, path: str, shape: tuple[int, int, int] | None) -> Regis
         shown["DisplayMapping"] = {"ColorMap": colour_map, **curve}
     content = {"AbsolutePath": path, "Role": layer.role, "LayerMetaData": shown}
     if shape is not None:
-        content["ProjectMetaData"] = _project(shape)
+        content["ProjectMetaData"] = _project(shape, shown["DisplayMapping"])
     return content
 
 
-def _project(shape: tuple[int, int, int]) -> Registry:
-    """What belongs to the whole workspace; ITK-SNAP 3.6 heeds it only where the dimensions are the scan's."""
+def _project(shape: tuple[int, int, int], mapping: Registry) -> Registry:
+    """What belongs to the whole workspace; ITK-SNAP 3.6 heeds it only where the dimensions are the scan's.
+
+    It then takes the scan's window from here, and the default window where it is not said again.
+    """
     label = {
         "Alpha": "255",
         "Color": " ".join(map(str, rgb(MASK_COLOUR))),
@@ -148,6 +151,7 @@ def _project(shape: tuple[int, int, int]) -> Registry:
         "Files": {"Grey": {"Dimensions": " ".join(map(str, shape))}},
         "IRIS": {
             "SliceViewLayerLayout": "Stacked",
+            "DisplayMapping": mapping,
             "LabelState": {"SegmentationAlpha": "0.35", "DrawingLabel": "1"},
             "LabelTable": {"NumberOfElements": "1", "Element[0]": label},
         },
