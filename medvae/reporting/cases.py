@@ -119,7 +119,7 @@ def _read_case(folder: Path, name: str, manifest: Manifest | None, scan: Path | 
     if not scan.is_file():
         raise MedvaeError(
             f'{folder}: the scan of "{name}" is not at {os.path.normpath(scan)}; it was moved or renamed since it was '
-            f"predicted, or the predictions were. Put the two back as they lay, or predict into a new folder."
+            f"predicted, or the predictions were. Put the two back as they lay, or name it in a manifest (--manifest)."
         )
     if sha256(scan) != sidecar["SourcesSha256"][0]:
         raise MedvaeError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 MAP_COLOURS = "inferno"
-"""Of the anomaly map; matplotlib, FSLeyes, MRIcroGL and 3D Slicer know it by this name."""
+"""Of the anomaly map; matplotlib, FSLeyes and 3D Slicer know it by this name."""
 FADE = 0.6
 """The map begins to show at this share of the threshold."""
 MASK_COLOUR = "#ff9d2e"

@@ -122,7 +122,7 @@ def _commands(
         "ITK-SNAP": f"itksnap -w {short(workspace)}",
         "FSLeyes": f"fsleyes {image} {grey} {anomaly} -cm {MAP_COLOURS} -dr 0 1 -cr {fade} 1 "
         f"-ma -mr {fade} {case.threshold:.3g} -a 85 {mask} -ot mask -mc {outline} -o",
-        "MRIcroGL": f"MRIcroGL {image} {grey} {anomaly} -cm {MAP_COLOURS} -dr {case.threshold:.3g} 1",
+        "MRIcroGL": f"MRIcroGL {image} {grey} {anomaly} -cm 4hot -dr {case.threshold:.3g} 1",
         "ITK-SNAP without the workspace (the map is a tile)": f"itksnap -g {image} -s {mask} -l {short(labels)} "
         f"-o {anomaly}",
     }
