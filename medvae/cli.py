@@ -218,12 +218,18 @@ def predict(
     ] = None,
     cache: Cache = None,
     pictures: Annotated[bool, typer.Option(help="Also draw a PNG per scan.")] = True,
+    workspaces: Annotated[
+        bool, typer.Option(help="Also write ITK-SNAP workspaces and 3D Slicer segmentations (docs/VIEWING.md).")
+    ] = True,
+    bids: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also copy all into a BIDS derivative data set here.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Write an anomaly map and a lesion mask for every scan, on the scan's own grid.
 
     ID_desc-anomaly_probseg.nii.gz holds values from 0 to 1 (0.5 is the threshold of the first operating point),
-    ID_label-lesion_mask.nii.gz is 1 above the threshold. Both open with the scan in ITK-SNAP and other viewers. Scans
+    ID_label-lesion_mask.nii.gz is 1 above the threshold. ID.itksnap opens both over the scan in ITK-SNAP. Scans
     that are already predicted are not computed again; a scan that fails does not stop the others.
     """
     if bool(scans) == bool(manifest):
@@ -236,17 +242,31 @@ def predict(
     from medvae.prediction import scans_of_files, scans_of_manifest
 
     detector = load_detector(run)
-    chosen = scans_of_manifest(read_manifest(manifest), split) if manifest else scans_of_files(scans or [])
+    cohort = read_manifest(manifest) if manifest else None
+    chosen = scans_of_manifest(cohort, split) if cohort else scans_of_files(scans or [])
     if not chosen:
         raise MedvaeError(f"{manifest}: has no case in split {', '.join(split)}. Choose another with --split.")
     predictions, failures = predict_scans(detector, chosen, out, rate=fpr, at=at, cache=cache, quiet=quiet)
     if pictures:
         from medvae.reporting.case_picture import draw_predictions
 
-        draw_predictions(predictions, read_manifest(manifest) if manifest else None, detector, out)
+        draw_predictions(predictions, cohort, detector, out)
+    if bids and predictions:
+        from medvae.reporting.bids import write_bids
+
+        write_bids(out, bids)
     for item in predictions:
         unusual = "" if item.case_p_value is None else f", p = {item.case_p_value:.3g}"
         typer.echo(f"{item.id}: {item.lesion_volume_ml:.2f} ml above the threshold{unusual}, {item.map}")
+    if workspaces and predictions:
+        from medvae.reporting.viewers import write_viewer_files
+
+        where = {item.id: item.scan for item in predictions}
+        handed, problems = write_viewer_files(out, ids=list(where), manifest=cohort, scans=where)
+        for problem in problems.values():
+            typer.echo(f"note: {problem}", err=True)
+        for command in list(handed[0].commands.values())[:3] if handed else ():
+            typer.echo(f"look: {command}")
     if failures:
         raise MedvaeError("\n".join([*failures.values(), f"{len(failures)} of {len(chosen)} scans failed."]))
 
@@ -361,6 +381,50 @@ def report(
     if len(made.problems) > 10:
         typer.echo(f"{len(made.problems)} cases have a problem; the report lists all of them.", err=True)
     typer.echo(f"{made.cases} case{'s' * (made.cases != 1)}; open in a browser: {made.path}")
+
+
+@app.command(epilog="Example: medvae figure overlays patient07 --manifest cohort.json --out figure.pdf")
+def figure(
+    predictions: Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of medvae predict.")],
+    cases: Annotated[list[str] | None, typer.Argument(metavar="[CASE]...", help="Which, in order; all of DIR.")] = None,
+    out: Annotated[Path, typer.Option(help="The picture; its ending (.png, .pdf, .svg) says the format.")] = ...,
+    manifest: Annotated[Path | None, typer.Option(help="Manifest that knows the truth.")] = None,
+    detector: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="The run that predicted them: draw its reconstruction too.")
+    ] = None,
+    plane: Annotated[str, typer.Option(help="axial, coronal or sagittal.")] = "axial",
+    slices: Annotated[
+        int | None, typer.Option(min=1, help="Slices per case, those with most truth or findings; 6 in all by default.")
+    ] = None,
+    mm: Annotated[
+        list[float] | None, typer.Option(help="Show the slice at this coordinate instead; may be repeated.")
+    ] = None,
+    neurological: Annotated[bool, typer.Option("--neurological", help="The patient's left on the left.")] = False,
+    title: Annotated[str, typer.Option(help="Above the picture instead of the cases' names.")] = "",
+) -> None:
+    """Draw slices of one or several predicted cases for a paper.
+
+    Rows: scan, reconstruction, anomaly map, lesion mask, truth, as far as they are known; all in one scale, with bars
+    for length and colour. Slices are chosen by area of truth, else of the lesion mask, at least 6 mm apart. Coordinates
+    are the scan's, in mm to the right, front and top. The same command writes the same bytes.
+    """
+    if plane not in ("axial", "coronal", "sagittal"):
+        raise typer.BadParameter(f'"{plane}" is no plane: axial, coronal or sagittal.')
+    if slices is not None and mm:
+        raise typer.BadParameter("give --slices, or --mm, and not both.")
+    from medvae.manifest import read_manifest
+    from medvae.reporting.case_picture import draw_figure
+
+    cohort, made_by = read_manifest(manifest) if manifest else None, None
+    if detector:
+        from medvae.ensemble import load_detector
+
+        made_by = load_detector(detector)
+    written = draw_figure(
+        predictions, out, ids=cases or None, manifest=cohort, detector=made_by, plane=plane, slices=slices,
+        positions_mm=mm or (), radiological=not neurological, title=title,
+    )  # fmt: skip
+    typer.echo(f"written: {written}")
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: object) -> None:

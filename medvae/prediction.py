@@ -9,6 +9,7 @@ each with a JSON sidecar, and ``OUT/dataset_description.json``.
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,7 +173,7 @@ def predict_scan(
     files = _files(out, scan, volume_ml, found.threshold, found.case_p_value)
     write_volume(files.map, native, volume.source, intent="anomaly map")
     write_volume(files.mask, found.mask, volume.source, intent="lesion mask")
-    common = _common_fields(detector, point, scan, volume)
+    common = _common_fields(detector, point, scan, volume) | {"SpatialReference": _way_to(scan.images[0], out)}
     if maps.spread is not None:
         spread = out / f"{scan.id}{SPREAD_SUFFIX}"
         write_volume(spread, volume.restore(maps.spread), volume.source, intent="spread of maps")
@@ -222,7 +223,6 @@ def _common_fields(
         "Sources": [image.name for image in scan.images],
         "SourcesSha256": _checksums(scan),
         "SkullStripped": True,
-        "SpatialReference": scan.images[0].name,
         "Model": detector.config.name,
         "ModelFingerprint": detector.fingerprint,
         "OperatingPoints": {
@@ -300,6 +300,16 @@ def _checksums(scan: Scan) -> list[str]:
 
 def _sidecar(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
+
+
+def _way_to(scan: Path, out: Path) -> str:
+    """The path of the scan from the folder of the derivatives, by which viewers' files find it again."""
+    try:
+        return (
+            Path(os.path.relpath(os.path.realpath(scan.parent), os.path.realpath(out))).joinpath(scan.name).as_posix()
+        )
+    except ValueError:  # another drive of Windows
+        return scan.name
 
 
 def _version(package: str) -> str:

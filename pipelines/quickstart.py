@@ -30,6 +30,7 @@ from medvae.manifest import Manifest, read_manifest
 from medvae.prediction import predict, scans_of_manifest
 from medvae.reporting.case_picture import draw_predictions
 from medvae.reporting.tables import markdown_table, print_table, study_rows
+from medvae.reporting.viewers import write_viewer_files
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 COHORT = REPOSITORY / "data_manifests" / "included_t1.json"
@@ -59,6 +60,7 @@ def main(out: Path, overrides: list[str], repeats: int = 2) -> None:
                 raise MedvaeError("\n".join(failures.values()))
             if method == NETWORK:
                 draw_predictions(predictions, cohort, detector, out / "pictures" / name)
+                write_viewer_files(folder, manifest=cohort)
             study = evaluate(folder, cohort)
             write_study(study, out / "results" / method / name)
             studies[name].append(study)
@@ -77,7 +79,7 @@ def main(out: Path, overrides: list[str], repeats: int = 2) -> None:
         "the table": table,
         "a picture of every test scan": out / "pictures",
         "loss and reconstructions": out / "runs" / NETWORK,
-        "overlays for ITK-SNAP": out / "predictions" / NETWORK / "ms",
+        "overlays, with a workspace for ITK-SNAP each": out / "predictions" / NETWORK / "ms",
     }.items():
         console.print(f"  {what}: {path}", highlight=False, soft_wrap=True)
     console.print(f"Another scan: medvae predict {out / 'runs' / NETWORK} SCAN.nii.gz --out DIR", soft_wrap=True)

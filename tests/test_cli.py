@@ -36,6 +36,7 @@ def test_help_teaches_and_imports_nothing_heavy():
         ["prepare", "--help"],
         ["train", "--help"],
         ["predict", "--help"],
+        ["figure", "--help"],
         ["evaluate", "--help"],
         ["check", "--help"],
         *(["manifest", layout, "--help"] for layout in ("ixi", "brats", "bids", "nnunet", "decathlon", "folder")),
@@ -55,8 +56,17 @@ def test_the_whole_line(tmp_path, cohort, repository):
     result = medvae("predict", tmp_path / "run", scan, "--out", tmp_path / "overlays")
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "overlays" / "sub06_T1.png").exists()
-    result = medvae("predict", tmp_path / "run", "--manifest", cohort.path, "--no-pictures", "--out", tmp_path / "maps")
+    workspace = tmp_path / "overlays" / "sub06_T1.itksnap"
+    assert workspace.exists()
+    assert f"look: itksnap -w {workspace}" in result.stdout
+    result = medvae("figure", tmp_path / "overlays", "--detector", tmp_path / "run", "--out", tmp_path / "f.pdf")
     assert result.returncode == 0, result.stderr
+    assert (tmp_path / "f.pdf").read_bytes().startswith(b"%PDF")
+    left_out = ("--no-pictures", "--no-workspaces", "--bids", tmp_path / "bids")
+    result = medvae("predict", tmp_path / "run", "--manifest", cohort.path, *left_out, "--out", tmp_path / "maps")
+    assert result.returncode == 0, result.stderr
+    assert not list((tmp_path / "maps").glob("*.itksnap"))
+    assert (tmp_path / "bids" / "sub-sub06" / "anat" / "sub-sub06_label-lesion_mask.nii.gz").exists()
     result = medvae("evaluate", tmp_path / "maps", "--manifest", cohort.path, "--out", tmp_path / "results")
     assert result.returncode == 0, result.stderr
     results = json.loads((tmp_path / "results" / "results.json").read_text())
@@ -121,6 +131,8 @@ def mistakes(cohort, repository, tmp_path):
     yield ("predict", tmp_path / "none", scan, "--out", tmp_path / "o"), 1, "holds no detector"
     yield ("predict", tmp_path / "none", "--out", tmp_path / "o"), 2, "give scans, or --manifest"
     yield ("evaluate", tmp_path / "none", "--manifest", cohort.path, "--out", tmp_path / "o"), 1, "is not a folder"
+    yield ("figure", tmp_path / "none", "--out", tmp_path / "o.png"), 1, "is not a folder"
+    yield ("figure", tmp_path, "--plane", "oblique", "--out", tmp_path / "o.png"), 2, "is no plane"
     yield ("check", scan), 1, "cannot be read as text"
     yield ("chekc", scan), 2, "No such command"
 

@@ -1,24 +1,33 @@
-"""One picture per case: three planes through the largest finding, as scan, anomaly map, lesion mask and truth."""
+"""Pictures of predictions: one per case through its largest finding, and montages of several for a paper."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import nibabel as nib
 import numpy as np
-from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
-from scipy import ndimage
 
 from medvae.calibrated import Calibrated
+from medvae.errors import MedvaeError
+from medvae.evaluation.maps import lesion_truth
 from medvae.manifest import Manifest
 from medvae.prediction import Prediction
-from medvae.reporting.figures import save_figure
-from medvae.volume import Volume, read_volume
+from medvae.preparation.prepare import prepare_scan
+from medvae.reporting.cases import PredictedCase, read_cases
+from medvae.reporting.montage import (
+    AXIS,
+    Column,
+    Plane,
+    Shown,
+    draw_montage,
+    largest_finding,
+    largest_slices,
+    slices_at,
+)
+from medvae.volume import read_volume
 
-MASK_COLOUR = "#ff9d2e"
-TRUTH_COLOUR = "#35c4e8"
+MOST_COLUMNS = 24
 
 
 def draw_case(
@@ -27,67 +36,30 @@ def draw_case(
     mask: Path | str,
     out: Path | str,
     *,
-    truth: Path | str | None = None,
+    truth: np.ndarray | Path | str | None = None,
     title: str = "",
     threshold: float = 0.5,
 ) -> Path:
-    """Draw a case to ``out`` (PNG, PDF or SVG).
+    """Draw three planes through the largest finding of a case to ``out`` (PNG, PDF or SVG).
 
-    The planes go through the centre of the largest connected component of the mask, or through the largest value of
-    the map if the mask is empty. The patient's right is on the left (radiological convention), and is marked.
+    The planes go through the middle of the mask's largest connected component, or through the largest value of the map
+    if the mask is empty. The patient's right is on the left (radiological convention), and is marked.
 
     Parameters
     ----------
-    scan, anomaly_map, mask, truth
-        NIfTI files on one grid.
+    scan, anomaly_map, mask
+        Files on one grid.
+    truth
+        A file or an array ``(X, Y, Z)`` on the same grid.
     title
         Written above the picture.
     threshold
-        Value of the map that the mask was cut at; the colours begin below it.
+        Value of the map that the mask was cut at.
     """
-    first = _upright(read_volume(scan))
-    spacing, box = first.geometry.spacing_mm, _brain_box(first.array, first.geometry.spacing_mm)
-    image = first.array[box]
-    heat, found = (_upright(read_volume(file)).array[box] for file in (anomaly_map, mask))
-    lesion = _upright(read_volume(truth)).array[box] if truth else None
-    centre = _largest_finding(found > 0, heat)
-    brain = image[image > 0]
-    top = float(np.percentile(brain, 99.5)) if brain.size else 1.0
-    columns = ["scan", "anomaly map", "lesion mask"] + (["truth"] if lesion is not None else [])
-
-    figure = Figure(figsize=(2.5 * len(columns) + 0.7, 7.9), layout="constrained", facecolor="white")
-    axes = figure.subplots(3, len(columns), squeeze=False)
-    colour = None
-    for row, (axis, name) in enumerate(((2, "axial"), (1, "coronal"), (0, "sagittal"))):
-        background = _plane(image, axis, centre)
-        aspect = _aspect(spacing, axis)
-        for column, label in enumerate(columns):
-            panel = axes[row, column]
-            panel.imshow(background, cmap="gray", vmin=0, vmax=top, aspect=aspect, interpolation="nearest")
-            if label == "anomaly map":
-                values = _plane(heat, axis, centre)
-                opacity = np.clip((values - 0.6 * threshold) / (0.4 * threshold), 0, 1) * 0.85
-                colour = panel.imshow(values, cmap="inferno", vmin=0, vmax=1, alpha=opacity, aspect=aspect,
-                                      interpolation="nearest")  # fmt: skip
-            elif label == "lesion mask":
-                _paint(panel, _plane(found, axis, centre) > 0, MASK_COLOUR, aspect)
-            elif label == "truth":
-                _paint(panel, _plane(lesion, axis, centre) > 0, TRUTH_COLOUR, aspect)
-            panel.set(xticks=[], yticks=[], facecolor="black")
-            panel.spines[:].set_visible(False)
-            if row == 0:
-                panel.set_title(label, fontsize=11)
-        axes[row, 0].set_ylabel(name, fontsize=11)
-        if axis != 0:
-            axes[row, 0].text(0.03, 0.95, "R", color="white", transform=axes[row, 0].transAxes, va="top", fontsize=11)
-            axes[row, 0].text(0.97, 0.95, "L", color="white", transform=axes[row, 0].transAxes, va="top", ha="right",
-                              fontsize=11)  # fmt: skip
-    bar = figure.colorbar(colour, ax=axes[:, -1], shrink=0.5, pad=0.02)
-    bar.ax.axhline(threshold, color="white", linewidth=1.5)
-    bar.set_label(f"anomaly map (mask above {threshold:.2f})")
-    if title:
-        figure.suptitle(title, fontsize=12, x=0.01, ha="left")
-    return save_figure(figure, out)
+    known = read_volume(truth).array > 0 if isinstance(truth, str | Path) else truth
+    shown = _shown(title, scan, anomaly_map, mask, threshold=threshold, truth=known)
+    centre = largest_finding(shown)
+    return draw_montage([Column(shown, axis, centre[axis]) for axis in (2, 1, 0)], out, title=title)
 
 
 def draw_predictions(
@@ -97,7 +69,7 @@ def draw_predictions(
     drawn = []
     for item in predictions:
         case = manifest.case(item.id) if manifest else None
-        truth = manifest.resolve(case.label) if case and case.label else None
+        truth = lesion_truth(manifest, case) if case and case.label else None
         title = f"{item.id}, {detector.config.name}: {item.lesion_volume_ml:.1f} ml above the threshold"
         picture = Path(out) / f"{item.id}.png"
         drawn.append(
@@ -106,42 +78,96 @@ def draw_predictions(
     return drawn
 
 
-def _upright(volume: Volume) -> Volume:
-    """The volume with its axes flipped and reordered to RAS; no interpolation."""
-    turned = nib.as_closest_canonical(nib.Nifti1Image(volume.array, volume.geometry.affine))
-    return Volume(np.asarray(turned.dataobj), type(volume.geometry)(turned.affine, turned.shape))
+def draw_figure(
+    folder: Path | str,
+    out: Path | str,
+    *,
+    ids: Sequence[str] | None = None,
+    manifest: Manifest | None = None,
+    scans: Mapping[str, Path | str] | None = None,
+    detector: Calibrated | None = None,
+    plane: Plane = "axial",
+    slices: int | None = None,
+    positions_mm: Sequence[float] = (),
+    radiological: bool = True,
+    title: str = "",
+) -> Path:
+    """Draw a montage of predictions of a folder to ``out`` (PNG, PDF or SVG).
+
+    Parameters
+    ----------
+    folder
+        That `medvae.prediction.predict` wrote.
+    ids
+        The cases, in this order; all of the folder by default.
+    manifest
+        Gives the truth.
+    scans
+        Case to first modality, where it was moved.
+    detector
+        The one that made the predictions: its reconstruction is drawn too, if it makes one.
+    plane
+        Of the slices.
+    slices
+        Slices per case, chosen by `medvae.reporting.montage.largest_slices`; 6 shared among the cases by default.
+    positions_mm
+        World coordinates of the slices instead, the same for every case.
+    radiological
+        The patient's right on the left.
+    title
+        Instead of the cases' names.
+
+    Raises
+    ------
+    MedvaeError
+        For a case that cannot be shown, another detector, a position outside a scan or too many columns.
+    """
+    if Path(out).suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise MedvaeError(
+            f"{out}: a figure is written as PNG, PDF or SVG. Give a name that ends in .png, .pdf or .svg."
+        )
+    cases, problems = read_cases(folder, ids=ids, manifest=manifest, scans=scans)
+    if problems:
+        raise MedvaeError("\n".join(problems.values()))
+    count = slices if slices is not None else max(1, 6 // len(cases))
+    each = len(positions_mm) or count
+    if len(cases) * each > MOST_COLUMNS:
+        raise MedvaeError(
+            f"{folder}: {len(cases)} cases of {each} slices are more than the {MOST_COLUMNS} columns of a figure. Name "
+            f"some cases, or ask for fewer slices."
+        )
+    axis, columns = AXIS[plane], []
+    for case in cases:
+        restored = _reconstruction(case, detector) if detector is not None else None
+        known = {"threshold": case.threshold, "truth": case.truth(), "healthy": case.healthy}
+        shown = _shown(case.id, case.scan, case.map, case.mask, reconstruction=restored, **known)
+        chosen = slices_at(shown, axis, positions_mm) if positions_mm else largest_slices(shown, axis, count)
+        columns += [Column(shown, axis, index) for index in chosen]
+    return draw_montage(columns, out, title=title, radiological=radiological)
 
 
-def _brain_box(image: np.ndarray, spacing: tuple[float, float, float], margin_mm: float = 6.0) -> tuple[slice, ...]:
-    """Where the scan is not empty, with a margin."""
-    boxes = ndimage.find_objects((image != 0).astype(np.uint8))
-    if not boxes:
-        return (slice(None),) * 3
-    margins = [round(margin_mm / length) for length in spacing]
-    return tuple(slice(max(0, s.start - m), s.stop + m) for s, m in zip(boxes[0], margins, strict=True))
+def _shown(name: str, scan: Path | str, anomaly_map: Path | str, mask: Path | str, **known: Any) -> Shown:
+    volume, anomaly, found = read_volume(scan), read_volume(anomaly_map).array, read_volume(mask).array
+    return Shown.of(name, volume.geometry, volume.array, anomaly, found, **known)
 
 
-def _largest_finding(mask: np.ndarray, heat: np.ndarray) -> tuple[int, int, int]:
-    labels, count = ndimage.label(mask)
-    if not count:
-        return tuple(int(i) for i in np.unravel_index(int(np.argmax(heat)), heat.shape))
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    voxels = np.argwhere(labels == int(np.argmax(sizes)))
-    centre = voxels[np.argmin(((voxels - voxels.mean(0)) ** 2).sum(1))]  # a voxel of it, also when it is curved
-    return tuple(int(i) for i in centre)
+def _reconstruction(case: PredictedCase, detector: Calibrated) -> np.ndarray | None:
+    """On the scan's grid, where 1 is white; None for a detector without one."""
+    if case.sidecar["ModelFingerprint"] != detector.fingerprint:
+        raise MedvaeError(
+            f'{case.folder}: "{case.id}" was predicted by {case.sidecar["Model"]} with other weights than '
+            f"the given detector's. Give the run folder it was predicted with."
+        )
+    from medvae.detector import Detector  # needs torch, which a picture of what is written does not
+    from medvae.scoring.volume import reconstruct_volume
 
-
-def _plane(array: np.ndarray, axis: int, centre: tuple[int, int, int]) -> np.ndarray:
-    """A slice as an image with the patient's right, or front, on the left and up at the top."""
-    return np.rot90(np.take(array, centre[axis], axis=axis))[:, ::-1]
-
-
-def _aspect(spacing: tuple[float, float, float], axis: int) -> float:
-    across, up = [length for index, length in enumerate(spacing) if index != axis]
-    return up / across
-
-
-def _paint(panel, region: np.ndarray, colour: str, aspect: float) -> None:
-    panel.imshow(np.ma.masked_equal(region.astype(float), 0), cmap=ListedColormap([colour]), alpha=0.75, aspect=aspect,
-                 interpolation="nearest")  # fmt: skip
+    if not isinstance(detector, Detector) or detector.network is None:
+        return None
+    images = case.manifest.images(case.case) if case.case else [case.scan]
+    mask = case.manifest.resolve(case.case.mask) if case.case and case.case.mask else None
+    volume = prepare_scan(images, detector.config.preparation, mask=mask, scale=detector.scale)
+    restored = reconstruct_volume(detector.config, detector.network, volume.image, volume.mask)
+    if restored is None:
+        return None
+    white = np.percentile(volume.image[0][volume.mask], 99.5)
+    return volume.restore(restored / white)

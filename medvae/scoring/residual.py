@@ -33,3 +33,9 @@ def squared_residual(network: Network, tile: Tensor, mask: Tensor) -> Tensor:
     """(x − x̂)², averaged over modalities; arguments and result as `residual`."""
     difference = tile.float() - network(tile).reconstruction.float()
     return (difference.square() * mask).mean(1)
+
+
+@torch.no_grad()
+def reconstruction(network: Network, tile: Tensor, mask: Tensor) -> Tensor:
+    """x̂ of the first modality, ``(N, *spatial)`` float32, 0 outside the mask; arguments as `residual`."""
+    return (network(tile).reconstruction.float() * mask)[:, 0]

@@ -15,7 +15,7 @@ from medvae.scoring import intensity
 from medvae.scoring.context import context_residual
 from medvae.scoring.discrepancy import discrepancy
 from medvae.scoring.gradient import gradient, smooth_gradient
-from medvae.scoring.residual import residual, squared_residual
+from medvae.scoring.residual import reconstruction, residual, squared_residual
 from medvae.scoring.restoration import restoration
 from medvae.scoring.tiling import TileScore, score_patches, score_slices
 
@@ -62,8 +62,25 @@ def score_parts(config: Config, network: Network, image: np.ndarray, mask: np.nd
     ]
 
 
+def reconstruct_volume(
+    config: Config, network: Network | None, image: np.ndarray, mask: np.ndarray
+) -> np.ndarray | None:
+    """What the network makes of a scan's first modality, ``(X, Y, Z)`` float32 in normalised intensity, 0 outside.
+
+    ``image`` ``(C, X, Y, Z)`` and ``mask`` ``(X, Y, Z)`` lie on the standard grid. None without a network, and for one
+    that segments.
+    """
+    if network is None or config.objective.kind == "discrepancy":
+        return None
+    return _tiled(config, network, reconstruction, image, mask)
+
+
 def _score(config: Config, network: Network, kind: str, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    function, sampling, batch = tile_score(config, kind), config.sampling, config.score.batch_size
+    return _tiled(config, network, tile_score(config, kind), image, mask)
+
+
+def _tiled(config: Config, network: Network, function: TileScore, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    sampling, batch = config.sampling, config.score.batch_size
     if sampling.kind == "patch":
         size, overlap = sampling.patch_size, sampling.patch_overlap
         return score_patches(network, function, image, mask, size, overlap=overlap, batch_size=max(1, batch // 16))

@@ -1,0 +1,79 @@
+"""Predictions as a BIDS derivative data set: ``sub-LABEL[/ses-LABEL]/anat/``, which validators and BIDS apps read."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from medvae.errors import MedvaeError
+from medvae.files import write_bytes, write_json, write_text
+from medvae.prediction import DESCRIPTION, MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX
+from medvae.schema import read_document
+
+_NAMED_AS_BIDS = re.compile(r"(sub-[0-9A-Za-z]+(?:_[a-z]+-[0-9A-Za-z]+)*)(?:_[0-9A-Za-z]+)?")
+_SAID_ANEW = ("desc-", "label-")
+_README = """Anomaly maps and lesion masks that medvae wrote, as a BIDS derivative data set.
+
+desc-anomaly_probseg   anomaly map from 0 to 1; 0.5 is the threshold of the first operating point
+label-lesion_mask      1 above the threshold of the operating point in its JSON file
+desc-spread_probseg    from an ensemble: SD of the members' maps
+
+Every image lies on the grid of the scan that its SpatialReference names. A research tool, not a medical device.
+"""
+
+
+def write_bids(folder: Path | str, out: Path | str) -> list[Path]:
+    """Copy the predictions of a folder into a BIDS derivative data set and return the images written.
+
+    A case keeps the entities of its id where that is a BIDS name (``sub-01_ses-2_T1w``); any other becomes the label
+    of a subject, without the characters that BIDS does not allow there.
+
+    Raises
+    ------
+    MedvaeError
+        If the folder holds no predictions, two cases get one name, or ``out`` holds something else.
+    """
+    folder, out = Path(folder), Path(out)
+    names = sorted(path.name.removesuffix(MASK_SUFFIX) for path in folder.glob(f"*{MASK_SUFFIX}"))
+    if not names:
+        raise MedvaeError(f"{folder}: holds no predictions of medvae. Give the --out folder of medvae predict.")
+    description = read_document(folder / DESCRIPTION)
+    if out.is_dir() and any(out.iterdir()) and not (out / DESCRIPTION).is_file():
+        raise MedvaeError(f"{out}: is not empty and no BIDS data set. Choose another folder.")
+    given: dict[str, str] = {}
+    for name in names:
+        new = bids_name(name)
+        if new in given:
+            raise MedvaeError(
+                f'{folder}: "{given[new]}" and "{name}" would both be called "{new}" in BIDS. Rename one.'
+            )
+        given[new] = name
+    written = []
+    for new, name in given.items():
+        entities = dict(part.split("-", 1) for part in new.split("_"))
+        session = [f"ses-{entities['ses']}"] if "ses" in entities else []
+        target = out.joinpath(f"sub-{entities['sub']}", *session, "anat")
+        for suffix in (MAP_SUFFIX, SPREAD_SUFFIX, MASK_SUFFIX):
+            image = folder / f"{name}{suffix}"
+            if image.is_file():
+                written.append(write_bytes(target / f"{new}{suffix}", image.read_bytes()))
+                ending = suffix.removesuffix(".nii.gz") + ".json"
+                sidecar = read_document(folder / f"{name}{ending}")
+                scan = folder / sidecar["SpatialReference"]
+                if scan.is_file():
+                    sidecar["SpatialReference"] = Path(os.path.relpath(scan.resolve(), out.resolve())).as_posix()
+                write_json(target / f"{new}{ending}", sidecar)
+    write_json(out / DESCRIPTION, description)
+    write_text(out / "README", _README)
+    return written
+
+
+def bids_name(name: str) -> str:
+    """The BIDS entities that stand for a case: those of its id, where it is made of them."""
+    if found := _NAMED_AS_BIDS.fullmatch(name):
+        return "_".join(part for part in found[1].split("_") if not part.startswith(_SAID_ANEW))
+    label = "".join(letter for letter in name if letter.isascii() and letter.isalnum())
+    if not label:
+        raise MedvaeError(f'"{name}" holds no letter or digit that BIDS allows in a name. Give the case another id.')
+    return f"sub-{label}"

@@ -1,0 +1,197 @@
+"""ITK-SNAP workspaces: scan, anomaly map over it, lesion mask and truth, opened by one double click.
+
+A workspace is XML: entries and folders of entries, after the files that ITK-SNAP 3.6 and 4 write themselves.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+
+from medvae.errors import MedvaeError
+from medvae.files import write_text
+from medvae.reporting.colours import FADE, MASK_COLOUR, TRUTH_COLOUR, map_colour, rgb
+
+ROOT = PurePosixPath("/itksnap")
+"""Where every workspace claims to have been saved. ITK-SNAP looks for the files relative to where it lies instead."""
+_HEAD = """<?xml version="1.0" encoding="UTF-8" ?>
+<!--ITK-SNAP (itksnap.org) Project File-->
+<!DOCTYPE registry [
+<!ELEMENT registry (entry*,folder*)>
+<!ELEMENT folder (entry*,folder*)>
+<!ELEMENT entry EMPTY>
+<!ATTLIST folder key CDATA #REQUIRED>
+<!ATTLIST entry key CDATA #REQUIRED>
+<!ATTLIST entry value CDATA #REQUIRED>
+]>
+"""
+
+Registry = Mapping[str, "str | Registry"]
+Stop = tuple[float, tuple[int, int, int], int]
+"""Of a colour map: position from 0 to 1, red, green and blue, and opacity from 0 to 255."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An image of a workspace.
+
+    ``window`` are the intensities that the first and last colour stand for, ``file_range`` the least and greatest
+    value in the file, which ITK-SNAP measures windows by.
+    """
+
+    path: Path
+    role: str
+    """"MainRole", "OverlayRole" or "SegmentationRole"."""
+    name: str
+    window: tuple[float, float] | None = None
+    file_range: tuple[float, float] = (0.0, 1.0)
+    colours: Sequence[Stop] | None = None
+    """None for grey."""
+
+
+def overlay_colours(threshold: float) -> list[Stop]:
+    """The anomaly map's colours: nothing at all far below the threshold, fading in towards it, then solid."""
+    threshold = 1.0 if threshold > 0.999 else threshold  # where nothing is flagged at all; places must ascend
+    fade = [(0.0, 0), (FADE * threshold, 0), (threshold, 150)]
+    solid = [(place, 215) for place in np.linspace(threshold, 1, 5)[1:] if threshold < 1]
+    return [(float(place), map_colour(place), opacity) for place, opacity in [*fade, *solid]]
+
+
+def truth_colours() -> list[Stop]:
+    """Nothing at 0, half transparent at 1."""
+    return [(0.0, rgb(TRUTH_COLOUR), 0), (0.5, rgb(TRUTH_COLOUR), 0), (1.0, rgb(TRUTH_COLOUR), 140)]
+
+
+def label_file(path: Path | str) -> Path:
+    """Write the names and colours of the mask's values for ITK-SNAP (Segmentation, Import Label Descriptions).
+
+    One wrong line makes ITK-SNAP refuse the whole file.
+    """
+    red, green, blue = rgb(MASK_COLOUR)
+    head = "# ITK-SNAP label descriptions: index, red, green, blue, opacity, visible, in 3D, name\n"
+    clear = '    0     0    0    0        0  0  0    "Clear Label"\n'
+    return write_text(path, f'{head}{clear}    1   {red:3d}  {green:3d}  {blue:3d}        1  1  1    "Anomaly"\n')
+
+
+def write_workspace(path: Path | str, layers: Sequence[Layer], shape: tuple[int, int, int]) -> Path:
+    """Write a workspace that can be moved, together with its files, to another folder or computer.
+
+    Parameters
+    ----------
+    path
+        Ends in ``.itksnap``.
+    layers
+        The scan (MainRole) first. Overlays lie on it in this order; a segmentation must be on its very grid.
+    shape
+        Voxels of the scan.
+
+    Raises
+    ------
+    MedvaeError
+        If a file does not exist (ITK-SNAP then opens nothing at all) or no relative path leads to it.
+    """
+    path = Path(path)
+    for layer in layers:
+        if not layer.path.is_file():
+            raise MedvaeError(f"{path}: {layer.path} does not exist; ITK-SNAP would refuse the workspace.")
+    ways = [_relative(layer.path, path) for layer in layers]
+    depth = max(sum(part == ".." for part in way.parts) for way in ways)
+    root = ROOT.joinpath(*[f"up{level}" for level in range(depth, 0, -1)])  # so that no ".." leads above the top
+    folders = {
+        f"Layer[{index:03d}]": _layer(layer, os.path.normpath(root / way), shape if index == 0 else None)
+        for index, (layer, way) in enumerate(zip(layers, ways, strict=True))
+    }
+    content = {"SaveLocation": str(root), "Version": "20170401", "Layers": folders}
+    return write_text(path, f"{_HEAD}<registry>\n{_lines(content, 1)}</registry>\n")
+
+
+def _relative(target: Path, workspace: Path) -> PurePosixPath:
+    try:
+        way = os.path.relpath(os.path.realpath(target.parent), os.path.realpath(workspace.parent))
+    except ValueError:  # another drive of Windows
+        raise MedvaeError(
+            f"{workspace}: a workspace finds its files by relative paths; none leads to {target}, on another drive. "
+            f"Copy the scan to the drive of the predictions, or predict into a folder on the scan's."
+        ) from None
+    return PurePosixPath(Path(way).as_posix()) / target.name  # the name itself may be a link, as in DataLad
+
+
+def _layer(layer: Layer, path: str, shape: tuple[int, int, int] | None) -> Registry:
+    colour_map = {"Preset": "Grayscale"} if layer.colours is None else _colour_map(layer.colours)
+    shown: dict[str, str | Registry] = {"CustomNickName": layer.name}
+    if layer.role == "OverlayRole":
+        shown = {"Alpha": "1", "Sticky": "1"} | shown  # without it the overlay is a tile beside the scan
+    if layer.role != "SegmentationRole":
+        curve = _curve(layer.window, layer.file_range) if layer.window else {}
+        shown["DisplayMapping"] = {"ColorMap": colour_map, **curve}
+    content = {"AbsolutePath": path, "Role": layer.role, "LayerMetaData": shown}
+    if shape is not None:
+        content["ProjectMetaData"] = _project(shape, shown["DisplayMapping"])
+    return content
+
+
+def _project(shape: tuple[int, int, int], mapping: Registry) -> Registry:
+    """What belongs to the whole workspace; ITK-SNAP 3.6 heeds it only where the dimensions are the scan's.
+
+    It then takes the scan's window from here, and the default window where it is not said again.
+    """
+    label = {
+        "Alpha": "255",
+        "Color": " ".join(map(str, rgb(MASK_COLOUR))),
+        "Flags": "1 1",
+        "Index": "1",
+        "Label": "Anomaly",
+    }
+    return {
+        "Files": {"Grey": {"Dimensions": " ".join(map(str, shape))}},
+        "IRIS": {
+            "SliceViewLayerLayout": "Stacked",
+            "DisplayMapping": mapping,
+            "LabelState": {"SegmentationAlpha": "0.35", "DrawingLabel": "1"},
+            "LabelTable": {"NumberOfElements": "1", "Element[0]": label},
+        },
+    }
+
+
+def _colour_map(stops: Sequence[Stop]) -> Registry:
+    content: dict[str, str | Registry] = {"Preset": "Custom", "NumberOfControlPoints": str(len(stops))}
+    content["NaNColor"] = {"R": "0", "G": "0", "B": "0", "A": "0"}
+    for number, (place, colour, opacity) in enumerate(stops):
+        side = dict(zip("RGBA", map(str, (*colour, opacity)), strict=True))
+        point = {"Index": f"{place:.6g}", "Type": "Continuous", "Left": side, "Right": side}
+        content[f"ControlPoint[{number:04d}]"] = point
+    return content
+
+
+def _curve(window: tuple[float, float], file_range: tuple[float, float]) -> Registry:
+    """Intensity to place in the colour map, a straight line; intensities are given as parts of the file's range."""
+    low, high = file_range
+    points: dict[str, str | Registry] = {"NumberOfControlPoints": "3"}
+    for number, place in enumerate((0.0, 0.5, 1.0)):
+        intensity = window[0] + place * (window[1] - window[0])
+        points[f"ControlPoint[{number}]"] = {
+            "tValue": f"{(intensity - low) / max(high - low, 1e-12):.8g}",
+            "xValue": f"{place:g}",
+        }
+    return {"Curve": points}
+
+
+def _lines(content: Registry, depth: int) -> str:
+    """Entries first, then folders, as the document type asks."""
+    pad = "  " * depth
+    entries = [
+        f"{pad}<entry key={quoteattr(key)} value={quoteattr(value)} />\n"
+        for key, value in content.items()
+        if isinstance(value, str)
+    ]
+    folders = [
+        f"{pad}<folder key={quoteattr(key)} >\n{_lines(value, depth + 1)}{pad}</folder>\n"
+        for key, value in content.items()
+        if not isinstance(value, str)
+    ]
+    return "".join([*entries, *folders])

@@ -1,0 +1,305 @@
+"""Pictures for papers: slices of one or several cases as scan, reconstruction, anomaly map, lesion mask and truth.
+
+All panels of a picture have one scale in mm. Slices are drawn in RAS order, whatever the order in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import nibabel as nib
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from scipy import ndimage
+
+from medvae.errors import MedvaeError
+from medvae.reporting.colours import FADE, MAP_COLOURS, MASK_COLOUR, TRUTH_COLOUR, rgb
+from medvae.reporting.figures import save_figure
+from medvae.volume import Geometry
+
+Plane = Literal["axial", "coronal", "sagittal"]
+KINDS = ("scan", "reconstruction", "anomaly map", "lesion mask", "truth")
+"""The rows of a picture."""
+AXIS: dict[str, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
+APART_MM = 6.0
+"""Slices that are chosen automatically lie at least this far apart."""
+_INCHES_PER_MM = 0.0095
+_NARROWEST, _WIDEST = 4.2, 11.0  # inches, as the rest; the line below the picture needs the first
+_GAP, _LEFT, _RIGHT, _TOP, _BOTTOM = 0.04, 0.3, 0.9, 0.42, 0.3
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What there is to draw of a case, in RAS order, ``(X, Y, Z)`` each and cut to the scan's box."""
+
+    name: str
+    image: np.ndarray
+    anomaly: np.ndarray
+    mask: np.ndarray
+    threshold: float
+    """Value of the map that the mask was cut at."""
+    white: float
+    """Intensity of the scan shown as white; black is 0."""
+    geometry: Geometry
+    """Of the box."""
+    truth: np.ndarray | None = None
+    reconstruction: np.ndarray | None = None
+    """1 is white."""
+    healthy: bool = False
+    """Known to have no lesion."""
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        geometry: Geometry,
+        image: np.ndarray,
+        anomaly: np.ndarray,
+        mask: np.ndarray,
+        *,
+        threshold: float = 0.5,
+        truth: np.ndarray | None = None,
+        reconstruction: np.ndarray | None = None,
+        healthy: bool = False,
+    ) -> Shown:
+        """From arrays in a file's own voxel order, all on the grid ``geometry``."""
+        given = {"image": image, "anomaly": anomaly, "mask": mask > 0, "truth": truth, "reconstruction": reconstruction}
+        upright = {key: _upright(array, geometry.affine) for key, array in given.items() if array is not None}
+        affine = upright["image"].affine
+        box = _box(np.asarray(upright["image"].dataobj), np.linalg.norm(affine[:3, :3], axis=0))
+        corner = affine @ [*(part.start for part in box), 1]
+        arrays = {key: np.asarray(turned.dataobj)[box] for key, turned in upright.items()}
+        arrays |= {key: arrays[key] > 0 for key in ("mask", "truth") if key in arrays}
+        brain = arrays["image"][arrays["anomaly"] > 0]
+        white = float(np.percentile(brain, 99.5)) if brain.size else float(arrays["image"].max())
+        placed = Geometry(np.column_stack([affine[:, :3], corner]), arrays["image"].shape)
+        white = white if white > 0 else 1.0
+        return cls(name=name, threshold=threshold, white=white, geometry=placed, healthy=healthy, **arrays)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The rows that it can fill."""
+        known = {"reconstruction": self.reconstruction, "truth": self.truth}
+        return [kind for kind in KINDS if kind not in known or known[kind] is not None]
+
+    def position_mm(self, axis: int, index: int) -> float:
+        """World coordinate (right, front, up) of the middle of a slice."""
+        voxel = [(length - 1) / 2 for length in self.image.shape]
+        voxel[axis] = index
+        return float((self.geometry.affine @ [*voxel, 1])[axis])
+
+
+@dataclass(frozen=True)
+class Column:
+    """A slice of a case: across which axis of RAS, and which."""
+
+    shown: Shown
+    axis: int
+    index: int
+
+
+def largest_slices(shown: Shown, axis: int, count: int) -> list[int]:
+    """The slices with most to see, in ascending order.
+
+    The first has the largest area of truth; where none is known, of the lesion mask; where that is empty, the largest
+    sum of the map. The next has the largest among those at least `APART_MM` away from all chosen, and so on. When no
+    slice with lesion is left, the sum of the map decides. Fewer are given where the brain is too small.
+    """
+    others = tuple(other for other in range(3) if other != axis)
+    brain = (shown.anomaly > 0).any(axis=others)
+    areas = [region.sum(axis=others) for region in (shown.truth, shown.mask) if region is not None and region.any()]
+    ranks = [*areas[:1], shown.anomaly.sum(axis=others, dtype=np.float64) + 1e-9 * brain]
+    spacing = shown.geometry.spacing_mm[axis]
+    free, chosen = np.ones(len(brain), dtype=bool), []
+    for rank in ranks:
+        while len(chosen) < count and (left := np.where(free, rank, 0)).max() > 0:
+            chosen.append(int(left.argmax()))
+            free &= np.abs(np.arange(len(brain)) - chosen[-1]) * spacing >= APART_MM
+    return sorted(chosen) or [len(brain) // 2]
+
+
+def slices_at(shown: Shown, axis: int, positions_mm: Sequence[float]) -> list[int]:
+    """The slices nearest to world coordinates.
+
+    Raises
+    ------
+    MedvaeError
+        For a position outside the scan.
+    """
+    length = shown.image.shape[axis]
+    places = np.array([shown.position_mm(axis, index) for index in range(length)])
+    for position in positions_mm:
+        if not places[0] - APART_MM <= position <= places[-1] + APART_MM:
+            raise MedvaeError(
+                f'"{shown.name}" has no slice at {position:g} mm: it goes from {places[0]:.0f} to {places[-1]:.0f} mm.'
+            )
+    return [int(np.abs(places - position).argmin()) for position in positions_mm]
+
+
+def largest_finding(shown: Shown) -> tuple[int, int, int]:
+    """The middle voxel of the mask's largest component, or where the map is largest if the mask is empty."""
+    labels, count = ndimage.label(shown.mask)
+    if not count:
+        return tuple(int(i) for i in np.unravel_index(int(np.argmax(shown.anomaly)), shown.anomaly.shape))
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    voxels = np.argwhere(labels == int(np.argmax(sizes)))
+    centre = voxels[np.argmin(((voxels - voxels.mean(0)) ** 2).sum(1))]  # a voxel of it, also when it is curved
+    return tuple(int(i) for i in centre)
+
+
+def draw_montage(columns: Sequence[Column], out: Path | str, *, title: str = "", radiological: bool = True) -> Path:
+    """Draw slices side by side, a row for each kind of picture, to ``out`` (PNG, PDF or SVG by its ending).
+
+    Parameters
+    ----------
+    columns
+        In the order drawn; neighbours of one case stand under its name.
+    title
+        Above the picture, instead of the cases' names.
+    radiological
+        The patient's right on the left, or else his left. Either is marked and said.
+    """
+    kinds = [kind for kind in KINDS if any(kind in column.shown.kinds for column in columns)]
+
+    sizes = [_size_mm(column) for column in columns]
+    gaps = [_GAP if one.shown is next.shown else 3 * _GAP for one, next in pairwise(columns)]
+    scale = min(_INCHES_PER_MM, (_WIDEST - sum(gaps)) / sum(across for across, _ in sizes))
+    sizes = [(across * scale, up * scale) for across, up in sizes]
+    tall = max(up for _, up in sizes)
+    right = _LEFT + sum(across for across, _ in sizes) + sum(gaps)
+    width, height = max(right + _RIGHT, _NARROWEST), _TOP + len(kinds) * (tall + _GAP) + _BOTTOM
+    figure = Figure(figsize=(width, height), facecolor="white")
+    canvas = figure.add_axes((0, 0, 1, 1))  # one for all, in inches from the top left: many take long
+    canvas.set_axis_off()
+
+    tops = [_TOP + row * (tall + _GAP) for row in range(len(kinds))]
+    lefts = [_LEFT + sum(across for across, _ in sizes[:n]) + sum(gaps[:n]) for n in range(len(columns))]
+    for kind, top in zip(kinds, tops, strict=True):
+        _write(canvas, _LEFT / 2, top + tall / 2, kind, fontsize=9, rotation=90, ha="center", va="center")
+        for column, left, (across, up) in zip(columns, lefts, sizes, strict=True):
+            canvas.add_patch(Rectangle((left, top), across, tall, color="black", linewidth=0, zorder=-1))
+            middle = top + (tall - up) / 2
+            _draw_panel(canvas, column, kind, (left, left + across, middle + up, middle), radiological)
+    previous = None
+    for column, left, (across, _) in zip(columns, lefts, sizes, strict=True):
+        _write(canvas, left + across / 2, _TOP - 0.05, _place(column), fontsize=8, ha="center", va="bottom")
+        _mark_sides(canvas, column, (left, left + across), _TOP, radiological)
+        if column.shown is not previous and not title:
+            _write(canvas, left, 0.06, column.shown.name, fontsize=9, va="top")
+        previous = column.shown
+    _write(canvas, _LEFT, 0.06, title, fontsize=9, va="top")
+    _draw_scale_bar(canvas, _LEFT, _TOP + tall, sizes[0][0], scale)
+    thresholds = sorted({column.shown.threshold for column in columns})
+    _draw_colour_bar(canvas, right + 0.08, tops[kinds.index("anomaly map")], tall, thresholds)
+    side = (
+        "Radiological convention: the patient's right"
+        if radiological
+        else "Neurological convention: the patient's left"
+    )
+    _write(canvas, _LEFT, height - 0.08, f"{side} is on the left.", fontsize=7.5, va="bottom")
+    canvas.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
+    return save_figure(figure, out, dpi=200)
+
+
+def _draw_panel(
+    canvas: Axes, column: Column, kind: str, extent: tuple[float, float, float, float], radiological: bool
+) -> None:
+    shown = column.shown
+    if kind not in shown.kinds:
+        middle = (extent[0] + extent[1]) / 2, (extent[2] + extent[3]) / 2
+        absent = "healthy" if shown.healthy and kind == "truth" else "not known"
+        _write(canvas, *middle, absent, color="0.6", fontsize=8, ha="center", va="center")
+        return
+
+    def plane(array: np.ndarray) -> np.ndarray:
+        """Rows from the top down; columns as the reader sees them."""
+        chosen: list[int | slice] = [slice(None)] * 3
+        chosen[column.axis] = column.index
+        picture = array[tuple(chosen)].T[::-1]
+        return picture[:, ::-1] if radiological or column.axis == 0 else picture
+
+    grey = plane(shown.reconstruction if kind == "reconstruction" else shown.image / shown.white)
+    colours = np.repeat(np.clip(grey, 0, 1)[..., None], 3, axis=-1)
+    if kind == "anomaly map":
+        colours = _with_map(colours, plane(shown.anomaly), shown.threshold)
+    elif kind in ("lesion mask", "truth"):
+        region, colour = (shown.mask, MASK_COLOUR) if kind == "lesion mask" else (shown.truth, TRUTH_COLOUR)
+        colours = np.where(plane(region)[..., None], 0.25 * colours + 0.75 * np.array(rgb(colour)) / 255, colours)
+    # "none" keeps the voxels as they are in PDF and SVG
+    canvas.imshow(np.rint(colours * 255).astype(np.uint8), extent=extent, interpolation="none")
+
+
+def _with_map(colours: np.ndarray, values: np.ndarray, threshold: float) -> np.ndarray:
+    """The map's colours laid on a picture ``(…, 3)``: they fade in towards the threshold."""
+    opacity = np.clip((values / threshold - FADE) / (1 - FADE), 0, 1)[..., None] * 0.85
+    return (1 - opacity) * colours + opacity * colormaps[MAP_COLOURS](values)[..., :3]
+
+
+def _draw_colour_bar(canvas: Axes, left: float, top: float, tall: float, thresholds: Sequence[float]) -> None:
+    values = np.linspace(1, 0, 256)[:, None]
+    colours, right = _with_map(np.full((256, 1, 3), 0.5), values, thresholds[0]), left + 0.13
+    canvas.imshow(np.rint(colours * 255).astype(np.uint8), extent=(left, right, top + tall, top), interpolation="none")
+    for value in (0, 0.25, 0.5, 0.75, 1):
+        _write(canvas, right + 0.06, top + (1 - value) * tall, f"{value:g}", fontsize=7, va="center")
+        canvas.plot([right, right + 0.04], [top + (1 - value) * tall] * 2, color="black", linewidth=0.6)
+    for threshold in thresholds:
+        canvas.plot([left, right], [top + (1 - threshold) * tall] * 2, color="white", linewidth=1.2)
+    above = " to ".join(f"{value:.2f}" for value in dict.fromkeys((thresholds[0], thresholds[-1])))
+    text = f"anomaly map (no unit)\nmask above {above}"
+    _write(canvas, right + 0.36, top + tall / 2, text, fontsize=7, rotation=90, va="center")
+
+
+def _draw_scale_bar(canvas: Axes, left: float, bottom: float, across: float, scale: float) -> None:
+    """The longest round length that fits under the first scan; ``scale`` in inches per mm."""
+    length = next((mm for mm in (100, 50, 20, 10, 5, 2, 1) if mm * scale <= 0.45 * across), 1)
+    start, end = left + 0.06, left + 0.06 + length * scale
+    canvas.plot([start, end], [bottom - 0.06] * 2, color="white", linewidth=2, solid_capstyle="butt")
+    _write(
+        canvas, (start + end) / 2, bottom - 0.09, f"{length} mm", color="white", fontsize=7, ha="center", va="bottom"
+    )
+
+
+def _mark_sides(canvas: Axes, column: Column, sides: tuple[float, float], top: float, radiological: bool) -> None:
+    marks = "AP" if column.axis == 0 else "RL" if radiological else "LR"
+    for mark, place, align in zip(marks, (sides[0] + 0.04, sides[1] - 0.04), ("left", "right"), strict=True):
+        _write(canvas, place, top + 0.04, mark, color="white", fontsize=8, ha=align, va="top")
+
+
+def _place(column: Column) -> str:
+    return f"{'xyz'[column.axis]} = {column.shown.position_mm(column.axis, column.index):.0f} mm".replace("-", "−")
+
+
+def _write(canvas: Axes, x: float, y: float, text: str, **options: object) -> None:
+    canvas.text(x, y, text, parse_math=False, **options)  # a name may hold a dollar sign
+
+
+def _size_mm(column: Column) -> tuple[float, float]:
+    """Width and height of a slice."""
+    sizes = [n * mm for n, mm in zip(column.shown.image.shape, column.shown.geometry.spacing_mm, strict=True)]
+    across, up = [size for axis, size in enumerate(sizes) if axis != column.axis]
+    return across, up
+
+
+def _upright(array: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
+    """With its axes flipped and reordered to RAS; no interpolation."""
+    values = array.astype(np.uint8) if array.dtype == bool else array
+    return nib.as_closest_canonical(nib.Nifti1Image(values, affine))
+
+
+def _box(image: np.ndarray, spacing: Sequence[float], margin_mm: float = 6.0) -> tuple[slice, ...]:
+    """Where the scan is not empty, with a margin."""
+    found = ndimage.find_objects((image != 0).astype(np.uint8))
+    if not found:
+        return tuple(slice(0, length) for length in image.shape)
+    return tuple(
+        slice(max(0, part.start - round(margin_mm / mm)), min(length, part.stop + round(margin_mm / mm)))
+        for part, mm, length in zip(found[0], spacing, image.shape, strict=True)
+    )
