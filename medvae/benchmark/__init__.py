@@ -11,7 +11,15 @@ from medvae.benchmark.board import Board
 from medvae.benchmark.cohorts import combine
 from medvae.benchmark.plan import Plan, make_plan
 from medvae.benchmark.runner import run_study
-from medvae.benchmark.study import Ensembles, InsertedLesions, Method, ScoreVariant, StudyConfig, read_study
+from medvae.benchmark.study import (
+    Ensembles,
+    InsertedLesions,
+    Method,
+    ScoreVariant,
+    StudyConfig,
+    read_study,
+    write_study_file,
+)
 from medvae.benchmark.writing import write_board
 
 __all__ = [
@@ -27,4 +35,5 @@ __all__ = [
     "read_study",
     "run_study",
     "write_board",
+    "write_study_file",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 from medvae.benchmark.statistics import (
     FEWEST_METHODS,
     FEWEST_PEOPLE,
-    Drawn,
+    Measured,
     Ranks,
     Summary,
     paired_differences,
@@ -19,7 +19,6 @@ from medvae.benchmark.statistics import (
     rank,
     summarise,
 )
-from medvae.benchmark.store import Measured
 from medvae.benchmark.study import BASELINES, CHANCE, POSTPROCESSED, StudyConfig
 from medvae.evaluation.bootstrap import Interval
 
@@ -35,11 +34,6 @@ class Outcome:
     labels: tuple[str, ...] = ()
     """Of the detectors that were measured: row and seed."""
     problems: tuple[str, ...] = ()
-
-    @cached_property
-    def drawn(self) -> tuple[Drawn, ...]:
-        """The seeds, with people drawn again."""
-        return tuple(Drawn.of(one.study) for one in self.measured)
 
 
 @dataclass(frozen=True)
@@ -111,13 +105,13 @@ def _leaderboard(board: Board, target: str) -> Leaderboard:
     outcomes = [one for one in board.outcomes if one.target == target]
     good = [one for one in outcomes if one.measured]
     reference = next((one for one in good if one.row == board.reference), None)
-    baselines = {one.row: summarise(one.drawn)["ap"].mean for one in good if one.row in BASELINES}
+    baselines = {one.row: summarise(one.measured)["ap"].mean for one in good if one.row in BASELINES}
     pooled = good[0].measured[0].study.pooled if good else {}
     prevalence = pooled.get("prevalence", math.nan)
     lines = []
     for one in good:
-        numbers = summarise(one.drawn)
-        apart = paired_differences(one.drawn, reference.drawn) if reference and one is not reference else None
+        numbers = summarise(one.measured)
+        apart = paired_differences(one.measured, reference.measured) if reference and one is not reference else None
         remarks = _remarks(one, numbers["ap"].mean, baselines, prevalence)
         lines.append(Line(None, one.row, one.kind, len(one.measured), numbers, apart, remarks, one.problems))
     if good:
@@ -139,12 +133,18 @@ def _last(value: float) -> float:
 
 
 def _remarks(one: Outcome, ap: float, baselines: dict[str, float], prevalence: float) -> tuple[str, ...]:
-    remarks = []
-    if one.row in BASELINES:
+    """What a reader must not overlook, at the three digits that are printed."""
+    remarks, printed = [], round(ap, 3)
+    if one.row.removesuffix(POSTPROCESSED) in BASELINES:
         remarks.append("baseline")
-    elif one.row.removesuffix(POSTPROCESSED) not in BASELINES:
-        remarks += [f"loses to {name}" for name, theirs in baselines.items() if ap < theirs]
-    if ap <= prevalence:
+    else:
+        lost = [name for name, theirs in baselines.items() if printed < round(theirs, 3)]
+        if len(lost) == len(BASELINES):
+            remarks.append("loses to both baselines")
+        elif lost:
+            remarks.append(f"loses to {lost[0]}")
+        remarks += [f"equals {name}" for name, theirs in baselines.items() if printed == round(theirs, 3)]
+    if printed <= round(prevalence, 3):
         remarks.append("no better than chance")
     if one.problems:
         remarks.append(f"{len(one.problems)} of {len(one.problems) + len(one.measured)} seeds failed")
@@ -172,7 +172,7 @@ def _ranked(lines: list[Line]) -> list[Line]:
 
 def _ranks(good: list[Outcome]) -> tuple[Ranks | None, str]:
     """Average ranks of AP over people; post-processing does not change a map, so its rows are left out."""
-    rows = {one.row: per_person([m.study for m in one.measured]) for one in good if not one.row.endswith(POSTPROCESSED)}
+    rows = {one.row: per_person(one.measured) for one in good if not one.row.endswith(POSTPROCESSED)}
     people = sorted({name for values in rows.values() for name, value in values.items()})
     people = [p for p in people if all(math.isfinite(values.get(p, math.nan)) for values in rows.values())]
     if len(people) < FEWEST_PEOPLE:

@@ -25,7 +25,8 @@ from rich.console import Console
 from medvae.benchmark.board import Board, Outcome
 from medvae.benchmark.cohorts import combine
 from medvae.benchmark.plan import Plan, Target, Training, Unit, make_plan
-from medvae.benchmark.store import Measured, keep, recall
+from medvae.benchmark.statistics import Measured
+from medvae.benchmark.store import keep, recall
 from medvae.benchmark.study import POSTPROCESSED, StudyConfig
 from medvae.calibrated import CALIBRATION, Calibrated
 from medvae.config import read_config
@@ -213,8 +214,8 @@ def _measure(bench: Bench, unit: Unit, targets: list[Target]) -> None:
         study = measure(pattern=PATTERN)
         if unit.postprocessed:
             masks = with_masks(study, measure(pattern=MASKS, thresholds=[0.5]), detector)
-            keep(Measured(masks, seconds), bench.measured(target, unit, postprocessed=True))
-        keep(Measured(study, seconds), bench.measured(target, unit))
+            keep(Measured.of(masks, seconds), bench.measured(target, unit, postprocessed=True))
+        keep(Measured.of(study, seconds), bench.measured(target, unit))
     if not bench.study.keep_maps:
         shutil.rmtree(maps, ignore_errors=True)
 

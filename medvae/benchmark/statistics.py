@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -61,22 +62,27 @@ class Ranks:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """The numbers of one seed, and of its people drawn again."""
+class Measured:
+    """The numbers of one detector on one target, and those of its people drawn again."""
 
     study: Study
-    numbers: dict[str, float]
-    """Pooled ones, and those of each operating point as ``dice_fpr_0.01``."""
     resampled: dict[str, np.ndarray]
-    """``(R,)`` each; only numbers that are made of sums over people."""
+    """``(R,)`` each; only of numbers that are made of sums over people."""
+    seconds_per_scan: float = math.nan
+    """To score one prepared scan, on the machine that did it."""
 
     @classmethod
-    def of(cls, study: Study) -> Drawn:
-        """All of a study."""
-        return cls(study, _numbers(study), _resampled(study))
+    def of(cls, study: Study, seconds_per_scan: float = math.nan) -> Measured:
+        """Draw the people of a study again, as often as the study did."""
+        return cls(study, _resampled(study), seconds_per_scan)
+
+    @cached_property
+    def numbers(self) -> dict[str, float]:
+        """Pooled numbers, and those of each operating point as ``dice_fpr_0.01``."""
+        return _numbers(self.study)
 
 
-def summarise(seeds: Sequence[Drawn]) -> dict[str, Summary]:
+def summarise(seeds: Sequence[Measured]) -> dict[str, Summary]:
     """Every number over the seeds of a row, with the interval of its mean where it has one."""
     found = {}
     for name in seeds[0].numbers:
@@ -85,14 +91,14 @@ def summarise(seeds: Sequence[Drawn]) -> dict[str, Summary]:
         mean, around = float(np.mean(values)), None
         if all(name in one.resampled for one in seeds):
             around = interval(mean, _mean(seeds, name), _people(seeds[0].study, name))
-        elif len(seeds) == 1 and name.startswith("case_"):
+        elif len(seeds) == 1 and name.startswith("case_") and not _on_both_sides(seeds[0].study):
             _, key, score = name.split("_", 2)
             around = Interval(**seeds[0].study.case_level[score][key])
         found[name] = Summary(mean, sd, values, around)
     return found
 
 
-def paired_differences(row: Sequence[Drawn], reference: Sequence[Drawn]) -> dict[str, Interval]:
+def paired_differences(row: Sequence[Measured], reference: Sequence[Measured]) -> dict[str, Interval]:
     """The mean over a row's seeds minus that over the reference's, of every number that is made of sums over people."""
     found = {}
     for name in row[0].resampled:
@@ -103,12 +109,12 @@ def paired_differences(row: Sequence[Drawn], reference: Sequence[Drawn]) -> dict
     return found
 
 
-def per_person(studies: Sequence[Study], name: str = "ap") -> dict[str, float]:
+def per_person(seeds: Sequence[Measured], name: str = "ap") -> dict[str, float]:
     """A number of each case with lesions, averaged over a row's seeds and then over a person's scans."""
     of_case: dict[str, list[float]] = {}
     person = {}
-    for study in studies:
-        for row in study.per_case:
+    for one in seeds:
+        for row in one.study.per_case:
             if not row["healthy"]:
                 of_case.setdefault(row["id"], []).append(row[name])
                 person[row["id"]] = row["subject"]
@@ -206,7 +212,14 @@ def _sums(rows: Sequence[dict[str, Any]], names: Sequence[str], resamples: int) 
     return list((draw(len(sums), resamples) @ np.array(list(sums.values()))).T)
 
 
-def _mean(seeds: Sequence[Drawn], name: str) -> np.ndarray:
+def _on_both_sides(study: Study) -> bool:
+    """Whether somebody has a scan with lesions and a healthy one, as with inserted lesions: who is drawn twice is then
+    compared with himself more often than in the cohort, and an interval of a number of scans lies too high."""
+    ill, well = ({row["subject"] for row in study.per_case if row["healthy"] == kind} for kind in (False, True))
+    return bool(ill & well)
+
+
+def _mean(seeds: Sequence[Measured], name: str) -> np.ndarray:
     return np.mean([one.resampled[name] for one in seeds], axis=0)
 
 

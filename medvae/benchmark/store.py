@@ -2,6 +2,7 @@
 
 ``results.json, summary.csv, per_case.csv``   as ``medvae evaluate`` writes them
 ``counts.npz``                                voxel counts of each lesion case, for curves and paired differences
+``resampled.npz``                             numbers of people drawn again, for intervals
 ``timing.json``                               seconds to score one prepared scan
 """
 
@@ -9,12 +10,14 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
+from medvae.benchmark.statistics import Measured
 from medvae.errors import MedvaeError
 from medvae.evaluation.bootstrap import Interval
 from medvae.evaluation.curves import SparseCounts
@@ -25,15 +28,8 @@ from medvae.files import whole_folder, write_bytes, write_json
 from medvae.schema import read_document
 
 COUNTS = "counts.npz"
+RESAMPLED = "resampled.npz"
 TIMING = "timing.json"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The numbers of one detector on one target."""
-
-    study: Study
-    seconds_per_scan: float
 
 
 def keep(measured: Measured, folder: Path) -> None:
@@ -44,11 +40,11 @@ def keep(measured: Measured, folder: Path) -> None:
         name: np.concatenate([getattr(one, name) for one in counts] or [np.zeros(0)]).astype(np.uint32)
         for name in ("bins", "lesion", "healthy")
     }
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, lengths=np.array([len(one.bins) for one in counts], np.int64), **arrays)
+    arrays["lengths"] = np.array([len(one.bins) for one in counts], np.int64)
     with whole_folder(folder) as temporary:
         write_study(study, temporary)
-        write_bytes(temporary / COUNTS, buffer.getvalue())
+        write_bytes(temporary / COUNTS, _compressed(arrays))
+        write_bytes(temporary / RESAMPLED, _compressed(measured.resampled))
         write_json(temporary / TIMING, {"seconds_per_scan": measured.seconds_per_scan})
 
 
@@ -77,11 +73,19 @@ def recall(folder: Path) -> Measured:
         study = Study(
             **_numbers(content), per_case=per_case, intervals=intervals, operating_points=points, counts=counts
         )
-        return Measured(study, float(read_document(folder / TIMING)["seconds_per_scan"]))
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        with np.load(folder / RESAMPLED) as arrays:
+            resampled = dict(arrays)
+        return Measured(study, resampled, float(read_document(folder / TIMING)["seconds_per_scan"]))
+    except (MedvaeError, OSError, BadZipFile, KeyError, TypeError, ValueError) as error:
         raise MedvaeError(
             f"{folder}: what was measured there cannot be read ({error}). Remove the folder, and run the study again."
         ) from None
+
+
+def _compressed(arrays: dict[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
 
 
 def _numbers(value: Any) -> Any:

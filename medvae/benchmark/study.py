@@ -6,10 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
+import yaml
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from medvae.config import Config, PostprocessingConfig, ScoreConfig
 from medvae.evaluation.bootstrap import RESAMPLES
+from medvae.files import write_text
 from medvae.schema import Strict, parse, read_document
 
 NAME = r"^[A-Za-z0-9_.-]+$"
@@ -168,14 +170,21 @@ def read_study(path: Path | str) -> StudyConfig:
         For a missing file, an unknown key (the nearest valid one is named), a wrong type or contradictory options.
     """
     path = Path(path)
-    return placed(parse(StudyConfig, read_document(path), path), path)
-
-
-def placed(study: StudyConfig, path: Path | str) -> StudyConfig:
-    """A study made in a program, as if it were written in the file ``path``."""
-    study = study.model_copy()
-    study._path = Path(path)
+    study = parse(StudyConfig, read_document(path), path)
+    study._path = path
     return study
+
+
+def write_study_file(study: StudyConfig, path: Path | str) -> StudyConfig:
+    """Write a study that was made in a program, so that ``medvae benchmark`` can go on with it; paths are as given.
+
+    Returns
+    -------
+    StudyConfig
+        As read from the file.
+    """
+    content = study.model_dump(mode="json", exclude_unset=True)
+    return read_study(write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True)))
 
 
 def baseline_config(name: str, polarity: str, first: Config | None) -> Config:

@@ -11,7 +11,8 @@ from typing import Any
 from medvae import __version__
 from medvae.benchmark.board import Board, Leaderboard, Line
 from medvae.benchmark.statistics import ALPHA, Summary
-from medvae.evaluation.bootstrap import LEVEL, Interval
+from medvae.benchmark.study import POSTPROCESSED
+from medvae.evaluation.bootstrap import FEW_SUBJECTS, LEVEL, Interval
 from medvae.evaluation.writing import csv_text, plain
 from medvae.files import write_json, write_text
 from medvae.reporting.tables import ABSENT, markdown_table
@@ -81,7 +82,7 @@ def latex(board: Board) -> str:
         parts.append(
             "\\begin{table}\n\\centering\n"
             f"\\caption{{{escape(f'{board.study.name}: {one.title}. {about(one)}')}}}\n"
-            f"\\resizebox{{\\textwidth}}{{!}}{{%\n\\begin{{tabular}}{{rl{'r' * (len(header) - 3)}l}}\n\\toprule\n"
+            f"\\resizebox{{\\textwidth}}{{!}}{{%\n\\begin{{tabular}}{{l{'r' * (len(header) - 2)}l}}\n\\toprule\n"
             f"{' & '.join(escape(name) for name in header)} \\\\\n\\midrule\n{cells} \\\\\n\\bottomrule\n"
             "\\end{tabular}}\n\\end{table}"
         )
@@ -100,8 +101,8 @@ def about(one: Leaderboard) -> str:
     people, scans = int(one.counts["n_subjects"]), int(one.counts["n_cases"])
     return (
         f"{scans} scans of {people} people with lesions, {int(one.counts['n_healthy'])} healthy scans; prevalence "
-        f"{one.counts.get('prevalence', math.nan):.4f}. Mean ± SD over seeds [{LEVEL:.0%} interval over people"
-        + (", left out as they are fewer than 5]." if people < 5 else "].")
+        f"{one.counts.get('prevalence', math.nan):.4f}. Mean ± SD over seeds [{100 * LEVEL:.0f} % interval over people"
+        + (f", left out as they are fewer than {FEW_SUBJECTS}]." if people < FEW_SUBJECTS else "].")
     )
 
 
@@ -122,8 +123,9 @@ def board_rows(one: Leaderboard, bold: Bold, escaped: Bold = str) -> tuple[list[
             cells.append(bold(text) if line.rank and f"{value:.{digits}f}" == best[name] else text)
         remark = "; ".join(line.remarks) if line.numbers else f"failed: {_line(line.problems[0])}"
         seeds = str(line.seeds) if line.kind == "method" and line.numbers else ABSENT
-        rows.append([str(line.rank or ABSENT), escaped(line.row), seeds, *cells, escaped(remark)])
-    return ["", "method", "seeds", *columns, "remark"], rows
+        rank = escaped(str(line.rank or ABSENT))
+        rows.append([escaped(line.row), rank, escaped(seeds), *cells, escaped(remark)])
+    return ["method", "rank", "seeds", *columns, "remark"], rows
 
 
 def point_rows(one: Leaderboard, bold: Bold, escaped: Bold = str) -> tuple[list[str], list[list[str]]]:
@@ -245,5 +247,6 @@ def _timings(board: Board) -> list[dict[str, Any]]:
     return [
         {"row": row, "detector": label, "seconds_per_prepared_scan": one.seconds_per_scan}
         for row, outcome in board.of(first).items()
+        if not row.endswith(POSTPROCESSED)
         for label, one in zip(outcome.labels, outcome.measured, strict=True)
     ]
