@@ -349,6 +349,9 @@ def benchmark(
     if dry_run:
         bench = open_bench(settings, out, cache=cache, writing=False)
         print_table(escape(f"{settings.name}: {bench.todo()}"), *state_rows(bench))
+        for row in bench.plan.rows:
+            if row.problem:
+                typer.echo(f"{row.name} cannot be done: {row.problem}")
         for reason in bench.plan.left_out.values():
             typer.echo(f"left out: {reason}")
         return

@@ -266,6 +266,10 @@ def test_a_dry_run_writes_nothing(done, cohort, repository, tmp_path):
     bench = open_bench(study, tmp_path / "out", writing=False)
     assert "1 trainings (0 done), 3 detectors on 1 target(s) (0 of 3 measured)" in bench.todo()
     assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text('{"pooled": {}}')
+    with pytest.raises(MedvaeError, match="is of no benchmark"):
+        open_bench(study, tmp_path / "out", writing=False)
     path, out, _ = done
     assert "2 trainings (2 done)" in open_bench(read_study(path), out, writing=False).todo()
 

@@ -38,6 +38,7 @@ def test_help_teaches_and_imports_nothing_heavy():
         ["predict", "--help"],
         ["evaluate", "--help"],
         ["check", "--help"],
+        ["benchmark", "--help"],
         *(["manifest", layout, "--help"] for layout in ("ixi", "brats", "bids", "nnunet", "decathlon", "folder")),
     ):
         result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)

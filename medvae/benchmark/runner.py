@@ -43,6 +43,7 @@ from medvae.preparation.cache import known_sha256, open_cache
 from medvae.preparation.prepare import prepare_healthy, prepare_scan, prepare_training
 from medvae.run_folder import CONFIG
 from medvae.schema import read_document
+from medvae.training import WEIGHTS
 
 MASKS = f"{{id}}{MASK_SUFFIX}"
 IN_MASK = "threshold_0.5"
@@ -86,9 +87,17 @@ class Bench:
             f"{len(self.plan.targets)} target(s) ({measured} of {len(units) * len(self.plan.targets)} measured)"
         )
 
+    def run(self, training: Training) -> Path:
+        """The folder of a training."""
+        return self.folder("runs", training.label, training.key)
+
     def trained(self, training: Training) -> bool:
         """Whether a network is finished."""
-        return (self.folder("runs", training.label, training.key) / "network.safetensors").is_file()
+        return (self.run(training) / WEIGHTS).is_file()
+
+    def begun(self, training: Training) -> bool:
+        """Whether a training was stopped in the middle."""
+        return (self.run(training) / CONFIG).is_file() and not self.trained(training)
 
 
 def run_study(study: StudyConfig, out: Path | str, *, cache: Path | None = None, quiet: bool = False) -> Board:
@@ -146,7 +155,9 @@ def state_rows(bench: Bench) -> tuple[list[str], list[list[str]]]:
             continue
         trainings = [unit.training for unit in row.units if unit.training]
         seeds = ", ".join(str(unit.seed) for unit in row.units if unit.seed is not None) or "–"
+        begun = sum(map(bench.begun, trainings))
         trained = f"{sum(map(bench.trained, trainings))} of {len(trainings)}" if trainings else "–"
+        trained += f", {begun} begun" * (begun > 0)
         done = [f"{sum(bench.done(t, unit) for unit in row.units)} of {len(row.units)}" for t in bench.plan.targets]
         rows.append([row.name, row.kind, seeds, trained, *done])
     return header, rows
@@ -160,8 +171,11 @@ def open_bench(
     Raises
     ------
     MedvaeError
-        If the study cannot be used.
+        If the study cannot be used, or ``out`` holds the results of something else.
     """
+    results = out / "results.json"
+    if results.is_file() and "study" not in read_document(results):
+        raise MedvaeError(f"{results}: is of no benchmark, and would be overwritten. Choose another --out folder.")
     cache = cache or out / "prepared"
     checksum = partial(known_sha256, cache=open_cache(cache)) if writing else sha256
     return Bench(study, make_plan(study, checksum=checksum), out, cache, quiet)
@@ -295,7 +309,7 @@ def _detector(bench: Bench, unit: Unit) -> Calibrated:
 
 def _fit(bench: Bench, training: Training) -> Detector:
     """A trained run; one that was begun goes on with the config that it was begun with, whose network is the same."""
-    run = bench.folder("runs", training.label, training.key)
+    run = bench.run(training)
     begun = run / CONFIG
     config = read_config(begun) if begun.is_file() else training.config
     return fit(config, bench.plan.cohort, run, cache=bench.cache, resume=True, quiet=bench.quiet)

@@ -174,7 +174,7 @@ def ranks_told(one: Leaderboard) -> str:
     listed = ", ".join(f"{name} {value:.2f}" for name, value in zip(ranks.methods, ranks.average, strict=True))
     return (
         f"Average ranks of AP over {ranks.people} people: {listed}. Friedman χ² {ranks.statistic:.2f}, p "
-        f"{ranks.p_value:.2g}; ranks {ranks.critical_difference:.2f} apart differ at {ALPHA:.0%} (Nemenyi)."
+        f"{ranks.p_value:.2g}; ranks {ranks.critical_difference:.2f} apart differ at {100 * ALPHA:.0f} % (Nemenyi)."
     )
 
 

@@ -111,13 +111,14 @@ def draw_ranks(ranks: Ranks, path: Path, *, title: str = "") -> Path:
     """Demšar's critical-difference diagram: average ranks, with a bar over methods that are not told apart."""
     count, groups = len(ranks.methods), alike(ranks)
     half = (count + 1) // 2
-    step, top = 0.3, 0.75 + 0.16 * len(groups)
-    height = top + step * half + 0.9
-    figure = Figure(figsize=(9, height))
+    step, top = 0.3, 0.5 + 0.16 * len(groups)
+    beside = 0.5 + 0.078 * max(len(name) + 6 for name in ranks.methods)  # inches for the names on either side
+    unit = 4.6 / (count - 1)  # inches of one rank
+    height, above = top + step * half + 1.05, 0.95
+    figure = Figure(figsize=(max(8.5, 4.6 + 2 * beside), height))
     axes: Axes = figure.add_axes((0.02, 0.02, 0.96, 0.96))
-    # Ranks from left (best) to right, names in two columns beside them; y in inches downwards from the axis.
-    margin = 0.62 * (count - 1)
-    axes.set(xlim=(1 - margin, count + margin), ylim=(top + step * half, -0.85))
+    margin = (figure.get_figwidth() * 0.96 - 4.6) / 2 / unit
+    axes.set(xlim=(1 - margin, count + margin), ylim=(height * 0.96 - above, -above))  # y in inches from the axis down
     axes.axis("off")
     axes.plot([1, count], [0, 0], color="black", linewidth=1.2)
     for tick in range(1, count + 1):
@@ -129,15 +130,15 @@ def draw_ranks(ranks: Ranks, path: Path, *, title: str = "") -> Path:
     for index, (name, value) in enumerate(zip(ranks.methods, ranks.average, strict=True)):
         on_left = index < half
         depth = top + step * (index if on_left else count - 1 - index)
-        edge = 1 - 0.04 * count if on_left else count + 0.04 * count
+        edge = 1 - 0.15 / unit if on_left else count + 0.15 / unit
         axes.plot([value, value, edge], [0, depth, depth], color="0.35", linewidth=0.9)
         axes.text(edge, depth, f" {name}  {value:.2f} ", ha="right" if on_left else "left", va="center", fontsize=9)
     for row, (first, last) in enumerate(groups):
-        ends = [ranks.average[first] - 0.03 * count / 6, ranks.average[last] + 0.03 * count / 6]
+        ends = [ranks.average[first] - 0.03 / unit, ranks.average[last] + 0.03 / unit]
         axes.plot(ends, [0.22 + 0.16 * row] * 2, color=COLOURS[0], linewidth=3.5, solid_capstyle="round")
     told = (
         f"{title}: average ranks of AP over {ranks.people} people (1 is best), Friedman p {ranks.p_value:.2g}; joined "
-        f"ranks do not differ at {ALPHA:.0%} (Nemenyi)"
+        f"methods are not told apart at {100 * ALPHA:.0f} % (Nemenyi)"
     )
     axes.text(0, 1, told, transform=axes.transAxes, ha="left", va="top", fontsize=9)
     return save_figure(figure, path)
