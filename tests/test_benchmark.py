@@ -313,6 +313,26 @@ def test_a_study_for_choosing_opens_no_test_scan(repository, tmp_path):
     assert "no average ranks" in found.no_ranks.lower()
 
 
+def test_scans_left_half_inserted_are_made_again(repository, tmp_path, monkeypatch):
+    included = repository / "data_manifests"
+    inserted = {"shapes": str(included / "included" / "lesion_shapes.npz")}
+    study = tmp_path / "study.yaml"
+    content = {"name": "s", "manifest": str(included / "included_t1.json"), "inserted": inserted}
+    study.write_text(yaml.safe_dump(content))
+    bench = open_bench(read_study(study), tmp_path / "out")
+    marker = tmp_path / "out" / "inserted" / "made.json"
+    marker.parent.mkdir()
+    marker.write_text(json.dumps({"key": "of another seed"}))
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner_module, "insert_cohort", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        runner_module._make_targets(bench)
+    assert not marker.exists()  # or the other study would take its folder, now half of this one, for whole
+
+
 # Statistics
 
 

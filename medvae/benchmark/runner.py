@@ -200,6 +200,7 @@ def _make_targets(bench: Bench) -> dict[str, Manifest]:
         marker, manifest = folder / "made.json", folder / "with_healthy.json"
         if not (marker.is_file() and manifest.is_file() and read_document(marker) == record):
             Console(stderr=True, quiet=bench.quiet).print("Inserting lesions", highlight=False)
+            marker.unlink(missing_ok=True)
             inserted = insert_cohort(
                 cohort, folder, shapes=read_shapes(study.resolve(options.shapes)), seed=options.seed,
                 repeats=options.repeats, split=options.split,
