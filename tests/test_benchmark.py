@@ -130,6 +130,9 @@ def test_the_included_study_holds_together_and_trains_nothing_twice(repository):
     assert len(plan.trainings) == 15
     assert not [row.problem for row in plan.rows if row.problem]
     assert {row.name for row in plan.rows} > {"cevae_planes", "normative_baseline", "dae_patch-residual_z"}
+    choosing = make_plan(read_study(repository / "configs" / "studies" / "choosing_t1.yaml"))
+    assert [target.name for target in choosing.targets] == ["inserted"]
+    assert {one.key for one in choosing.trainings} < {one.key for one in plan.trainings}
 
 
 def test_keys_follow_content_and_not_names(tmp_path, cohort, repository):
