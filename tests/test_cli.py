@@ -39,6 +39,7 @@ def test_help_teaches_and_imports_nothing_heavy():
         ["figure", "--help"],
         ["evaluate", "--help"],
         ["check", "--help"],
+        ["benchmark", "--help"],
         *(["manifest", layout, "--help"] for layout in ("ixi", "brats", "bids", "nnunet", "decathlon", "folder")),
     ):
         result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)

@@ -33,9 +33,9 @@ def write_study(study: Study, out: Path | str, *, differences: dict[str, dict[st
     content = {f.name: getattr(study, f.name) for f in fields(study) if f.name != "counts"}
     if differences:
         content["differences"] = differences
-    path = write_json(out / "results.json", _plain(content))
-    write_text(out / "per_case.csv", _csv(study.per_case))
-    write_text(out / "summary.csv", _csv(summary_rows(study)))
+    path = write_json(out / "results.json", plain(content))
+    write_text(out / "per_case.csv", csv_text(study.per_case))
+    write_text(out / "summary.csv", csv_text(summary_rows(study)))
     return path
 
 
@@ -64,7 +64,8 @@ def _ends(interval: Interval | None) -> dict[str, float]:
     return {"low": interval.low, "high": interval.high, "subjects": interval.n_subjects}
 
 
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
+def csv_text(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as CSV with the columns of all of them; what is absent or not finite is empty."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names)
@@ -73,16 +74,16 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _plain(value: Any) -> Any:
-    """Dictionaries, lists and numbers, as JSON knows them."""
+def plain(value: Any) -> Any:
+    """Dictionaries, lists and numbers, as JSON knows them; what is not finite becomes None."""
     if hasattr(value, "__dataclass_fields__"):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     return None if _absent(value) else value
 
 
 def _absent(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
+    return value is None or (isinstance(value, float) and not math.isfinite(value))

@@ -1,0 +1,336 @@
+"""The work of a study: train, calibrate, predict, measure; what is done is kept and skipped the next time.
+
+``OUT/prepared/``                    the scans on the standard grid, as ``medvae prepare`` keeps them
+``OUT/runs/NAME-seedN-KEY/``         a training, as ``medvae train`` writes it; shared by all scores of the method
+``OUT/detectors/NAME-seedN-KEY/``    a calibrated detector: ``medvae predict`` takes it
+``OUT/maps/NAME-seedN-KEY/``         overlays; removed when they are measured, unless ``keep_maps``
+``OUT/measured/TARGET/NAME-seedN-KEY/``   its numbers, as ``medvae evaluate`` writes them
+``OUT/inserted/``                    the scans with inserted lesions
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from medvae.benchmark.board import Board, Outcome
+from medvae.benchmark.cohorts import combine
+from medvae.benchmark.plan import Plan, Target, Training, Unit, make_plan
+from medvae.benchmark.statistics import Measured
+from medvae.benchmark.store import keep, recall
+from medvae.benchmark.study import POSTPROCESSED, StudyConfig
+from medvae.calibrated import CALIBRATION, Calibrated
+from medvae.config import read_config
+from medvae.detector import Detector
+from medvae.ensemble import Ensemble, load_detector
+from medvae.errors import MedvaeError
+from medvae.evaluation.study import PATTERN, Study, evaluate
+from medvae.files import remove_leftovers, sha256, write_json, write_text
+from medvae.fitting import fit
+from medvae.lesions import insert_cohort, read_shapes
+from medvae.manifest import Manifest, read_manifest
+from medvae.prediction import MASK_SUFFIX, Scan, predict, scans_of_manifest
+from medvae.preparation.cache import known_sha256, open_cache
+from medvae.preparation.prepare import prepare_healthy, prepare_scan, prepare_training
+from medvae.run_folder import CONFIG
+from medvae.schema import read_document
+from medvae.training import WEIGHTS
+
+MASKS = f"{{id}}{MASK_SUFFIX}"
+IN_MASK = "threshold_0.5"
+"""What `evaluate` calls the operating point at which a mask is flagged where it is 1."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a study is done."""
+
+    study: StudyConfig
+    plan: Plan
+    out: Path
+    cache: Path
+    quiet: bool
+    targets: dict[str, Manifest] = field(default_factory=dict)
+
+    def folder(self, room: str, label: str, key: str) -> Path:
+        """The folder of a key in a room, under whatever name it was made."""
+        known = sorted((self.out / room).glob(f"*-{key}"))
+        return known[0] if known else self.out / room / f"{label}-{key}"
+
+    def measured(self, target: Target, unit: Unit, *, postprocessed: bool = False) -> Path:
+        """Where the numbers of a detector are, or will be."""
+        key = f"{unit.key}-{target.key}" + "-post" * postprocessed
+        return self.folder(f"measured/{target.name}", unit.label, key)
+
+    def done(self, target: Target, unit: Unit) -> bool:
+        """Whether a detector was measured on a target, with its masks where they are post-processed."""
+        wanted = [self.measured(target, unit)]
+        if unit.postprocessed:
+            wanted.append(self.measured(target, unit, postprocessed=True))
+        return all(folder.is_dir() for folder in wanted)
+
+    def todo(self) -> str:
+        """How much there is to do, and how much of it is done."""
+        units, trainings = self.plan.units, self.plan.trainings
+        measured = sum(self.done(target, unit) for unit in units for target in self.plan.targets)
+        return (
+            f"{len(trainings)} trainings ({sum(map(self.trained, trainings))} done), {len(units)} detectors on "
+            f"{len(self.plan.targets)} target(s) ({measured} of {len(units) * len(self.plan.targets)} measured)"
+        )
+
+    def run(self, training: Training) -> Path:
+        """The folder of a training."""
+        return self.folder("runs", training.label, training.key)
+
+    def trained(self, training: Training) -> bool:
+        """Whether a network is finished."""
+        return (self.run(training) / WEIGHTS).is_file()
+
+    def begun(self, training: Training) -> bool:
+        """Whether a training was stopped in the middle."""
+        return (self.run(training) / CONFIG).is_file() and not self.trained(training)
+
+
+def run_study(study: StudyConfig, out: Path | str, *, cache: Path | None = None, quiet: bool = False) -> Board:
+    """Do what is not yet done of a study, and gather all its numbers.
+
+    Whatever fails becomes a failed row, and the rest goes on; it is tried again the next time.
+
+    Parameters
+    ----------
+    study
+        As read from its file.
+    out
+        Folder of the study, new or one that goes on being filled.
+    cache
+        Folder of prepared scans; ``out/prepared`` by default.
+    quiet
+        No progress display.
+
+    Raises
+    ------
+    MedvaeError
+        If the study or its cohort cannot be used at all.
+    KeyboardInterrupt
+        After Ctrl-C: everything that was finished is kept, a training leaves its checkpoint.
+    """
+    out = Path(out)
+    bench = open_bench(study, out, cache=cache, quiet=quiet)
+    console = Console(stderr=True, quiet=quiet)
+    bench.targets.update(_make_targets(bench))
+    units = bench.plan.units
+    failures: dict[str, str] = {}
+    for number, unit in enumerate(units, start=1):
+        pending = [target for target in bench.plan.targets if not bench.done(target, unit)]
+        if not pending:
+            continue
+        console.print(f"{number} of {len(units)}: {unit.label}", highlight=False, soft_wrap=True)
+        try:
+            broken = next((member.label for member in unit.members if member.key in failures), None)
+            if broken:
+                raise MedvaeError(f"its member {broken} failed.")
+            _measure(bench, unit, pending)
+        except Exception as error:  # one method must not end a night's work
+            failures[unit.key] = _told(error, out / "failures" / f"{unit.label}.txt")
+            console.print(f"  failed: {failures[unit.key]}", highlight=False, soft_wrap=True, markup=False)
+    return _gather(bench, failures)
+
+
+def state_rows(bench: Bench) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of what is done of each row."""
+    header = ["row", "kind", "seeds", "trained", *(f"measured: {target.name}" for target in bench.plan.targets)]
+    rows = []
+    for row in bench.plan.rows:
+        if row.problem:
+            rows.append([row.name, row.kind, "–", "–", *("cannot be done" for _ in bench.plan.targets)])
+            continue
+        trainings = [unit.training for unit in row.units if unit.training]
+        seeds = ", ".join(str(unit.seed) for unit in row.units if unit.seed is not None) or "–"
+        begun = sum(map(bench.begun, trainings))
+        trained = f"{sum(map(bench.trained, trainings))} of {len(trainings)}" if trainings else "–"
+        trained += f", {begun} begun" * (begun > 0)
+        done = [f"{sum(bench.done(t, unit) for unit in row.units)} of {len(row.units)}" for t in bench.plan.targets]
+        rows.append([row.name, row.kind, seeds, trained, *done])
+    return header, rows
+
+
+def open_bench(
+    study: StudyConfig, out: Path, *, cache: Path | None = None, quiet: bool = False, writing: bool = True
+) -> Bench:
+    """The plan of a study and where it is done; with ``writing=False`` nothing is written.
+
+    Raises
+    ------
+    MedvaeError
+        If the study cannot be used, or ``out`` holds the results of something else.
+    """
+    results = out / "results.json"
+    if results.is_file() and "study" not in read_document(results):
+        raise MedvaeError(f"{results}: is of no benchmark, and would be overwritten. Choose another --out folder.")
+    cache = cache or out / "prepared"
+    checksum = partial(known_sha256, cache=open_cache(cache)) if writing else sha256
+    return Bench(study, make_plan(study, checksum=checksum), out, cache, quiet)
+
+
+def _told(error: Exception, report: Path) -> str:
+    if isinstance(error, MedvaeError):
+        return str(error)
+    write_text(report, "".join(traceback.format_exception(error)))
+    return f"{type(error).__name__}: {error} (see {report})"
+
+
+def _make_targets(bench: Bench) -> dict[str, Manifest]:
+    """Cases with lesions and healthy ones of each target; inserted lesions are made if they are not there."""
+    found, cohort, study = {}, bench.plan.cohort, bench.study
+    for target in bench.plan.targets:
+        if target.name == "patients":
+            found["patients"] = cohort
+            continue
+        options, folder = study.inserted, bench.out / "inserted"
+        record = {"key": target.key}
+        marker, manifest = folder / "made.json", folder / "with_healthy.json"
+        if not (marker.is_file() and manifest.is_file() and read_document(marker) == record):
+            Console(stderr=True, quiet=bench.quiet).print("Inserting lesions", highlight=False)
+            marker.unlink(missing_ok=True)
+            inserted = insert_cohort(
+                cohort, folder, shapes=read_shapes(study.resolve(options.shapes)), seed=options.seed,
+                repeats=options.repeats, split=options.split,
+            )  # fmt: skip
+            healthy = cohort.of_split(options.split, healthy=True)
+            combine(manifest, inserted.name, [(inserted, inserted.cases), (cohort, healthy)])
+            write_json(marker, record)
+        found["inserted"] = read_manifest(manifest)
+    return found
+
+
+def _measure(bench: Bench, unit: Unit, targets: list[Target]) -> None:
+    """Numbers of one detector on the targets that lack them."""
+    detector = _detector(bench, unit)
+    maps = bench.folder("maps", unit.label, unit.key)
+    scans = _scans(bench, targets)
+    _, failures = predict(detector, list(scans.values()), maps, cache=bench.cache, quiet=bench.quiet)
+    if failures:
+        raise MedvaeError("\n".join(failures.values()))
+    seconds = _time(detector, next(iter(scans.values())), bench.cache)
+    for target in targets:
+        measure: Callable[..., Study] = partial(
+            evaluate, maps, bench.targets[target.name], splits=(bench.study.split,), resamples=bench.study.resamples,
+            method=unit.row, quiet=bench.quiet,
+        )  # fmt: skip
+        study = measure(pattern=PATTERN)
+        if unit.postprocessed:
+            masks = with_masks(study, measure(pattern=MASKS, thresholds=[0.5]), detector)
+            keep(Measured.of(masks, seconds), bench.measured(target, unit, postprocessed=True))
+        keep(Measured.of(study, seconds), bench.measured(target, unit))
+    if not bench.study.keep_maps:
+        shutil.rmtree(maps, ignore_errors=True)
+
+
+def with_masks(study: Study, masks: Study, detector: Calibrated) -> Study:
+    """A study of maps, with what its post-processed masks flag at the operating point that they were made for.
+
+    The masks are measured as maps of 0 and 1; the numbers that need no threshold (AP, AUROC, ⌈Dice⌉) stay those of the
+    map.
+    """
+    point = detector.point(detector.config.calibration.mask_at)
+    found = next(one for one in masks.operating_points if one.name == IN_MASK)
+    asked = point.false_positive_rate if point.kind == "voxel_rate" else math.nan
+    found = replace(found, name=point.name, asked_fpr=asked, threshold=detector.map_threshold(point))
+    of_points = tuple(f"_{one.name}" for one in study.operating_points)
+
+    def joined(numbers: dict[str, Any], in_masks: dict[str, Any]) -> dict[str, Any]:
+        mine = {key: value for key, value in in_masks.items() if key.endswith(f"_{IN_MASK}")}
+        return {key: value for key, value in numbers.items() if not key.endswith(of_points)} | {
+            key.removesuffix(IN_MASK) + point.name: value for key, value in mine.items()
+        }
+
+    return replace(
+        study,
+        method=study.method + POSTPROCESSED,
+        operating_points=[found],
+        intervals=joined(study.intervals, masks.intervals),
+        per_case=[joined(*rows) for rows in zip(study.per_case, masks.per_case, strict=True)],
+        per_case_summary=joined(study.per_case_summary, masks.per_case_summary),
+    )
+
+
+def _scans(bench: Bench, targets: list[Target]) -> dict[str, Scan]:
+    """Scans of all targets by id; healthy ones, which the targets share, once."""
+    split = bench.study.split
+    manifests = [bench.targets[target.name] for target in targets]
+    return {
+        scan.id: scan
+        for manifest in manifests
+        for scan in scans_of_manifest(manifest, (split,))
+        if not manifest.case(scan.id).unlabelled
+    }
+
+
+def _time(detector: Calibrated, scan: Scan, cache: Path) -> float:
+    """Seconds to score one prepared scan."""
+    volume = prepare_scan(scan.images, detector.config.preparation, mask=scan.mask, scale=detector.scale, cache=cache)
+    started = time.perf_counter()
+    detector.score(volume)
+    return round(time.perf_counter() - started, 3)
+
+
+def _detector(bench: Bench, unit: Unit) -> Calibrated:
+    """The calibrated detector of a unit, loaded if it is there."""
+    folder = bench.folder("detectors", unit.label, unit.key)
+    remove_leftovers(folder)
+    if (folder / CALIBRATION).is_file():
+        return load_detector(folder)
+    config, cohort = unit.config, bench.plan.cohort
+    people = [case.subject_id for case in cohort.of_split("validation", healthy=True)]
+    prepared = {"cache": bench.cache, "quiet": bench.quiet}
+    if unit.members:
+        members = {member.label: _detector(bench, member) for member in unit.members}
+        first = next(iter(members.values()))
+        validation = prepare_healthy(cohort, "validation", config.preparation, scale=first.scale, **prepared)
+        return Ensemble.calibrate(config.name, members, validation, people).save(folder)
+    network = None
+    if unit.training:
+        fitted = _fit(bench, unit.training)
+        if fitted.config.model_copy(update={"name": config.name}) == config:
+            return replace(fitted, config=config).save(folder)
+        network = fitted.network
+    training, scale = prepare_training(cohort, config.preparation, **prepared)
+    validation = prepare_healthy(cohort, "validation", config.preparation, scale=scale, **prepared)
+    return Detector.calibrate(config, network, training, validation, scale=scale, subjects=people).save(folder)
+
+
+def _fit(bench: Bench, training: Training) -> Detector:
+    """A trained run; one that was begun goes on with the config that it was begun with, whose network is the same."""
+    run = bench.run(training)
+    begun = run / CONFIG
+    config = read_config(begun) if begun.is_file() else training.config
+    return fit(config, bench.plan.cohort, run, cache=bench.cache, resume=True, quiet=bench.quiet)
+
+
+def _gather(bench: Bench, failures: dict[str, str]) -> Board:
+    outcomes = []
+    for target in bench.plan.targets:
+        for row in bench.plan.rows:
+            if row.problem:
+                outcomes.append(Outcome(target.name, row.name, row.kind, problems=(row.problem,)))
+                continue
+            problems = tuple(f"{u.label}: {failures[u.key]}" for u in row.units if u.key in failures)
+            good = [unit for unit in row.units if unit.key not in failures]
+            for postprocessed in (False, True):
+                if postprocessed and not row.units[0].postprocessed:
+                    continue
+                measured = tuple(recall(bench.measured(target, unit, postprocessed=postprocessed)) for unit in good)
+                name = row.name + POSTPROCESSED * postprocessed
+                labels = tuple(unit.label for unit in good)
+                outcomes.append(Outcome(target.name, name, row.kind, measured, labels, problems))
+    titles = {name: manifest.name for name, manifest in bench.targets.items()}
+    return Board(bench.study, titles, tuple(outcomes), bench.plan.reference, bench.plan.left_out)

@@ -1,0 +1,101 @@
+"""What was measured of one row and seed on one target, kept in a folder.
+
+``results.json, summary.csv, per_case.csv``   as ``medvae evaluate`` writes them
+``counts.npz``                                voxel counts of each lesion case, for curves and paired differences
+``resampled.npz``                             numbers of people drawn again, for intervals
+``timing.json``                               seconds to score one prepared scan
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from medvae.benchmark.statistics import Measured
+from medvae.errors import MedvaeError
+from medvae.evaluation.bootstrap import Interval
+from medvae.evaluation.curves import SparseCounts
+from medvae.evaluation.points import PointResult
+from medvae.evaluation.study import Study
+from medvae.evaluation.writing import write_study
+from medvae.files import whole_folder, write_bytes, write_json
+from medvae.schema import read_document
+
+COUNTS = "counts.npz"
+RESAMPLED = "resampled.npz"
+TIMING = "timing.json"
+
+
+def keep(measured: Measured, folder: Path) -> None:
+    """Write to ``folder``, whole or not at all."""
+    study = measured.study
+    counts = [one for _, _, one in study.counts]
+    arrays = {
+        name: np.concatenate([getattr(one, name) for one in counts] or [np.zeros(0)]).astype(np.uint32)
+        for name in ("bins", "lesion", "healthy")
+    }
+    arrays["lengths"] = np.array([len(one.bins) for one in counts], np.int64)
+    with whole_folder(folder) as temporary:
+        write_study(study, temporary)
+        write_bytes(temporary / COUNTS, _compressed(arrays))
+        write_bytes(temporary / RESAMPLED, _compressed(measured.resampled))
+        write_json(temporary / TIMING, {"seconds_per_scan": measured.seconds_per_scan})
+
+
+def recall(folder: Path) -> Measured:
+    """Read what `keep` wrote.
+
+    Raises
+    ------
+    MedvaeError
+        If a file is damaged.
+    """
+    try:
+        content = read_document(folder / "results.json")
+        per_case = [_numbers(row) for row in content.pop("per_case")]
+        with np.load(folder / COUNTS) as arrays:
+            parts = [
+                np.split(arrays[name], np.cumsum(arrays["lengths"])[:-1]) for name in ("bins", "lesion", "healthy")
+            ]
+        ill = [(row["id"], row["subject"]) for row in per_case if not row["healthy"]]
+        counts = [
+            (*who, SparseCounts(bins, lesion.astype(np.int64), healthy.astype(np.int64)))
+            for who, bins, lesion, healthy in zip(ill, *(parts if ill else ((), (), ())), strict=True)
+        ]
+        intervals = {name: _dataclass(Interval, one) for name, one in content.pop("intervals").items()}
+        points = [_dataclass(PointResult, one) for one in content.pop("operating_points")]
+        study = Study(
+            **_numbers(content), per_case=per_case, intervals=intervals, operating_points=points, counts=counts
+        )
+        with np.load(folder / RESAMPLED) as arrays:
+            resampled = dict(arrays)
+        return Measured(study, resampled, float(read_document(folder / TIMING)["seconds_per_scan"]))
+    except (MedvaeError, OSError, BadZipFile, KeyError, TypeError, ValueError) as error:
+        raise MedvaeError(
+            f"{folder}: what was measured there cannot be read ({error}). Remove the folder, and run the study again."
+        ) from None
+
+
+def _compressed(arrays: dict[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _numbers(value: Any) -> Any:
+    """JSON has no NaN: null stands for it."""
+    if isinstance(value, dict):
+        return {key: _numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_numbers(inner) for inner in value]
+    return math.nan if value is None else value
+
+
+def _dataclass(kind: type, content: dict[str, Any]) -> Any:
+    return kind(**_numbers({field.name: content[field.name] for field in fields(kind)}))

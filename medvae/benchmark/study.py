@@ -1,0 +1,201 @@
+"""The study file: which methods, with which scores and seeds, on which cohort, and how they are compared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import Field, PrivateAttr, field_validator, model_validator
+
+from medvae.config import Config, PostprocessingConfig, ScoreConfig
+from medvae.evaluation.bootstrap import RESAMPLES
+from medvae.files import write_text
+from medvae.schema import Strict, parse, read_document
+
+NAME = r"^[A-Za-z0-9_.-]+$"
+POSTPROCESSED = "+post"
+"""Ends the name of a row that was measured on post-processed masks."""
+CHANCE = "chance"
+BASELINES = {
+    "normative_baseline": {"kind": "intensity", "smoothing_mm": 1.5, "normative": True},
+    "intensity_baseline": {"kind": "equalized_intensity"},
+}
+"""Scores of the rows that need no network, those of ``configs/``, without their polarity."""
+
+
+class Method(Strict):
+    """A config to train, once for each seed."""
+
+    name: str | None = Field(None, pattern=NAME)
+    """In tables and folders; the config's own by default."""
+    config: str
+    """Path of the YAML file."""
+    overrides: tuple[str, ...] = ()
+    """Single values, as "training.steps=200"."""
+    seeds: tuple[int, ...] | None = Field(None, min_length=1)
+    """Instead of the study's."""
+    scores: tuple[str, ...] | None = Field(None, min_length=1)
+    """Only these of the study's scores, by name."""
+
+
+class ScoreVariant(ScoreConfig):
+    """Changes to each method's own score: what is not written stays as the method has it."""
+
+    name: str | None = Field(None, pattern=NAME)
+    """In tables and folders; the kind, with "_z" where normative is written, by default."""
+
+    @property
+    def label(self) -> str:
+        """The name, or what takes its place."""
+        return self.name or f"{self.kind}{'_z' * (self.normative and 'normative' in self.model_fields_set)}"
+
+    @property
+    def changes(self) -> dict[str, object]:
+        """What is written in the study, without the name."""
+        return self.model_dump(include=self.model_fields_set - {"name"})
+
+    @model_validator(mode="after")
+    def _named(self) -> ScoreVariant:
+        if self.name is None and "kind" not in self.model_fields_set:
+            raise ValueError("a score without a kind needs a name.")
+        return self
+
+
+class InsertedLesions(Strict):
+    """Lesions inserted into healthy scans of the cohort (T1), as a target of their own."""
+
+    shapes: str
+    """Path of the library of lesion shapes (.npz), see ``pipelines/make_lesion_shapes.py``."""
+    seed: int = Field(0, ge=0)
+    """Of places, shapes and contrasts."""
+    repeats: int = Field(1, ge=1)
+    """Scans with lesions made from each healthy scan."""
+    split: Literal["test", "validation"] = "test"
+    """Whose healthy scans are taken. "validation" makes a study for choosing: no test scan is opened, so that what is
+    chosen is not chosen on the result."""
+
+
+class Ensembles(Strict):
+    """Mean scores of several rows; see `medvae.ensemble`."""
+
+    seeds: bool | tuple[str, ...] = False
+    """Rows that are averaged over their seeds; true: all with a network."""
+    methods: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Name of an ensemble to the rows that it averages, made for each seed that all of them have."""
+
+    @field_validator("methods")
+    @classmethod
+    def _two(cls, methods: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name, members in methods.items():
+            if len(members) < 2 or len(set(members)) < len(members):
+                raise ValueError(f'"{name}" must name two different rows or more; found {", ".join(members)}.')
+        return methods
+
+
+class StudyConfig(Strict):
+    """A study. Paths are relative to the file."""
+
+    name: str = Field(pattern=NAME)
+    """Of the study, in titles."""
+    manifest: str
+    """The cohort: healthy training, validation and test scans, and test scans with lesions."""
+    inserted: InsertedLesions | None = None
+    """A second target: lesions inserted into healthy scans. Without it the manifest's lesions are all there is."""
+    methods: tuple[Method, ...] = ()
+    """What is trained."""
+    scores: tuple[ScoreVariant, ...] = ()
+    """Scores to make from each trained network; the config's own if there is none. ``{name: own}`` is the config's."""
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """Of initialisation and training."""
+    ensembles: Ensembles = Ensembles()
+    """Rows to average."""
+    baselines: bool | Literal["dark", "bright", "both"] = True
+    """The two rows without a network, with the preparation and calibration of the first method. True takes the sign
+    that lesions have on the cohort's modality (dark on T1, bright on T2, FLAIR and PD, else either); or say which."""
+    postprocessing: PostprocessingConfig | None = None
+    """Instead of the configs' own. Where any is set each row is there with and without it. Choose the values on healthy
+    validation scans."""
+    reference: str | None = None
+    """Row that the others are compared with, scan by scan; normative_baseline, or else the first, by default."""
+    resamples: int = Field(RESAMPLES, ge=100)
+    """Of the bootstrap over subjects."""
+    keep_maps: bool = False
+    """Keep the overlays of every row and seed in ``OUT/maps`` after they were measured: several MB per scan of 1 mm."""
+    _path: Path = PrivateAttr(default=Path("study.yaml"))
+
+    @property
+    def path(self) -> Path:
+        """The file this study was read from."""
+        return self._path
+
+    @property
+    def split(self) -> str:
+        """The split that is measured."""
+        return self.inserted.split if self.inserted else "test"
+
+    def resolve(self, relative: str) -> Path:
+        """A path written in the study, relative to the study's folder."""
+        return self._path.parent / relative
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StudyConfig:
+        labels = [score.label for score in self.scores]
+        for label, times in Counter(labels).items():
+            if times > 1:
+                raise ValueError(f'scores: "{label}" is there {times} times; give each a name of its own.')
+        for method in self.methods:
+            for wanted in method.scores or ():
+                if wanted not in labels:
+                    known = ", ".join(labels) or "none"
+                    raise ValueError(f'methods: "{wanted}" is none of the scores ({known}).')
+        for what, seeds in (
+            ("seeds", self.seeds),
+            *((f"methods: {m.name or m.config}", m.seeds) for m in self.methods),
+        ):
+            if seeds and (len(set(seeds)) < len(seeds) or min(seeds) < 0):
+                raise ValueError(f"{what}: seeds must be different whole numbers from 0; found {list(seeds)}.")
+        if not self.methods and self.baselines is False:
+            raise ValueError("there is nothing to compare: no methods and no baselines.")
+        return self
+
+
+def read_study(path: Path | str) -> StudyConfig:
+    """Read and check a study file; configs and manifest are not opened yet.
+
+    Raises
+    ------
+    MedvaeError
+        For a missing file, an unknown key (the nearest valid one is named), a wrong type or contradictory options.
+    """
+    path = Path(path)
+    study = parse(StudyConfig, read_document(path), path)
+    study._path = path
+    return study
+
+
+def write_study_file(study: StudyConfig, path: Path | str) -> StudyConfig:
+    """Write a study that was made in a program, so that ``medvae benchmark`` can go on with it; paths are as given.
+
+    Returns
+    -------
+    StudyConfig
+        As read from the file.
+    """
+    content = study.model_dump(mode="json", exclude_unset=True)
+    return read_study(write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True)))
+
+
+def baseline_config(name: str, polarity: str, first: Config | None) -> Config:
+    """The config of a baseline, prepared and calibrated as ``first``."""
+    shared = {"preparation": first.preparation, "calibration": first.calibration} if first else {}
+    return Config(name=name, network=None, score=ScoreConfig(**BASELINES[name], polarity=polarity), **shared)
+
+
+def polarity_of(modalities: list[str]) -> str:
+    """Which sign lesions have on these modalities."""
+    first = {name.upper() for name in modalities}
+    if first == {"T1"}:
+        return "dark"
+    return "bright" if first <= {"T2", "FLAIR", "PD"} else "both"
