@@ -1,4 +1,4 @@
-"""New scans in; overlays, ITK-SNAP workspaces, a picture of each, a report and a table out. The program to adapt to a clinic.
+"""New scans in; overlays, ITK-SNAP workspaces, pictures, a report and a table out. The program to adapt to a clinic.
 
     python pipelines/lesion_overlays.py RUN SCANS... --out FOLDER
 
