@@ -187,6 +187,9 @@ class NetworkConfig(Strict):
     """Normalisation before each activation, within one sample; "group" has at most 8 groups of channels."""
     activation: Literal["leaky_relu", "silu", "gelu"] = "leaky_relu"
     """Nonlinearity; "leaky_relu" has slope 0.1."""
+    atlas: bool = False
+    """Show the network the mean of the healthy training scans at each place, and the scan's z value against them,
+    beside the scan ("segmenter")."""
     residual_blocks: int = Field(0, ge=0)
     """Residual blocks at each level below the full resolution ("autoencoder_kl": at every level; "unet": convolutions
     in each level's residual unit)."""
@@ -195,6 +198,8 @@ class NetworkConfig(Strict):
     def _of_one_kind(self) -> NetworkConfig:
         if min(self.widths) < 1:
             raise ValueError(f"widths are numbers of channels, each at least 1; found {list(self.widths)}.")
+        if self.atlas and self.kind != "segmenter":
+            raise ValueError(f'only kind "segmenter" can be shown an atlas, not "{self.kind}": remove atlas.')
         if self.kind == "autoencoder_kl":
             needed = {"latent": "spatial", "normalisation": "group", "activation": "silu"}
             missing = [f"{key}: {value}" for key, value in needed.items() if getattr(self, key) != value]
@@ -473,6 +478,20 @@ class Config(Strict):
             raise ValueError(f'score.kind "{self.score.kind}" needs a network, but network is null: give one.')
         if not needs_network and self.network is not None:
             raise ValueError(f'score.kind "{self.score.kind}" uses no network: write "network: null".')
+        return self
+
+    @model_validator(mode="after")
+    def _atlas_keeps_its_values(self) -> Config:
+        changes = self.augmentation
+        if self.network is not None and self.network.atlas and changes.enabled:
+            off = {"contrast": (1, 1), "bias_field": 0, "gamma": (1, 1), "brightness": (1, 1), "sharpness": (0, 0),
+                   "noise_variance": (0, 0)}  # fmt: skip
+            changing = [name for name, value in off.items() if getattr(changes, name) != value]
+            if changing:
+                raise ValueError(
+                    f"network.atlas: augmentation would change the intensities of scan and atlas alike, so leave "
+                    f"{', '.join(changing)} of augmentation off, and use objective.appearance: it changes the scan."
+                )
         return self
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@
 ``detector/calibration.json``          operating points and where they come from
 ``detector/network.safetensors``       weights, unless the method needs no network
 ``detector/healthy.safetensors``       what promises and p-values rest on
+``detector/atlas.safetensors``         healthy mean and SD of intensity at each place, if the network is shown them
 ``detector/normative.safetensors``     mean and SD of the score at each place, if the config asks for it
 ``detector/intensity_scale.json``      the intensity scale of the training scans, if the config asks for it
 """
@@ -20,6 +21,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 
+from medvae.atlas import Atlas, fit_atlas
 from medvae.calibrated import CALIBRATION, Calibrated, read_calibrated
 from medvae.calibration import NormativeMap, fit_normative
 from medvae.config import Config
@@ -32,6 +34,7 @@ from medvae.scoring.volume import score_parts, score_volume
 from medvae.training import load_network
 
 FOLDER = "detector"
+ATLAS = "atlas.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,8 @@ class Detector(Calibrated):
 
     network: Network | None
     normative: NormativeMap | None = None
+    atlas: Atlas | None = None
+    """Of the healthy training scans, if the network is shown it."""
     part_scales: tuple[float, ...] = ()
     """Healthy mean of each part of a combined score."""
 
@@ -70,7 +75,10 @@ class Detector(Calibrated):
         channels = (training or validation)[0].image.shape[0] if (training or validation) else 1
         counts = {"training": len(training), "validation": len(validation)}
         network = _placed(network) if network is not None else None
-        detector = cls(config=config, network=network, channels=channels, calibrated_on=counts, scale=scale)
+        atlas = fit_atlas(training) if config.network is not None and config.network.atlas else None
+        detector = cls(
+            config=config, network=network, channels=channels, calibrated_on=counts, scale=scale, atlas=atlas
+        )
         if config.score.kind in ("product", "sum"):
             detector = replace(detector, part_scales=_healthy_means(config, network, training))
         if config.score.normative:
@@ -97,6 +105,8 @@ class Detector(Calibrated):
             if self.network is not None:
                 weights = {k: v.cpu().contiguous() for k, v in self.network.state_dict().items()}
                 write_bytes(temporary / "network.safetensors", save_tensors(weights))
+            if self.atlas is not None:
+                self.atlas.save(temporary / ATLAS)
             if self.normative is not None:
                 arrays = {"mean": self.normative.mean, "sd": self.normative.sd}
                 write_bytes(temporary / "normative.safetensors", save_arrays(arrays))
@@ -116,15 +126,19 @@ class Detector(Calibrated):
         config, weights = shared["config"], folder / "network.safetensors"
         if config.network is not None and not weights.is_file():
             raise MedvaeError(f"{weights}: is missing; the detector's folder is incomplete. Copy all of its files.")
-        network = _placed(load_network(config, content["channels"], weights)) if config.network is not None else None
+        network = atlas = None
+        if config.network is not None:
+            atlas = Atlas.load(folder / ATLAS) if config.network.atlas else None
+            network = _placed(load_network(config, content["channels"] * (3 if atlas else 1), weights))
         normative = None
         if config.score.normative:
             arrays = load_arrays(folder / "normative.safetensors")
             normative = NormativeMap(arrays["mean"], arrays["sd"])
-        return cls(**shared, network=network, normative=normative, part_scales=tuple(content["part_scales"]))
+        return cls(**shared, network=network, normative=normative, atlas=atlas, part_scales=tuple(content["part_scales"]))
 
     def _signed_score(self, volume: PreparedVolume) -> np.ndarray:
-        return score_volume(self.config, self.network, volume.image, volume.mask, self.part_scales)
+        image = volume.image if self.atlas is None else self.atlas.beside(volume.image, volume.mask)
+        return score_volume(self.config, self.network, image, volume.mask, self.part_scales)
 
 
 def find_detector(folder: Path | str) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from medvae.atlas import VolumeWithAtlas, fit_atlas
 from medvae.calibrated import SCALE
 from medvae.config import Config
 from medvae.detector import FOLDER, Detector
@@ -71,7 +72,13 @@ def fit(
     record_cohort(out, manifest, checksum=partial(known_sha256, cache=cache) if cache is not None else sha256)
     if scale is not None and _first_process():
         write_json(out / SCALE, scale.model_dump(mode="json"))
-    network = train(config, training, validation, out, resume=True, quiet=quiet) if config.network else None
+    network = None
+    if config.network is not None:
+        shown = training, validation
+        if config.network.atlas:
+            atlas = fit_atlas(training)
+            shown = ([VolumeWithAtlas(volume, atlas) for volume in volumes] for volumes in shown)
+        network = train(config, *shown, out, resume=True, quiet=quiet)
     detector = Detector.calibrate(config, network, training, validation, scale=scale, subjects=people)
     return detector.save(out / FOLDER) if _first_process() else detector
 

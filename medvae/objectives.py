@@ -136,12 +136,18 @@ def discrepancy_loss(network: torch.nn.Module, corrupted: Tensor, truth: Tensor,
     return LossTerms(entropy + 1 - dice, entropy, dice=dice)
 
 
-def corrupt(options: ObjectiveConfig, x: Tensor, mask: Tensor, seed: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Insert lesions, then change the look of the whole scan: ``(corrupted, truth)`` as of `insert_lesions`."""
-    corrupted, truth = insert_lesions(x, mask, options.lesions, (*seed, 1))
+def corrupt(
+    options: ObjectiveConfig, x: Tensor, mask: Tensor, seed: Sequence[int], modalities: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Insert lesions, then change the look of the whole scan: ``(corrupted, truth)`` as of `insert_lesions`.
+
+    Channels of ``x`` after the first ``modalities`` are an atlas and stay as they are; all are the scan by default.
+    """
+    scan, atlas = x[:, :modalities], x[:, x.shape[1] if modalities is None else modalities :]
+    corrupted, truth = insert_lesions(scan, mask, options.lesions, (*seed, 1))
     seeds = [(*seed, 2, index) for index in range(len(x))]
     corrupted, _ = augment(corrupted, mask, options.appearance, mirror_axis=None, seeds=seeds)
-    return corrupted, truth
+    return torch.cat([corrupted, atlas], dim=1), truth
 
 
 class Geco:
@@ -310,7 +316,7 @@ def training_loss(
         Instead of the config's, where `Geco` adapts it.
     """
     if options.kind == "discrepancy":
-        return discrepancy_loss(network, *corrupt(options, x, mask, seed), mask)
+        return discrepancy_loss(network, *corrupt(options, x, mask, seed, _modalities(network)), mask)
     generator = torch.Generator(x.device)
     generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
     likelihood = {"likelihood": options.likelihood, "scale": options.likelihood_scale}
@@ -336,7 +342,8 @@ def validation_terms(
 ) -> dict[str, Tensor]:
     """Terms of healthy validation tiles without noise, each summed over the batch, in nats."""
     if options.kind == "discrepancy":
-        entropy = discrepancy_loss(network, *corrupt(options, x, mask, seed), mask).reconstruction
+        corrupted, truth = corrupt(options, x, mask, seed, _modalities(network))
+        entropy = discrepancy_loss(network, corrupted, truth, mask).reconstruction
         return {"reconstruction": entropy * mask.sum()}
     output = network(x)
     likelihood = {"likelihood": options.likelihood, "scale": options.likelihood_scale}
@@ -344,6 +351,11 @@ def validation_terms(
     if output.mean is not None:
         terms["kl"] = kl_divergence(output.mean, output.log_variance).sum()
     return terms
+
+
+def _modalities(network: torch.nn.Module) -> int | None:
+    """Channels of a segmenter's tile that are the scan."""
+    return getattr(getattr(network, "module", network), "modalities", None)  # several processes wrap the network
 
 
 def _unravel(index: Tensor, shape: torch.Size | tuple[int, ...]) -> list[Tensor]:

@@ -25,7 +25,7 @@ def build(options: NetworkConfig, size: Sequence[int], channels: int) -> Network
     size
         Spatial shape of a tile: two axes for slices, three for patches.
     channels
-        Modalities in and out.
+        Of a tile: its modalities, three times as many with an atlas (`medvae.atlas.Atlas.beside`).
 
     Raises
     ------
@@ -43,7 +43,7 @@ def build(options: NetworkConfig, size: Sequence[int], channels: int) -> Network
     if options.kind == "unet":
         return Denoiser(size, **common)
     if options.kind == "segmenter":
-        return Segmenter(size, **common)
+        return Segmenter(size, atlas=options.atlas, **common)
     return ConvVAE(
         size, latent=options.latent, latent_size=options.latent_size, squeeze=options.squeeze, **common
     )  # fmt: skip

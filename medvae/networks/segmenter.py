@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from medvae.networks.denoiser import unet
@@ -12,6 +13,12 @@ from medvae.networks.denoiser import unet
 RARE = -4.0
 """Logit that every voxel begins with, a probability of 2 %: lesions are rare, and unlearning one half takes hundreds of
 steps (Lin et al. 2017, arXiv 1708.02002, section 4.1)."""
+
+SMALLEST_SD = 0.03
+"""Of an atlas, in normalised intensity: where healthy scans agree better than this, noise would look like a lesion."""
+
+LARGEST_Z = 6.0
+"""z values are cut off here and divided by half of it, so that all inputs have about the same range."""
 
 
 class Segmentation(NamedTuple):
@@ -21,7 +28,13 @@ class Segmentation(NamedTuple):
 
 
 class Segmenter(nn.Module):
-    """MONAI's U-Net of strided convolutions with one logit for each voxel; parameters as those of `Denoiser`."""
+    """MONAI's U-Net of strided convolutions with one logit for each voxel; parameters as those of `Denoiser`.
+
+    With ``atlas``, a third of the ``channels`` of a tile is the scan, a third the healthy mean at each place and a
+    third the SD there, as `medvae.atlas.Atlas.beside` stacks them. The U-Net is shown the scan, the mean, and the z
+    value of the scan: what is a lesion in one place is a ventricle in another, and to learn from lesions alone where
+    everything belongs takes thousands of steps.
+    """
 
     def __init__(
         self,
@@ -32,11 +45,18 @@ class Segmenter(nn.Module):
         normalisation: str = "instance",
         activation: str = "leaky_relu",
         residual_blocks: int = 2,
+        atlas: bool = False,
     ) -> None:
         super().__init__()
+        self.atlas = atlas
+        self.modalities = channels // 3 if atlas else channels
         self.network = unet(len(size), channels, 1, widths, normalisation, activation, residual_blocks)
         nn.init.constant_(self.network.model[-1].conv.bias, RARE)
 
     def forward(self, x: Tensor) -> Segmentation:
         """Judge ``x`` ``(N, C, *spatial)``."""
+        if self.atlas:
+            scan, mean, sd = x.chunk(3, dim=1)
+            z = ((scan - mean) / sd.clamp(min=SMALLEST_SD)).clamp(-LARGEST_Z, LARGEST_Z)
+            x = torch.cat([scan, mean, z / (LARGEST_Z / 2)], dim=1)
         return Segmentation(self.network(x))

@@ -51,7 +51,7 @@ def draw_reconstructions(network: Network, tiles: Tiles, options: ObjectiveConfi
     device = next(network.parameters()).device
     with torch.no_grad():
         if options.kind == "discrepancy":
-            x, truth = corrupt(options, x, mask, (0,))
+            x, truth = corrupt(options, x, mask, (0,), network.modalities)
             probability = network(x.to(device)).logits.float().sigmoid().cpu() * mask
             images = {"scan": x, "probability": probability, "truth": truth.float()}
             limits = {"scan": ("gray", (0, 1.1)), "probability": ("inferno", (0, 1)), "truth": ("inferno", (0, 1))}

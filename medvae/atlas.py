@@ -1,0 +1,84 @@
+"""What healthy brains look like at each place: mean and SD of the training scans, shown to a network beside a scan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save
+
+from medvae.calibration import fit_normative
+from medvae.files import write_bytes
+from medvae.preparation.prepare import PreparedVolume
+
+SHRINKAGE = 5.0
+"""Pseudo-subjects with which the variance of each place is drawn towards the average one."""
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """Mean and SD of normalised intensity at each place of the standard grid, ``(C, X, Y, Z)`` float32 each."""
+
+    mean: np.ndarray
+    sd: np.ndarray
+
+    def beside(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """A scan ``(C, X, Y, Z)`` with the atlas inside its brain as further channels: ``(3C, X, Y, Z)`` float32.
+
+        The scan's channels come first, then the means, then the SDs.
+        """
+        return np.concatenate([image, self.mean * mask, self.sd * mask]).astype(np.float32, copy=False)
+
+    def save(self, path: Path) -> None:
+        """Write the atlas as a safetensors file."""
+        write_bytes(path, save({"mean": self.mean, "sd": self.sd}))
+
+    @classmethod
+    def load(cls, path: Path) -> Atlas:
+        """Read what `save` wrote."""
+        arrays = load_file(path)
+        return cls(arrays["mean"], arrays["sd"])
+
+
+def fit_atlas(volumes: Sequence[PreparedVolume]) -> Atlas:
+    """The atlas of some healthy scans.
+
+    Raises
+    ------
+    MedvaeError
+        With fewer than three scans.
+    """
+    masks = [volume.mask for volume in volumes]
+    maps = [
+        fit_normative([volume.image[channel] for volume in volumes], masks, SHRINKAGE)
+        for channel in range(volumes[0].image.shape[0] if volumes else 0)
+    ]
+    return Atlas(np.stack([found.mean for found in maps]), np.stack([found.sd for found in maps]))
+
+
+class VolumeWithAtlas(PreparedVolume):
+    """A prepared volume whose image is followed by the atlas, put together anew at each use to save memory."""
+
+    plain: PreparedVolume
+    atlas: Atlas
+
+    def __init__(self, plain: PreparedVolume, atlas: Atlas) -> None:
+        same = {name: getattr(plain, name) for name in ("source", "transform", "registered", "brain_from", "quality")}
+        self.__dict__.update(same, plain=plain, atlas=atlas)
+
+    @property
+    def image(self) -> np.ndarray:
+        """``(3C, X, Y, Z)`` float32; see `Atlas.beside`."""
+        return self.atlas.beside(self.plain.image, self.plain.mask)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """``(X, Y, Z)`` bool on the standard grid."""
+        return self.plain.mask
+
+    @property
+    def source_mask(self) -> np.ndarray:
+        """``(X, Y, Z)`` bool on the scan's own grid."""
+        return self.plain.source_mask

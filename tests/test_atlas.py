@@ -1,0 +1,91 @@
+"""A network that is shown what healthy brains look like at each place."""
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from medvae.atlas import VolumeWithAtlas, fit_atlas
+from medvae.config import Config, ObjectiveConfig
+from medvae.detector import Detector
+from medvae.errors import MedvaeError
+from medvae.fitting import fit
+from medvae.networks.segmenter import LARGEST_Z, SMALLEST_SD, Segmenter
+from medvae.objectives import corrupt
+from medvae.preparation.prepare import prepare_healthy
+
+INTENSITIES_KEPT = {"gamma": [1, 1], "brightness": [1, 1], "noise_variance": [0, 0]}
+TINY = {
+    "name": "tiny",
+    "sampling": {"kind": "patch", "patch_size": [48, 48, 48], "patch_overlap": 0, "batch_size": 1, "workers": 0},
+    "augmentation": INTENSITIES_KEPT,
+    "network": {"kind": "segmenter", "widths": [4, 8], "normalisation": "instance", "atlas": True},
+    "objective": {"kind": "discrepancy"},
+    "training": {"steps": 2},
+    "score": {"kind": "discrepancy", "polarity": "bright", "flipped": True},
+}
+
+
+@pytest.fixture(scope="module")
+def volumes(cohort):
+    return prepare_healthy(cohort, "train", Config.model_validate(TINY).preparation, quiet=True)
+
+
+def test_atlas_is_the_mean_and_spread_of_the_training_scans(volumes):
+    atlas = fit_atlas(volumes)
+    everywhere = np.logical_and.reduce([volume.mask for volume in volumes])
+    values = np.stack([volume.image for volume in volumes])
+    np.testing.assert_allclose(atlas.mean[:, everywhere], values.mean(0)[:, everywhere], atol=1e-5)
+    assert (atlas.sd > 0).all()
+    low, high = np.argsort(values.std(0)[0][everywhere])[[0, -1]]  # shrinkage keeps the order
+    assert atlas.sd[0][everywhere][low] < atlas.sd[0][everywhere][high]
+    with pytest.raises(MedvaeError, match="at least three"):
+        fit_atlas(volumes[:2])
+
+
+def test_scan_comes_first_and_the_atlas_ends_with_the_brain(volumes):
+    atlas, volume = fit_atlas(volumes), volumes[0]
+    shown = VolumeWithAtlas(volume, atlas).image
+    assert shown.shape == (3, *volume.mask.shape)
+    assert np.array_equal(shown[:1], volume.image)
+    assert np.array_equal(shown[1][volume.mask], atlas.mean[0][volume.mask])
+    assert not shown[1:, ~volume.mask].any()
+
+
+def test_network_sees_scan_mean_and_z_value():
+    network = Segmenter((16, 16, 16), channels=3, widths=(4, 8), atlas=True).eval()
+    seen = []
+    network.network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    x = torch.rand(2, 3, 16, 16, 16)
+    x[:, 2] = 0.1
+    x[0, 2, 0] = 0  # no SD: outside the brain
+    network(x)
+    expected = (x[:, 0] - x[:, 1]) / x[:, 2].clamp(min=SMALLEST_SD) / (LARGEST_Z / 2)
+    torch.testing.assert_close(seen[0], torch.stack([x[:, 0], x[:, 1], expected.clamp(-2, 2)], 1))
+
+
+def test_lesions_and_look_change_the_scan_and_not_the_atlas(volumes):
+    volume = VolumeWithAtlas(volumes[0], fit_atlas(volumes))
+    x, mask = torch.from_numpy(volume.image)[None], torch.from_numpy(volume.mask)[None, None]
+    options = ObjectiveConfig(kind="discrepancy")
+    corrupted, truth = corrupt(options, x, mask, (3,), 1)
+    alone, expected = corrupt(options, x[:, :1], mask, (3,))
+    assert torch.equal(corrupted, torch.cat([alone, x[:, 1:]], 1))
+    assert torch.equal(truth, expected)
+
+
+def test_a_saved_detector_scores_as_before(cohort, volumes, tmp_path):
+    config = Config.model_validate(TINY)
+    made = fit(config, cohort, tmp_path / "run", quiet=True)
+    loaded = Detector.load(tmp_path / "run")
+    assert np.array_equal(made.score(volumes[0]), loaded.score(volumes[0]))
+    np.testing.assert_array_equal(loaded.atlas.mean, fit_atlas(volumes).mean)
+    assert loaded.channels == 1
+
+
+def test_augmentation_that_would_change_the_atlas_is_refused():
+    with pytest.raises(ValidationError, match="leave gamma, brightness, noise_variance of augmentation off"):
+        Config.model_validate(TINY | {"augmentation": {}})
+    assert Config.model_validate(TINY | {"augmentation": {"enabled": False}})
+    with pytest.raises(ValidationError, match='only kind "segmenter" can be shown an atlas'):
+        Config.model_validate({"name": "a", "network": {"atlas": True}})
