@@ -34,6 +34,7 @@ from medvae.scoring.volume import score_parts, score_volume
 from medvae.training import load_network
 
 FOLDER = "detector"
+PRETRAINED = Path(__file__).parent / "pretrained"
 ATLAS = "atlas.safetensors"
 
 
@@ -134,15 +135,23 @@ class Detector(Calibrated):
         if config.score.normative:
             arrays = load_arrays(folder / "normative.safetensors")
             normative = NormativeMap(arrays["mean"], arrays["sd"])
-        return cls(**shared, network=network, normative=normative, atlas=atlas, part_scales=tuple(content["part_scales"]))
+        scales = tuple(content["part_scales"])
+        return cls(**shared, network=network, normative=normative, atlas=atlas, part_scales=scales)
 
     def _signed_score(self, volume: PreparedVolume) -> np.ndarray:
         image = volume.image if self.atlas is None else self.atlas.beside(volume.image, volume.mask)
         return score_volume(self.config, self.network, image, volume.mask, self.part_scales)
 
 
+def pretrained() -> list[str]:
+    """Names of the detectors that come with medvae."""
+    return sorted(path.parent.name for path in PRETRAINED.glob(f"*/{CALIBRATION}"))
+
+
 def find_detector(folder: Path | str) -> Path:
-    """The folder of a detector: ``folder`` itself, or ``folder/detector`` of a run.
+    """The folder of a detector: ``folder`` itself, ``folder/detector`` of a run, or one of `pretrained` by its name.
+
+    What is on the disk comes before what comes with medvae.
 
     Raises
     ------
@@ -150,11 +159,15 @@ def find_detector(folder: Path | str) -> Path:
         If there is none, for instance because the run has not finished.
     """
     folder = Path(folder)
+    if not folder.exists() and str(folder) in pretrained():
+        folder = PRETRAINED / folder
     if (folder / FOLDER).is_dir():
         folder = folder / FOLDER
     if not (folder / CALIBRATION).is_file():
         started = (folder / "config.yaml").exists()
-        hint = "its training has not finished: run medvae train again with --resume" if started else "check the path"
+        hint = "its training has not finished: run medvae train again with --resume"
+        if not started:
+            hint = f"check the path; with medvae comes {', '.join(pretrained()) or 'none'}"
         raise MedvaeError(f"{folder}: holds no detector ({hint}).")
     return folder
 

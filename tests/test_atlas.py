@@ -35,7 +35,7 @@ def test_atlas_is_the_mean_and_spread_of_the_training_scans(volumes):
     atlas = fit_atlas(volumes)
     everywhere = np.logical_and.reduce([volume.mask for volume in volumes])
     values = np.stack([volume.image for volume in volumes])
-    np.testing.assert_allclose(atlas.mean[:, everywhere], values.mean(0)[:, everywhere], atol=1e-5)
+    np.testing.assert_allclose(atlas.mean[:, everywhere], values.mean(0)[:, everywhere], rtol=1e-3)  # half precision
     assert (atlas.sd > 0).all()
     low, high = np.argsort(values.std(0)[0][everywhere])[[0, -1]]  # shrinkage keeps the order
     assert atlas.sd[0][everywhere][low] < atlas.sd[0][everywhere][high]
@@ -81,6 +81,21 @@ def test_a_saved_detector_scores_as_before(cohort, volumes, tmp_path):
     assert np.array_equal(made.score(volumes[0]), loaded.score(volumes[0]))
     np.testing.assert_array_equal(loaded.atlas.mean, fit_atlas(volumes).mean)
     assert loaded.channels == 1
+
+
+def test_a_detector_that_comes_with_medvae_is_found_by_its_name_unless_a_folder_is_called_so(
+    cohort, volumes, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("medvae.detector.PRETRAINED", tmp_path / "package")
+    monkeypatch.chdir(tmp_path)
+    baseline = Config.model_validate({"name": "a", "network": None, "score": {"kind": "intensity"}})
+    Detector.calibrate(baseline, None, volumes, volumes).save(tmp_path / "package" / "t1")
+    assert Detector.load("t1").config.name == "a"
+    with pytest.raises(MedvaeError, match=r"t2: holds no detector \(check the path; with medvae comes t1\)"):
+        Detector.load("t2")
+    (tmp_path / "t1").mkdir()
+    with pytest.raises(MedvaeError, match="t1: holds no detector"):
+        Detector.load("t1")
 
 
 def test_augmentation_that_would_change_the_atlas_is_refused():
