@@ -85,6 +85,8 @@ def done(cohort, tmp_path_factory):
         ({"scores": [{"normative": False}]}, "a score without a kind needs a name"),
         ({"scores": [{"kind": "residual"}, {"kind": "residual", "smoothing_mm": 3}]}, "is there 2 times"),
         ({"methods": [{"config": "a.yaml", "scores": ["none"]}]}, 'none" is none of the scores'),
+        ({"methods": [{"name": "a"}]}, "a config to train or a detector: write one of the two"),
+        ({"methods": [{"detector": "runs/a", "seeds": [1]}]}, "a detector is measured as it is"),
         ({"seeds": [1, 1]}, "different whole numbers"),
         ({"seeds": []}, "seeds"),
         ({"ensembles": {"methods": {"one": ["vae"]}}}, "two different rows or more"),
@@ -177,6 +179,19 @@ def test_another_score_does_not_train_again(done, cohort, repository, monkeypatc
     assert not board.failed
     assert board.of("patients")["vae-plain"].measured
     assert sorted((out / "runs").iterdir()) == before
+
+
+def test_a_detector_that_is_there_is_measured_as_it_is(done, cohort, repository, tmp_path):
+    _, out, board = done
+    there = next((out / "detectors").glob("vae-own-seed1-*"))
+    given = [{"name": "given", "detector": str(there)}, {"detector": "nowhere"}]
+    path = write(tmp_path, cohort, repository, methods=given, baselines=False)
+    found = run_study(read_study(path), tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out" / "runs").exists()
+    outcomes = {one.row: one for one in found.outcomes}
+    assert "nowhere: holds no detector" in outcomes["nowhere"].problems[0]
+    before = next(one for one in board.outcomes if one.row == "vae-own").measured[1]
+    assert outcomes["given"].measured[0].numbers == before.numbers
 
 
 def test_numbers_are_those_of_medvae_evaluate(done, cohort):

@@ -16,7 +16,9 @@ from typing import Literal
 
 from medvae import __version__
 from medvae.benchmark.study import BASELINES, Method, StudyConfig, baseline_config, polarity_of
+from medvae.calibrated import read_calibrated
 from medvae.config import Config, PostprocessingConfig, read_config
+from medvae.detector import find_detector
 from medvae.errors import MedvaeError
 from medvae.evaluation.lesions import OVERLAP, SMALLEST_ML
 from medvae.files import sha256
@@ -52,6 +54,8 @@ class Unit:
     config: Config
     key: str
     training: Training | None = None
+    detector: Path | None = None
+    """Where it is, if it was not made by the study."""
     members: tuple[Unit, ...] = ()
 
     @property
@@ -153,7 +157,9 @@ def make_plan(study: StudyConfig, *, checksum: Checksum = sha256) -> Plan:
 def _method_rows(
     study: StudyConfig, method: Method, scans: str, left_out: dict[str, str]
 ) -> tuple[list[Row], Config | None]:
-    name = method.name or Path(method.config).stem
+    if method.detector is not None:
+        return _detector_rows(study, method)
+    name = method.label
     try:
         config = read_config(study.resolve(method.config), list(method.overrides))
     except MedvaeError as error:
@@ -175,6 +181,18 @@ def _method_rows(
         seeds = (method.seeds or study.seeds) if config.network else (config.seed,)
         rows.append(Row(row, "method", tuple(_unit(row, name, made, seed, scans) for seed in seeds)))
     return rows, config
+
+
+def _detector_rows(study: StudyConfig, method: Method) -> tuple[list[Row], Config | None]:
+    path = study.resolve(method.detector)
+    try:
+        folder = find_detector(path if path.exists() else method.detector)
+        shared, _ = read_calibrated(folder)
+    except MedvaeError as error:
+        return [Row(method.label, "method", problem=str(error))], None
+    config, name = shared["config"], method.name or shared["config"].name
+    key = _digest({"detector": shared["fingerprint"]})
+    return [Row(name, "method", (Unit(name, None, config, key, detector=folder),))], config
 
 
 def _every_score_is_of_use(study: StudyConfig, rows: list[Row], left_out: dict[str, str]) -> None:

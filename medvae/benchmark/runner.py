@@ -285,6 +285,8 @@ def _time(detector: Calibrated, scan: Scan, cache: Path) -> float:
 
 def _detector(bench: Bench, unit: Unit) -> Calibrated:
     """The calibrated detector of a unit, loaded if it is there."""
+    if unit.detector:
+        return load_detector(unit.detector)
     folder = bench.folder("detectors", unit.label, unit.key)
     remove_leftovers(folder)
     if (folder / CALIBRATION).is_file():

@@ -26,18 +26,34 @@ BASELINES = {
 
 
 class Method(Strict):
-    """A config to train, once for each seed."""
+    """A config to train, once for each seed; or a detector that is there already."""
 
     name: str | None = Field(None, pattern=NAME)
     """In tables and folders; the config's own by default."""
-    config: str
+    config: str | None = None
     """Path of the YAML file."""
+    detector: str | None = None
+    """Instead of a config: path of a run or a detector, or the name of one that comes with medvae. It is measured as it
+    is; that no scan of the study's test split was in its training is for you to know."""
     overrides: tuple[str, ...] = ()
     """Single values, as "training.steps=200"."""
     seeds: tuple[int, ...] | None = Field(None, min_length=1)
     """Instead of the study's."""
     scores: tuple[str, ...] | None = Field(None, min_length=1)
     """Only these of the study's scores, by name."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Method:
+        if (self.config is None) == (self.detector is None):
+            raise ValueError("a method is a config to train or a detector: write one of the two.")
+        if self.detector is not None and (self.overrides or self.seeds or self.scores):
+            raise ValueError("a detector is measured as it is: overrides, seeds and scores are for configs.")
+        return self
+
+    @property
+    def label(self) -> str:
+        """The name, or where the method comes from."""
+        return self.name or Path(self.config or self.detector).stem
 
 
 class ScoreVariant(ScoreConfig):
@@ -152,7 +168,7 @@ class StudyConfig(Strict):
                     raise ValueError(f'methods: "{wanted}" is none of the scores ({known}).')
         for what, seeds in (
             ("seeds", self.seeds),
-            *((f"methods: {m.name or m.config}", m.seeds) for m in self.methods),
+            *((f"methods: {m.label}", m.seeds) for m in self.methods),
         ):
             if seeds and (len(set(seeds)) < len(seeds) or min(seeds) < 0):
                 raise ValueError(f"{what}: seeds must be different whole numbers from 0; found {list(seeds)}.")
