@@ -234,9 +234,8 @@ def _show(found: Found, manifest: Manifest) -> None:
     counts: Counter[tuple[str, str, str]] = Counter()
     subjects: dict[tuple[str, str], set[str]] = defaultdict(set)
     for case in manifest.cases:
-        kind = "healthy" if case.healthy else "unlabelled" if case.unlabelled else "lesion"
-        counts[escape(case.site or "–"), kind, case.split] += 1
-        subjects[escape(case.site or "–"), kind].add(case.subject_id)
+        counts[escape(case.site or "–"), case.kind, case.split] += 1
+        subjects[escape(case.site or "–"), case.kind].add(case.subject_id)
     rows = [
         [*key, *(str(counts[(*key, split)]) for split in splits), str(len(subjects[key]))] for key in sorted(subjects)
     ]
