@@ -288,6 +288,8 @@ class TrainingConfig(Strict):
     """Steps between two measurements on the healthy validation scans."""
     checkpoint_every: int = Field(500, ge=1)
     """Steps between two checkpoints."""
+    tensorboard: bool = False
+    """Also write the numbers of metrics.jsonl and the reconstructions to RUN/tensorboard, for TensorBoard."""
 
 
 NETWORK_SCORES = (

@@ -19,6 +19,7 @@ from medvae.manifest import Manifest
 from medvae.preparation.cache import known_sha256
 from medvae.preparation.prepare import prepare_healthy, prepare_training
 from medvae.run_folder import check_run, open_run, record_cohort, trained_on
+from medvae.tensorboard import require_tensorboard
 from medvae.training import train
 
 
@@ -59,6 +60,7 @@ def fit(
     out = check_run(out, config, resume=resume)
     if (out / FOLDER).is_dir():
         return Detector.load(out)
+    require_tensorboard(config)
     training, scale = prepare_training(manifest, config.preparation, cache=cache, quiet=quiet)
     validation = prepare_healthy(manifest, "validation", config.preparation, scale=scale, cache=cache, quiet=quiet)
     if not training or not validation:

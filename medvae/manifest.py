@@ -52,6 +52,11 @@ class Case(Strict):
         return self.label is None and not self.unlabelled
 
     @property
+    def kind(self) -> Literal["healthy", "lesion", "unlabelled"]:
+        """What the manifest says of it: free of lesions, with a lesion label, or neither."""
+        return "unlabelled" if self.unlabelled else "healthy" if self.healthy else "lesion"
+
+    @property
     def subject_id(self) -> str:
         """The person this scan belongs to."""
         return self.subject or self.id

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -14,6 +15,9 @@ from medvae.errors import MedvaeError
 from medvae.files import sha256, told, write_json, write_text
 from medvae.manifest import Manifest
 from medvae.schema import read_document
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 CONFIG = "config.yaml"
 COHORT = "cohort.json"
@@ -106,10 +110,13 @@ def forget_after(metrics: Path, step: int) -> None:
 
 
 class Metrics:
-    """Averages loss terms between log lines and appends them to metrics.jsonl; a silent one writes nothing."""
+    """Averages loss terms between log lines and appends them to metrics.jsonl; a silent one writes nothing.
 
-    def __init__(self, path: Path, *, silent: bool = False) -> None:
-        self._path, self._silent = path, silent
+    With a ``board`` (see `medvae.tensorboard`) they go there too, under the same names.
+    """
+
+    def __init__(self, path: Path, *, silent: bool = False, board: SummaryWriter | None = None) -> None:
+        self._path, self._silent, self._board = path, silent, board
         self._sums: dict[str, Tensor | float] = {}
         self._count = 0
         self._started = time.monotonic()
@@ -137,3 +144,7 @@ class Metrics:
             return
         with told(self._path), open(self._path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(content) + "\n")
+        if self._board is not None:
+            for name in content.keys() - {"step", "seconds"}:
+                self._board.add_scalar(name, content[name], int(content["step"]))
+            self._board.flush()

@@ -6,6 +6,7 @@
 ``RUN/checkpoints/``      the newest checkpoint: network, optimiser, generators and step
 ``RUN/network.safetensors``  the trained weights
 ``RUN/loss.png, reconstructions.png``  refreshed while training
+``RUN/tensorboard/``      the same for TensorBoard, with `training.tensorboard`
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import math
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -36,6 +37,7 @@ from medvae.reporting.training_pictures import draw_loss, draw_reconstructions
 from medvae.run_folder import Metrics, forget_after, open_run
 from medvae.sampling.order import EpochOrder
 from medvae.sampling.tiles import Tiles, augment_batch, training_tiles, validation_tiles
+from medvae.tensorboard import add_picture, open_board
 
 WEIGHTS = "network.safetensors"
 CHECKPOINT = "checkpoints/latest"
@@ -163,9 +165,11 @@ def train(
                     f"earlier one is intact. Free some space and run the command again with --resume."
                 ) from error
 
-    metrics = Metrics(out / "metrics.jsonl", silent=not accelerator.is_main_process)
     quiet = quiet or not accelerator.is_main_process
-    with _stop_signal() as stopping, Progress("Training", options.steps, start=step, quiet=quiet) as progress:
+    board = open_board(out, config, step) if accelerator.is_main_process else nullcontext()
+    progress = Progress("Training", options.steps, start=step, quiet=quiet)
+    with board as board, _stop_signal() as stopping, progress as progress:
+        metrics = Metrics(out / "metrics.jsonl", silent=not accelerator.is_main_process, board=board)
         for x, mask, *keys in loader:  # keys come with tiles that are still to be augmented
             if keys:
                 x, mask = augment_batch(config, x, mask, *keys)
@@ -193,7 +197,8 @@ def train(
             if (step % options.validate_every == 0 or last) and held_out and accelerator.is_main_process:
                 _validate(kept(), held_out, config, step, metrics)
                 draw_loss(out / "metrics.jsonl", out / "loss.png")
-                draw_reconstructions(kept(), held_out, config.objective, out / "reconstructions.png")
+                picture = draw_reconstructions(kept(), held_out, config.objective, out / "reconstructions.png")
+                add_picture(board, picture, step)
             if stopping.is_set():
                 metrics.write(step)
                 save_checkpoint()

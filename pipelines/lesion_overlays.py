@@ -24,12 +24,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.markup import escape
-from scipy import ndimage
 
 from medvae.ensemble import load_detector
 from medvae.errors import MedvaeError
 from medvae.files import write_text
 from medvae.formats import ENDINGS
+from medvae.postprocessing import finding_volumes_ml
 from medvae.prediction import Prediction, predict, scans_of_files
 from medvae.reporting.case_picture import draw_figure
 from medvae.reporting.report import write_report
@@ -56,10 +56,9 @@ def find_scans(sources: Sequence[Path], pattern: str, out: Path) -> list[Path]:
 def describe(item: Prediction) -> list[str]:
     """What was flagged in a scan: connected pieces, also across corners, and their volumes."""
     volume = read_volume(item.mask)
-    labels, count = ndimage.label(volume.array > 0, ndimage.generate_binary_structure(3, 3))
-    sizes = ndimage.sum_labels(labels > 0, labels, range(1, count + 1)) * volume.geometry.voxel_volume_ml
+    sizes = finding_volumes_ml(volume.array > 0, volume.geometry.voxel_volume_ml)
     p_value = "" if item.case_p_value is None else f"{item.case_p_value:.3g}"
-    return [str(count), f"{item.lesion_volume_ml:.2f}", f"{max(sizes, default=0):.2f}", p_value]
+    return [str(len(sizes)), f"{item.lesion_volume_ml:.2f}", f"{max(sizes, default=0):.2f}", p_value]
 
 
 def main(run: Path, sources: Sequence[Path], out: Path, pattern: str, at: str | None) -> bool:

@@ -6,7 +6,7 @@
 2. A context-encoding VAE is trained on 20 healthy brains; two baselines that need no network are fitted beside it.
 3. Each detector sets its thresholds on 6 other healthy brains.
 4. Each predicts the test scans: healthy people, MS patients, and the scans with inserted lesions.
-5. The maps are measured against the truth, and drawn.
+5. The maps are measured against the truth and drawn, and a report of it all is written.
 
 Run it again after Ctrl-C: it goes on where it stopped.
 """
@@ -29,6 +29,7 @@ from medvae.lesions import insert_cohort, read_shapes
 from medvae.manifest import Manifest, read_manifest
 from medvae.prediction import predict, scans_of_manifest
 from medvae.reporting.case_picture import draw_predictions
+from medvae.reporting.report import write_report
 from medvae.reporting.tables import markdown_table, print_table, study_rows
 from medvae.reporting.viewers import write_viewer_files
 
@@ -41,7 +42,7 @@ LESION_SEED = 2026
 
 
 def main(out: Path, overrides: list[str], repeats: int = 2) -> None:
-    """Make ``out``: runs, predictions, pictures and tables."""
+    """Make ``out``: runs, predictions, pictures, tables and reports."""
     console, started = Console(), time.monotonic()
     healthy_and_ms = read_manifest(COHORT)
     shapes = read_shapes(SHAPES)
@@ -74,8 +75,16 @@ def main(out: Path, overrides: list[str], repeats: int = 2) -> None:
         text += f"### {subjects}\n\n{markdown_table(header, rows)}\n"
     table = write_text(out / "table.md", text)
 
+    reports = {}
+    for name, cohort in cohorts.items():
+        results = [out / "results" / method / name for method in METHODS]
+        known = {"manifest": cohort, "evaluations": results, "run": out / "runs" / NETWORK}
+        reports[name] = write_report(out / "predictions" / NETWORK / name, out / "report" / name, **known).path
+
     console.print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes. Now open:", highlight=False)
     for what, path in {
+        "the patients, each with a viewer, in a browser": reports["ms"],
+        "the inserted lesions likewise": reports["inserted"],
         "the table": table,
         "a picture of every test scan": out / "pictures",
         "loss and reconstructions": out / "runs" / NETWORK,

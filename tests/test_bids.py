@@ -47,7 +47,7 @@ def test_two_cases_of_one_name_and_foreign_folders_are_refused(tmp_path):
         write_bids(tmp_path / "p", tmp_path / "bids")
     with pytest.raises(MedvaeError, match="is not empty and no BIDS data set"):
         write_bids(tmp_path / "p", tmp_path)
-    with pytest.raises(MedvaeError, match="holds no predictions"):
+    with pytest.raises(MedvaeError, match="is not a folder"):
         write_bids(tmp_path / "none", tmp_path / "bids")
     assert not (tmp_path / "bids").exists()
 

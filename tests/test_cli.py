@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
-from medvae.cli import main
+from medvae.cli import app, main
 
 SMALL = [
     "sampling.batch_size=8", "sampling.workers=0", "network.widths=[4,8,8]", "network.squeeze=4",
@@ -24,28 +25,30 @@ def medvae(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, timeout=240, **options)
 
 
+COMMANDS = ["manifest", "check", "prepare", "train", "ensemble", "predict", "evaluate", "report", "figure", "benchmark"]
+LAYOUTS = ["ixi", "brats", "bids", "nnunet", "decathlon", "folder"]
+
+
 def test_help_teaches_and_imports_nothing_heavy():
     code = (
         "import sys; from medvae.cli import main\n"
-        "try: main()\nexcept SystemExit: pass\n"
+        "for words in sys.argv[1:]:\n"
+        "    sys.argv = ['medvae', *words.split(), '--help']\n"
+        "    try: main()\n    except SystemExit: pass\n"
         "heavy = {'torch', 'monai', 'SimpleITK', 'numpy', 'scipy', 'nibabel', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
-    for arguments in (
-        ["--help"],
-        ["prepare", "--help"],
-        ["train", "--help"],
-        ["predict", "--help"],
-        ["figure", "--help"],
-        ["evaluate", "--help"],
-        ["check", "--help"],
-        ["benchmark", "--help"],
-        *(["manifest", layout, "--help"] for layout in ("ixi", "brats", "bids", "nnunet", "decathlon", "folder")),
-    ):
-        result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-        assert "Usage" in result.stdout
-        assert arguments == ["--help"] or "Example: medvae" in result.stdout
+    every = [*(name for name in COMMANDS if name != "manifest"), *(f"manifest {layout}" for layout in LAYOUTS)]
+    result = subprocess.run([sys.executable, "-c", code, *every], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for words in every:
+        assert f"Usage: medvae {words}" in result.stdout
+        assert f"Example: medvae {words}" in result.stdout
+
+
+def test_commands_are_listed_in_the_order_of_the_work():
+    listed = typer.main.get_command(app)
+    assert listed.list_commands(typer.Context(listed)) == COMMANDS
 
 
 def test_the_whole_line(tmp_path, cohort, repository):

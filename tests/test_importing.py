@@ -725,7 +725,7 @@ def test_commands_in_the_documentation_have_options_that_exist(repository):
 
     import typer
 
-    from medvae.importing.commands import app
+    from medvae.commands.manifest import app
 
     layouts = typer.main.get_command(app).commands
     text = (repository / "docs" / "DATA.md").read_text(encoding="utf-8").replace("\\\n", " ")

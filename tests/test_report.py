@@ -20,14 +20,16 @@ from typer.testing import CliRunner
 
 from medvae.cli import app
 from medvae.errors import MedvaeError
-from medvae.evaluation.study import evaluate, write_study
+from medvae.evaluation.study import evaluate
+from medvae.evaluation.writing import read_study, write_study
 from medvae.files import write_json
 from medvae.manifest import read_manifest, write_manifest
-from medvae.prediction import FAILURES, MAP_SUFFIX, MASK_SUFFIX
+from medvae.prediction import FAILURES, MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX
 from medvae.reporting.report import _plain, write_report
 from medvae.reporting.report_cases import page_names
-from medvae.reporting.report_study import read_study
 from medvae.reporting.report_volumes import NATIVE_VOXELS, STEPS, Layers, encoded, voxels_above
+from medvae.reporting.tables import point_name
+from medvae.schema import read_document
 from medvae.volume import Geometry, read_volume, write_volume
 
 HOSTILE = "<script>alert('x')&\"é#?%20"
@@ -210,12 +212,45 @@ def test_case_without_scan_is_told_and_the_rest_is_made(tmp_path: Path) -> None:
     report = write_report(tmp_path / "predictions", tmp_path / "out", manifest=cohort, quiet=True)
     assert "was not found" in report.problems["ill-b"]
     assert set(report.problems) == {"ill-b", "well"}
-    assert any("could not be measured" in note for note in report.notes)
+    assert "Not measured, because they cannot be read: ill-b, well." in report.notes
+    (other,) = [case for case in cohort.cases if case.id == "ill-a"]
+    alone = evaluate(tmp_path / "predictions", cohort.model_copy(update={"cases": [other]}))
+    assert f"{alone.pooled['ap']:.3f}" in Page(tmp_path / "out/report.html").text
     page = Page(tmp_path / "out/cases/ill-b.html")
     assert "canvas" not in [tag for tag, _ in page.tags]
+    assert "spread" not in Page(tmp_path / "out/cases/ill-a.html").of("input", "id")
     assert page.missing_files() == []
     assert (tmp_path / "out/cases/ill-a.js").exists()
     assert str(tmp_path) not in Page(tmp_path / "out/report.html").text
+
+
+def test_case_with_a_broken_truth_is_told_and_the_others_are_measured(tmp_path: Path) -> None:
+    cohort = make_predictions(tmp_path, ["ill-a", "ill-b"], ["well"])
+    write_volume(tmp_path / "scans/case1_truth.nii.gz", np.full(GRID.shape, 0.5, np.float32), GRID)
+    report = write_report(tmp_path / "predictions", tmp_path / "out", manifest=cohort, quiet=True)
+    assert set(report.problems) == {"ill-b"}
+    assert "not whole numbers" in report.problems["ill-b"]
+    assert (tmp_path / "out/cases/ill-b.js").exists()  # its viewer is made, without the truth
+    assert "Curves over the voxels" in Page(tmp_path / "out/report.html").text
+
+
+def test_scans_are_found_where_they_lay(tmp_path: Path) -> None:
+    make_predictions(tmp_path, ["ill"], [])
+    sidecar = tmp_path / f"predictions/ill{MASK_SUFFIX.replace('.nii.gz', '.json')}"
+    write_json(sidecar, read_document(sidecar) | {"SpatialReference": "../scans/case0.nii.gz"})
+    assert write_report(tmp_path / "predictions", tmp_path / "out", quiet=True).problems == {}
+
+
+def test_spread_of_an_ensemble_is_a_layer(tmp_path: Path) -> None:
+    make_predictions(tmp_path, ["ill"], [])
+    spread = np.linspace(0, 0.5, GRID.shape[0])[:, None, None] * np.ones(GRID.shape)
+    write_volume(tmp_path / f"predictions/ill{SPREAD_SUFFIX}", spread.astype(np.float32), GRID)
+    write_report(tmp_path / "predictions", tmp_path / "out", scans=[tmp_path / "scans"], quiet=True)
+    page = tmp_path / "out/cases/ill.html"
+    assert "spread" in Page(page).of("input", "id")
+    inside = read_volume(tmp_path / f"predictions/ill{MAP_SUFFIX}").array > 0
+    shown = volumes_of(page)["spread"].get_fdata()
+    np.testing.assert_allclose(shown[inside], spread[inside], atol=0.5 / 255 + 1e-6)
 
 
 def test_scan_that_changed_is_told(tmp_path: Path) -> None:
@@ -384,6 +419,11 @@ def test_empty_mask_and_sidecar_without_extras(tmp_path: Path) -> None:
     report = write_report(folder, tmp_path / "out", scans=[tmp_path], quiet=True)
     assert report.problems == {}
     assert data_of(tmp_path / "out/cases/flat.html")["points"] == []
+
+
+def test_operating_points_are_called_what_they_promise() -> None:
+    names = ("fpr_0.01", "fpr_0.005", "fpr_1e-05", "fwer_0.2", "fpr_x")
+    assert [point_name(name) for name in names] == ["1 % FPR", "0.5 % FPR", "0.001 % FPR", "fwer_0.2", "fpr_x"]
 
 
 def test_viewer_is_the_one_that_is_documented() -> None:

@@ -13,6 +13,7 @@ from medvae import objectives, training
 from medvae.config import Config, dump_config
 from medvae.detector import Detector
 from medvae.errors import MedvaeError
+from medvae.fitting import fit
 from medvae.preparation.prepare import prepare_healthy
 from medvae.training import train
 
@@ -189,3 +190,40 @@ def test_two_processes_share_the_steps_and_one_of_them_writes(tmp_path, cohort):
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "total" in line] == [1, 2, 3, 4]
     assert Detector.load(tmp_path / "run").fingerprint
+
+
+def scalars(folder):
+    """What TensorBoard shows: name to ``[(step, value), …]``, and the steps of pictures."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
+    board.Reload()
+    names = {name: [(event.step, event.value) for event in board.Scalars(name)] for name in board.Tags()["scalars"]}
+    return names, [event.step for name in board.Tags()["images"] for event in board.Images(name)]
+
+
+def test_tensorboard_holds_the_numbers_of_metrics_once_also_after_a_stop(tmp_path, scans, monkeypatch):
+    pytest.importorskip("tensorboard")
+    config = small(training={"tensorboard": True, "checkpoint_every": 2})
+    original = stop_after(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, *scans, tmp_path / "run", quiet=True)
+    # As if it had been killed a step later: lines after the checkpoint are repeated.
+    (tmp_path / "run" / "checkpoints" / "latest" / "step.json").write_text('{"step": 2}')
+    monkeypatch.setattr(objectives, "cevae_loss", original)
+    train(config, *scans, tmp_path / "run", resume=True, quiet=True)
+    expected = {}
+    for line in map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()):
+        for name in line.keys() - {"step", "seconds"}:
+            expected.setdefault(name, []).append((line["step"], pytest.approx(line[name], rel=1e-5)))
+    found, pictures = scalars(tmp_path / "run" / "tensorboard")
+    assert found == expected
+    assert [step for step, _ in found["total"]] == [1, 2, 3, 4, 5, 6]
+    assert pictures == [3, 6]
+
+
+def test_tensorboard_that_is_not_installed_is_told_before_anything_is_done(tmp_path, cohort, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MedvaeError, match=r"pip install \"medvae\[tensorboard\]\""):
+        fit(small(training={"tensorboard": True}), cohort, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -352,4 +352,4 @@ def test_a_manifest_that_does_not_know_the_case_changes_nothing(study):
     write_manifest(other, study / "other.json")
     (case,), _ = read_cases(folder(study), ids=["RAS"], manifest=read_manifest(study / "other.json"))
     assert case.truth() is None
-    assert not case.healthy
+    assert not case.kind

@@ -9,21 +9,16 @@
 from __future__ import annotations
 
 import io
-import math
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
 from medvae.benchmark.statistics import Measured
 from medvae.errors import MedvaeError
-from medvae.evaluation.bootstrap import Interval
 from medvae.evaluation.curves import SparseCounts
-from medvae.evaluation.points import PointResult
-from medvae.evaluation.study import Study
-from medvae.evaluation.writing import write_study
+from medvae.evaluation.writing import read_study, write_study
 from medvae.files import whole_folder, write_bytes, write_json
 from medvae.schema import read_document
 
@@ -57,25 +52,21 @@ def recall(folder: Path) -> Measured:
         If a file is damaged.
     """
     try:
-        content = read_document(folder / "results.json")
-        per_case = [_numbers(row) for row in content.pop("per_case")]
+        study, _ = read_study(folder)
         with np.load(folder / COUNTS) as arrays:
             parts = [
                 np.split(arrays[name], np.cumsum(arrays["lengths"])[:-1]) for name in ("bins", "lesion", "healthy")
             ]
-        ill = [(row["id"], row["subject"]) for row in per_case if not row["healthy"]]
+        ill = [(row["id"], row["subject"]) for row in study.per_case if not row["healthy"]]
         counts = [
             (*who, SparseCounts(bins, lesion.astype(np.int64), healthy.astype(np.int64)))
             for who, bins, lesion, healthy in zip(ill, *(parts if ill else ((), (), ())), strict=True)
         ]
-        intervals = {name: _dataclass(Interval, one) for name, one in content.pop("intervals").items()}
-        points = [_dataclass(PointResult, one) for one in content.pop("operating_points")]
-        study = Study(
-            **_numbers(content), per_case=per_case, intervals=intervals, operating_points=points, counts=counts
-        )
         with np.load(folder / RESAMPLED) as arrays:
             resampled = dict(arrays)
-        return Measured(study, resampled, float(read_document(folder / TIMING)["seconds_per_scan"]))
+        return Measured(
+            replace(study, counts=counts), resampled, float(read_document(folder / TIMING)["seconds_per_scan"])
+        )
     except (MedvaeError, OSError, BadZipFile, KeyError, TypeError, ValueError) as error:
         raise MedvaeError(
             f"{folder}: what was measured there cannot be read ({error}). Remove the folder, and run the study again."
@@ -86,16 +77,3 @@ def _compressed(arrays: dict[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
-
-
-def _numbers(value: Any) -> Any:
-    """JSON has no NaN: null stands for it."""
-    if isinstance(value, dict):
-        return {key: _numbers(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_numbers(inner) for inner in value]
-    return math.nan if value is None else value
-
-
-def _dataclass(kind: type, content: dict[str, Any]) -> Any:
-    return kind(**_numbers({field.name: content[field.name] for field in fields(kind)}))

@@ -15,7 +15,7 @@ from medvae.benchmark.study import POSTPROCESSED
 from medvae.evaluation.bootstrap import FEW_SUBJECTS, LEVEL, Interval
 from medvae.evaluation.writing import csv_text, plain
 from medvae.files import write_json, write_text
-from medvae.reporting.tables import ABSENT, markdown_table
+from medvae.reporting.tables import ABSENT, markdown_table, point_name
 
 Bold = Callable[[str], str]
 LATEX = {
@@ -110,7 +110,7 @@ def board_rows(one: Leaderboard, bold: Bold, escaped: Bold = str) -> tuple[list[
     """Header and rows of a leaderboard; the best of a column is bold, and all that equal it as printed."""
     columns = {"AP": ("ap", 3), "AUROC": ("auroc", 3), "⌈Dice⌉ oracle": ("oracle_dice", 3)}
     if one.points:
-        columns[f"Dice @ {_point(one.points[0])}"] = (f"dice_{one.points[0]}", 3)
+        columns[f"Dice @ {point_name(one.points[0])}"] = (f"dice_{one.points[0]}", 3)
     if any(line.value("case_auroc_p99") == line.value("case_auroc_p99") for line in one.lines):
         columns["AUROC of scans"] = ("case_auroc_p99", 3)
     best = {name: _best(one.lines, key, digits) for name, (key, digits) in columns.items()}
@@ -142,7 +142,7 @@ def point_rows(one: Leaderboard, bold: Bold, escaped: Bold = str) -> tuple[list[
                 for name, (key, digits) in keys.items():
                     text = escaped(cell(line.numbers[key], digits))
                     cells.append(bold(text) if best.get(name) == f"{line.value(key):.{digits}f}" else text)
-                rows.append([escaped(line.row), _point(point), *cells])
+                rows.append([escaped(line.row), point_name(point), *cells])
     return ["method", "threshold", *columns], rows
 
 
@@ -150,7 +150,7 @@ def difference_rows(one: Leaderboard) -> tuple[list[str], list[list[str]]]:
     """Header and rows of paired differences to the reference."""
     columns = {"AP": "ap", "⌈Dice⌉ oracle": "oracle_dice"}
     if one.points:
-        columns[f"Dice @ {_point(one.points[0])}"] = f"dice_{one.points[0]}"
+        columns[f"Dice @ {point_name(one.points[0])}"] = f"dice_{one.points[0]}"
     rows = [
         [line.row, *(_signed(line.differences.get(key)) for key in columns.values()), verdict(line.differences["ap"])]
         for line in one.lines
@@ -201,10 +201,6 @@ def _signed(apart: Interval | None) -> str:
 def _best(lines: Sequence[Line], key: str, digits: int) -> str | None:
     values = [line.value(key) for line in lines if line.rank and math.isfinite(line.value(key))]
     return f"{max(values):.{digits}f}" if values else None
-
-
-def _point(name: str) -> str:
-    return f"{float(name.removeprefix('fpr_')):.0%} FPR".replace("%", " %") if name.startswith("fpr_") else name
 
 
 def _line(text: str) -> str:

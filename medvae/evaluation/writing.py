@@ -1,4 +1,4 @@
-"""The numbers of a study on disk: one JSON file with everything, two CSV files for a spreadsheet."""
+"""The numbers of a study on disk: one JSON file with everything, to be read back, two CSV files for a spreadsheet."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from medvae.errors import MedvaeError
+from medvae.evaluation.bootstrap import Interval
+from medvae.evaluation.points import PointResult
 from medvae.files import write_json, write_text
+from medvae.schema import read_document
 
 if TYPE_CHECKING:
-    from medvae.evaluation.bootstrap import Interval
     from medvae.evaluation.study import Study
+
+RESULTS = "results.json"
+Found = TypeVar("Found")
 
 
 def write_study(study: Study, out: Path | str, *, differences: dict[str, dict[str, Interval]] | None = None) -> Path:
@@ -33,10 +39,43 @@ def write_study(study: Study, out: Path | str, *, differences: dict[str, dict[st
     content = {f.name: getattr(study, f.name) for f in fields(study) if f.name != "counts"}
     if differences:
         content["differences"] = differences
-    path = write_json(out / "results.json", plain(content))
+    path = write_json(out / RESULTS, plain(content))
     write_text(out / "per_case.csv", csv_text(study.per_case))
     write_text(out / "summary.csv", csv_text(summary_rows(study)))
     return path
+
+
+def read_study(path: Path | str) -> tuple[Study, dict[str, dict[str, Interval]]]:
+    """A study that `write_study` wrote, without its voxel counts, and its paired differences to other methods.
+
+    Parameters
+    ----------
+    path
+        ``results.json``, or the folder that holds it.
+
+    Raises
+    ------
+    MedvaeError
+        If there is none, or the file holds something else.
+    """
+    from medvae.evaluation.study import Study  # which imports this file
+
+    path = Path(path)
+    path = path / RESULTS if path.is_dir() else path
+    content = _numbers(read_document(path))
+    try:
+        content["operating_points"] = [_made(PointResult, point) for point in content["operating_points"]]
+        content["intervals"] = {name: _made(Interval, found) for name, found in content["intervals"].items()}
+        differences = {
+            other: {name: _made(Interval, found) for name, found in numbers.items()}
+            for other, numbers in content.get("differences", {}).items()
+        }
+        return _made(Study, content), differences
+    except (AttributeError, KeyError, TypeError) as error:
+        raise MedvaeError(
+            f"{path}: is not what medvae evaluate writes ({type(error).__name__}: {error}). Give the folder that was "
+            f"its --out."
+        ) from None
 
 
 def summary_rows(study: Study) -> list[dict[str, Any]]:
@@ -87,3 +126,17 @@ def plain(value: Any) -> Any:
 
 def _absent(value: Any) -> bool:
     return value is None or (isinstance(value, float) and not math.isfinite(value))
+
+
+def _numbers(value: Any) -> Any:
+    """What `plain` made, with null as NaN again: a number that does not exist."""
+    if isinstance(value, dict):
+        return {key: _numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_numbers(inner) for inner in value]
+    return math.nan if value is None else value
+
+
+def _made(kind: type[Found], content: dict[str, Any]) -> Found:
+    known = {field.name for field in fields(kind)}
+    return kind(**{name: value for name, value in content.items() if name in known})

@@ -138,7 +138,7 @@ def check_case(manifest: Manifest, case: Case) -> CaseCheck:
     lesion_ml = _check_label(manifest, case, geometry, brain, notes) if case.label else None
     return CaseCheck(
         id=case.id, subject=case.subject_id, split=case.split, site=case.site,
-        kind="healthy" if case.healthy else "unlabelled" if case.unlabelled else "lesion",
+        kind=case.kind,
         shape=geometry and geometry.shape, spacing_mm=geometry and geometry.spacing_mm,
         orientation=geometry and geometry.orientation, brain_ml=features.get("brain_ml"), lesion_ml=lesion_ml,
         features=features, quantiles=quantiles, contents=contents, findings=tuple(notes.found),

@@ -9,6 +9,7 @@ from pathlib import Path
 from medvae.errors import MedvaeError
 from medvae.files import write_bytes, write_json, write_text
 from medvae.prediction import DESCRIPTION, MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX
+from medvae.reporting.cases import predicted_names
 from medvae.schema import read_document
 
 _NAMED_AS_BIDS = re.compile(r"(sub-[0-9A-Za-z]+(?:_[a-z]+-[0-9A-Za-z]+)*)(?:_[0-9A-Za-z]+)?")
@@ -35,9 +36,7 @@ def write_bids(folder: Path | str, out: Path | str) -> list[Path]:
         If the folder holds no predictions, two cases get one name, or ``out`` holds something else.
     """
     folder, out = Path(folder), Path(out)
-    names = sorted(path.name.removesuffix(MASK_SUFFIX) for path in folder.glob(f"*{MASK_SUFFIX}"))
-    if not names:
-        raise MedvaeError(f"{folder}: holds no predictions of medvae. Give the --out folder of medvae predict.")
+    names = predicted_names(folder)
     description = read_document(folder / DESCRIPTION)
     if out.is_dir() and any(out.iterdir()) and not (out / DESCRIPTION).is_file():
         raise MedvaeError(f"{out}: is not empty and no BIDS data set. Choose another folder.")

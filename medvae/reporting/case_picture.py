@@ -139,7 +139,7 @@ def draw_figure(
     axis, columns = AXIS[plane], []
     for case in cases:
         restored = _reconstruction(case, detector) if detector is not None else None
-        known = {"threshold": case.threshold, "truth": case.truth(), "healthy": case.healthy}
+        known = {"threshold": case.threshold, "truth": case.truth(), "healthy": case.kind == "healthy"}
         shown = _shown(case.id, case.scan, case.map, case.mask, reconstruction=restored, **known)
         chosen = slices_at(shown, axis, positions_mm) if positions_mm else largest_slices(shown, axis, count)
         columns += [Column(shown, axis, index) for index in chosen]

@@ -1,10 +1,10 @@
-"""What a folder of predictions holds: for every case its scan, map, mask and, if it is known, the truth."""
+"""What a folder of predictions holds: for every case its files, its scan and, if it is known, the truth."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from medvae.errors import MedvaeError
 from medvae.evaluation.maps import lesion_truth
 from medvae.files import sha256
 from medvae.manifest import Case, Manifest
-from medvae.prediction import MAP_SUFFIX, MASK_SUFFIX
+from medvae.prediction import MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX
 from medvae.schema import read_document
 
 _MASK_SIDECAR = MASK_SUFFIX.removesuffix(".nii.gz") + ".json"
@@ -22,18 +22,34 @@ _MASK_SIDECAR = MASK_SUFFIX.removesuffix(".nii.gz") + ".json"
 
 @dataclass(frozen=True)
 class PredictedCase:
-    """The files of one prediction."""
+    """A scan that `medvae.prediction.predict` has finished, and what is known of it."""
 
     id: str
     folder: Path
-    scan: Path
-    """The first modality, unchanged since it was predicted."""
-    map: Path
-    mask: Path
+    """Of the predictions."""
     sidecar: Mapping[str, Any] = field(repr=False)
     """Of the mask."""
+    scan: Path | None = None
+    """The first modality; None where nobody knows where it lies."""
     manifest: Manifest | None = field(default=None, repr=False)
     case: Case | None = field(default=None, repr=False)
+    """Of the manifest, which may not know it."""
+
+    @property
+    def map(self) -> Path:
+        """The anomaly map."""
+        return self.folder / f"{self.id}{MAP_SUFFIX}"
+
+    @property
+    def mask(self) -> Path:
+        """The lesion mask."""
+        return self.folder / f"{self.id}{MASK_SUFFIX}"
+
+    @property
+    def spread(self) -> Path | None:
+        """Where the members of an ensemble disagree; None for a single detector."""
+        path = self.folder / f"{self.id}{SPREAD_SUFFIX}"
+        return path if path.is_file() else None
 
     @property
     def threshold(self) -> float:
@@ -42,19 +58,84 @@ class PredictedCase:
 
     @property
     def operating_point(self) -> str:
-        """Name of the operating point of the mask."""
-        return str(self.sidecar["OperatingPoint"])
+        """Name of the operating point of the mask; empty if the sidecar does not say."""
+        return str(self.sidecar.get("OperatingPoint", ""))
 
     @property
-    def healthy(self) -> bool:
-        """Whether the manifest declares it free of lesions."""
-        return self.case is not None and self.case.healthy
+    def scan_name(self) -> str:
+        """File name of the scan it was predicted from."""
+        return str((self.sidecar.get("Sources") or ["of this case"])[0])
+
+    @property
+    def kind(self) -> str:
+        """What the manifest says: "lesion", "healthy" or "unlabelled"; empty for a case it does not know."""
+        return self.case.kind if self.case else ""
+
+    def is_of(self, scan: Path) -> bool:
+        """Whether it was predicted from a file of this content, as far as the sidecar says."""
+        recorded = self.sidecar.get("SourcesSha256") or []
+        return not recorded or sha256(scan) == recorded[0]
 
     def truth(self) -> np.ndarray | None:
         """The known lesion on the scan's grid, ``(X, Y, Z)`` bool; None for a case without a label."""
         if self.case is None or not self.case.label:
             return None
         return lesion_truth(self.manifest, self.case)
+
+
+def find_predictions(folder: Path | str) -> list[PredictedCase]:
+    """The finished predictions of a folder, in the order of their names; scans are not looked for.
+
+    Raises
+    ------
+    MedvaeError
+        If there is none, or a sidecar is broken.
+    """
+    return [_read(Path(folder), name) for name in predicted_names(folder)]
+
+
+def predicted_names(folder: Path | str) -> list[str]:
+    """The cases that a folder holds finished predictions of, in order.
+
+    Raises
+    ------
+    MedvaeError
+        If there is none.
+    """
+    folder = Path(folder)
+    found = sorted(path.name.removesuffix(_MASK_SIDECAR) for path in folder.glob(f"*{_MASK_SIDECAR}"))
+    if not found:
+        what = "holds no predictions of medvae" if folder.is_dir() else "is not a folder"
+        raise MedvaeError(f"{folder}: {what}. Give the --out folder of medvae predict RUN SCAN.nii.gz --out DIR.")
+    return found
+
+
+def with_scans(
+    predicted: Sequence[PredictedCase],
+    manifest: Manifest | None,
+    folders: Sequence[Path] = (),
+    *,
+    scans: Mapping[str, Path | str] | None = None,
+) -> list[PredictedCase]:
+    """The cases with what is known of them; the scan is None where it is nowhere to be found.
+
+    It is the one named in ``scans``. Else it is looked for where the manifest says, then in the folders and those in
+    them (same name, same content), then where it lay when it was predicted.
+
+    Raises
+    ------
+    MedvaeError
+        If one of ``folders`` is none.
+    """
+    cases = {case.id: case for case in manifest.cases} if manifest else {}
+    known = {item.id: manifest.images(cases[item.id])[0] for item in predicted if item.id in cases}
+    known = {name: scan for name, scan in known.items() if scan.is_file()}
+    known |= {name: Path(scan) for name, scan in (scans or {}).items()}
+    known |= _search([item for item in predicted if item.id not in known], folders)
+    for item in predicted:
+        if item.id not in known and (lay := _where_it_lay(item)) is not None and lay.is_file():
+            known[item.id] = lay
+    return [replace(item, scan=known.get(item.id), manifest=manifest, case=cases.get(item.id)) for item in predicted]
 
 
 def read_cases(
@@ -64,7 +145,7 @@ def read_cases(
     manifest: Manifest | None = None,
     scans: Mapping[str, Path | str] | None = None,
 ) -> tuple[list[PredictedCase], dict[str, str]]:
-    """The predictions of a folder that `medvae.prediction.predict` wrote, in the order of their names.
+    """The predictions of a folder that can be shown, each with its scan, unchanged since.
 
     A case's scan is the one named in ``scans``, else the manifest's, else where the sidecar says it lay.
 
@@ -89,40 +170,61 @@ def read_cases(
     MedvaeError
         If the folder holds no predictions, or not one of ``ids``.
     """
-    folder = Path(folder)
-    found = sorted(path.name.removesuffix(_MASK_SIDECAR) for path in folder.glob(f"*{_MASK_SIDECAR}"))
-    if not found:
-        what = "holds no predictions of medvae" if folder.is_dir() else "is not a folder"
-        raise MedvaeError(f"{folder}: {what}. Give the --out folder of medvae predict.")
+    folder, found = Path(folder), predicted_names(folder)
     if missing := [name for name in ids or () if name not in found]:
         raise MedvaeError(f'{folder}: holds no prediction "{missing[0]}"; it has {", ".join(found)}.')
     cases, problems = [], {}
     for name in found if ids is None else ids:
         try:
-            cases.append(_read_case(folder, name, manifest, (scans or {}).get(name)))
+            (item,) = with_scans([_read(folder, name)], manifest, scans=scans)
+            cases.append(_whole(item))
         except MedvaeError as error:
             problems[name] = str(error)
     return cases, problems
 
 
-def _read_case(folder: Path, name: str, manifest: Manifest | None, scan: Path | str | None) -> PredictedCase:
-    sidecar = read_document(folder / f"{name}{_MASK_SIDECAR}")
-    files = [folder / f"{name}{suffix}" for suffix in (MAP_SUFFIX, MASK_SUFFIX)]
-    for file in files:
+def _read(folder: Path, name: str) -> PredictedCase:
+    path = folder / f"{name}{_MASK_SIDECAR}"
+    sidecar = read_document(path)
+    if not isinstance(sidecar, dict):
+        raise MedvaeError(f"{path}: holds {type(sidecar).__name__}, the sidecar of a lesion mask was expected.")
+    return PredictedCase(name, folder, sidecar)
+
+
+def _whole(item: PredictedCase) -> PredictedCase:
+    """The case, if its files are there and its scan has not changed."""
+    for file in (item.map, item.mask):
         if not file.is_file():
             raise MedvaeError(f"{file}: is missing. Run medvae predict again: it makes what is not there.")
-    case = next((case for case in manifest.cases if case.id == name), None) if manifest else None
-    if scan is None:
-        known = manifest.images(case)[0] if case else None
-        scan = known if known is not None and known.is_file() else folder / sidecar["SpatialReference"]
-    scan = Path(scan)
+    scan = item.scan or _where_it_lay(item) or Path(item.scan_name)
     if not scan.is_file():
         raise MedvaeError(
-            f'{folder}: the scan of "{name}" is not at {os.path.normpath(scan)}; it was moved or renamed since it was '
-            f"predicted, or the predictions were. Put the two back as they lay, or name it in a manifest (--manifest)."
+            f'{item.folder}: the scan of "{item.id}" is not at {os.path.normpath(scan)}; it was moved or renamed since '
+            f"it was predicted, or the predictions were. Put the two back as they lay, or name it in a manifest "
+            f"(--manifest)."
         )
-    if sha256(scan) != sidecar["SourcesSha256"][0]:
+    if not item.is_of(scan):
         raise MedvaeError(
-            f'{scan}: is not the file that "{name}" was predicted from, or has changed. Predict it again.'
+            f'{scan}: is not the file that "{item.id}" was predicted from, or has changed. Predict it again.'
         )
-    return PredictedCase(name, folder, scan, *files, sidecar, manifest, case)
+    return item
+
+
+def _search(lost: Sequence[PredictedCase], folders: Sequence[Path]) -> dict[str, Path]:
+    wanted: dict[str, list[PredictedCase]] = {}
+    for item in lost:
+        wanted.setdefault(item.scan_name, []).append(item)
+    found: dict[str, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise MedvaeError(f"{folder}: is not a folder; --scans names a folder that holds the predicted scans.")
+        for path in sorted(folder.rglob("*")):
+            for item in wanted.get(path.name, ()):
+                if item.id not in found and path.is_file() and item.is_of(path):
+                    found[item.id] = path
+    return found
+
+
+def _where_it_lay(item: PredictedCase) -> Path | None:
+    way = item.sidecar.get("SpatialReference")
+    return item.folder / way if isinstance(way, str) else None

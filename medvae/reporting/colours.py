@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 MAP_COLOURS = "inferno"
-"""Of the anomaly map; matplotlib, FSLeyes and 3D Slicer know it by this name."""
+"""Of the anomaly map; matplotlib, FSLeyes, 3D Slicer and NiiVue know it by this name."""
+SPREAD_COLOURS = "viridis"
+"""Of the spread of an ensemble's maps."""
 FADE = 0.6
 """The map begins to show at this share of the threshold."""
 MASK_COLOUR = "#ff9d2e"
@@ -23,3 +25,31 @@ def map_colour(value: float) -> tuple[int, int, int]:
 def rgb(colour: str) -> tuple[int, int, int]:
     """Red, green and blue (0–255) of "#rrggbb"."""
     return tuple(int(colour[start : start + 2], 16) for start in (1, 3, 5))
+
+
+def page_colours() -> dict[str, str | tuple[int, int, int]]:
+    """For the style sheet and the viewer of a page: the ramp of the map, mask, truth, and both."""
+    mask, truth = rgb(MASK_COLOUR), rgb(TRUTH_COLOUR)
+    return {
+        "map": MAP_COLOURS,
+        "ramp": ", ".join(f"rgb{stop}" for stop in _STOPS),
+        "spread": SPREAD_COLOURS,
+        "mask": mask,
+        "truth": truth,
+        "both": tuple((one + other) // 2 for one, other in zip(mask, truth, strict=True)),
+    }
+
+
+def grey_window(scan: np.ndarray, brain: np.ndarray) -> tuple[float, float]:
+    """Intensities of a scan shown as black and white: 0 (or the least) and the brain's 99.5th percentile.
+
+    Parameters
+    ----------
+    scan
+        ``(X, Y, Z)``.
+    brain
+        ``(X, Y, Z)`` bool, where the map is not 0; may be empty.
+    """
+    low = max(0.0, float(scan.min())) if brain.any() else float(scan.min())
+    high = float(np.percentile(scan[brain], 99.5)) if brain.any() else float(scan.max())
+    return (low, high) if high > low else (low, low + 1.0)

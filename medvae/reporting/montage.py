@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,8 @@ from matplotlib.patches import Rectangle
 from scipy import ndimage
 
 from medvae.errors import MedvaeError
-from medvae.reporting.colours import FADE, MAP_COLOURS, MASK_COLOUR, TRUTH_COLOUR, rgb
+from medvae.postprocessing import TOUCHING
+from medvae.reporting.colours import FADE, MAP_COLOURS, MASK_COLOUR, TRUTH_COLOUR, grey_window, rgb
 from medvae.reporting.figures import save_figure
 from medvae.volume import Geometry
 
@@ -37,7 +39,7 @@ _GAP, _LEFT, _RIGHT, _TOP, _BOTTOM = 0.04, 0.3, 0.9, 0.42, 0.3
 
 @dataclass(frozen=True)
 class Shown:
-    """What there is to draw of a case, in RAS order, ``(X, Y, Z)`` each and cut to the scan's box."""
+    """What there is to draw of a case, in RAS order, ``(X, Y, Z)`` each and cut to a box."""
 
     name: str
     image: np.ndarray
@@ -45,8 +47,8 @@ class Shown:
     mask: np.ndarray
     threshold: float
     """Value of the map that the mask was cut at."""
-    white: float
-    """Intensity of the scan shown as white; black is 0."""
+    window: tuple[float, float]
+    """Intensities of the scan shown as black and white."""
     geometry: Geometry
     """Of the box."""
     truth: np.ndarray | None = None
@@ -68,20 +70,24 @@ class Shown:
         truth: np.ndarray | None = None,
         reconstruction: np.ndarray | None = None,
         healthy: bool = False,
+        brain_only: bool = False,
     ) -> Shown:
-        """From arrays in a file's own voxel order, all on the grid ``geometry``."""
+        """From arrays in a file's own voxel order, all on the grid ``geometry``.
+
+        The box is that of the scan, or of the brain: where the map is not 0.
+        """
         given = {"image": image, "anomaly": anomaly, "mask": mask > 0, "truth": truth, "reconstruction": reconstruction}
         upright = {key: _upright(array, geometry.affine) for key, array in given.items() if array is not None}
         affine = upright["image"].affine
-        box = _box(np.asarray(upright["image"].dataobj), np.linalg.norm(affine[:3, :3], axis=0))
+        brain, scan = np.asarray(upright["anomaly"].dataobj) > 0, np.asarray(upright["image"].dataobj)
+        inside = brain if brain_only and brain.any() else scan != 0
+        box = _box(inside, np.linalg.norm(affine[:3, :3], axis=0))
         corner = affine @ [*(part.start for part in box), 1]
         arrays = {key: np.asarray(turned.dataobj)[box] for key, turned in upright.items()}
         arrays |= {key: arrays[key] > 0 for key in ("mask", "truth") if key in arrays}
-        brain = arrays["image"][arrays["anomaly"] > 0]
-        white = float(np.percentile(brain, 99.5)) if brain.size else float(arrays["image"].max())
         placed = Geometry(np.column_stack([affine[:, :3], corner]), arrays["image"].shape)
-        white = white if white > 0 else 1.0
-        return cls(name=name, threshold=threshold, white=white, geometry=placed, healthy=healthy, **arrays)
+        known = {"threshold": threshold, "window": grey_window(scan, brain), "healthy": healthy}
+        return cls(name=name, geometry=placed, **known, **arrays)
 
     @property
     def kinds(self) -> list[str]:
@@ -145,7 +151,7 @@ def slices_at(shown: Shown, axis: int, positions_mm: Sequence[float]) -> list[in
 
 def largest_finding(shown: Shown) -> tuple[int, int, int]:
     """The middle voxel of the mask's largest component, or where the map is largest if the mask is empty."""
-    labels, count = ndimage.label(shown.mask)
+    labels, count = ndimage.label(shown.mask, TOUCHING)
     if not count:
         return tuple(int(i) for i in np.unravel_index(int(np.argmax(shown.anomaly)), shown.anomaly.shape))
     sizes = np.bincount(labels.ravel())
@@ -209,6 +215,25 @@ def draw_montage(columns: Sequence[Column], out: Path | str, *, title: str = "",
     return save_figure(figure, out, dpi=200)
 
 
+def plane(array: np.ndarray, axis: int, index: int, *, radiological: bool = True) -> np.ndarray:
+    """A slice of an array in RAS order: rows from the top down, columns as the reader sees them, the front left."""
+    picture = np.take(array, index, axis=axis).T[::-1]
+    return picture[:, ::-1] if radiological or axis == 0 else picture
+
+
+def grey_plane(shown: Shown, axis: int, index: int, *, radiological: bool = True) -> np.ndarray:
+    """A slice of the scan as a grey picture, ``(rows, columns, 3)`` from 0 to 1."""
+    black, white = shown.window
+    grey = (plane(shown.image, axis, index, radiological=radiological) - black) / (white - black)
+    return np.repeat(np.clip(grey, 0, 1)[..., None], 3, axis=-1)
+
+
+def with_map(colours: np.ndarray, values: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    """The map's colours laid on a picture ``(…, 3)``; ``values`` and ``opacity`` (0 to 1) are ``(…)``."""
+    opacity = 0.85 * opacity[..., None]
+    return (1 - opacity) * colours + opacity * colormaps[MAP_COLOURS](values)[..., :3]
+
+
 def _draw_panel(
     canvas: Axes, column: Column, kind: str, extent: tuple[float, float, float, float], radiological: bool
 ) -> None:
@@ -218,34 +243,28 @@ def _draw_panel(
         absent = "healthy" if shown.healthy and kind == "truth" else "not known"
         _write(canvas, *middle, absent, color="0.6", fontsize=8, ha="center", va="center")
         return
-
-    def plane(array: np.ndarray) -> np.ndarray:
-        """Rows from the top down; columns as the reader sees them."""
-        chosen: list[int | slice] = [slice(None)] * 3
-        chosen[column.axis] = column.index
-        picture = array[tuple(chosen)].T[::-1]
-        return picture[:, ::-1] if radiological or column.axis == 0 else picture
-
-    grey = plane(shown.reconstruction if kind == "reconstruction" else shown.image / shown.white)
-    colours = np.repeat(np.clip(grey, 0, 1)[..., None], 3, axis=-1)
-    if kind == "anomaly map":
-        colours = _with_map(colours, plane(shown.anomaly), shown.threshold)
+    cut = partial(plane, axis=column.axis, index=column.index, radiological=radiological)
+    colours = grey_plane(shown, column.axis, column.index, radiological=radiological)
+    if kind == "reconstruction":
+        colours = np.repeat(np.clip(cut(shown.reconstruction), 0, 1)[..., None], 3, axis=-1)
+    elif kind == "anomaly map":
+        colours = with_map(colours, values := cut(shown.anomaly), _fading(values, shown.threshold))
     elif kind in ("lesion mask", "truth"):
         region, colour = (shown.mask, MASK_COLOUR) if kind == "lesion mask" else (shown.truth, TRUTH_COLOUR)
-        colours = np.where(plane(region)[..., None], 0.25 * colours + 0.75 * np.array(rgb(colour)) / 255, colours)
+        colours = np.where(cut(region)[..., None], 0.25 * colours + 0.75 * np.array(rgb(colour)) / 255, colours)
     # "none" keeps the voxels as they are in PDF and SVG
     canvas.imshow(np.rint(colours * 255).astype(np.uint8), extent=extent, interpolation="none")
 
 
-def _with_map(colours: np.ndarray, values: np.ndarray, threshold: float) -> np.ndarray:
-    """The map's colours laid on a picture ``(…, 3)``: they fade in towards the threshold."""
-    opacity = np.clip((values / threshold - FADE) / (1 - FADE), 0, 1)[..., None] * 0.85
-    return (1 - opacity) * colours + opacity * colormaps[MAP_COLOURS](values)[..., :3]
+def _fading(values: np.ndarray, threshold: float) -> np.ndarray:
+    """Opacity of the map: it fades in towards the threshold."""
+    return np.clip((values / threshold - FADE) / (1 - FADE), 0, 1)
 
 
 def _draw_colour_bar(canvas: Axes, left: float, top: float, tall: float, thresholds: Sequence[float]) -> None:
     values = np.linspace(1, 0, 256)[:, None]
-    colours, right = _with_map(np.full((256, 1, 3), 0.5), values, thresholds[0]), left + 0.13
+    colours = with_map(np.full((256, 1, 3), 0.5), values, _fading(values, thresholds[0]))
+    right = left + 0.13
     canvas.imshow(np.rint(colours * 255).astype(np.uint8), extent=(left, right, top + tall, top), interpolation="none")
     for value in (0, 0.25, 0.5, 0.75, 1):
         _write(canvas, right + 0.06, top + (1 - value) * tall, f"{value:g}", fontsize=7, va="center")
@@ -294,12 +313,12 @@ def _upright(array: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
     return nib.as_closest_canonical(nib.Nifti1Image(values, affine))
 
 
-def _box(image: np.ndarray, spacing: Sequence[float], margin_mm: float = 6.0) -> tuple[slice, ...]:
-    """Where the scan is not empty, with a margin."""
-    found = ndimage.find_objects((image != 0).astype(np.uint8))
+def _box(inside: np.ndarray, spacing: Sequence[float], margin_mm: float = 6.0) -> tuple[slice, ...]:
+    """Where ``inside`` is true, with a margin; all where it never is."""
+    found = ndimage.find_objects(inside.astype(np.uint8))
     if not found:
-        return tuple(slice(0, length) for length in image.shape)
+        return tuple(slice(0, length) for length in inside.shape)
     return tuple(
         slice(max(0, part.start - round(margin_mm / mm)), min(length, part.stop + round(margin_mm / mm)))
-        for part, mm, length in zip(found[0], spacing, image.shape, strict=True)
+        for part, mm, length in zip(found[0], spacing, inside.shape, strict=True)
     )

@@ -25,29 +25,19 @@ from PIL import Image
 from medvae import __version__
 from medvae.ensemble import load_detector
 from medvae.errors import MedvaeError
-from medvae.evaluation.bootstrap import Interval
-from medvae.evaluation.study import Study, evaluate
+from medvae.evaluation.study import Study
 from medvae.files import write_bytes, write_text
 from medvae.manifest import Manifest
 from medvae.prediction import FAILURES
 from medvae.progress import Progress
 from medvae.reporting import report_summary as summary
 from medvae.reporting import tables
-from medvae.reporting.report_cases import (
-    VIEWER,
-    CaseRow,
-    Predicted,
-    Source,
-    case_writer,
-    find_predictions,
-    find_scans,
-    make_case,
-    page_names,
-)
+from medvae.reporting.cases import PredictedCase, find_predictions, with_scans
+from medvae.reporting.report_cases import VIEWER, CaseRow, case_writer, make_case, page_names
 from medvae.reporting.report_curves import VoxelsAbove, accuracy_curves, calibration_curve, training_curves
 from medvae.reporting.report_folder import check_report_folder, replaced_cases
 from medvae.reporting.report_pictures import data_uri, webp
-from medvae.reporting.report_study import read_study
+from medvae.reporting.report_study import Measured, measure, read_evaluations
 from medvae.run_folder import CONFIG
 from medvae.schema import read_document
 
@@ -107,17 +97,19 @@ def write_report(
         report's. A case that cannot be read is a problem that is told, not an error.
     """
     predictions, out = Path(predictions), Path(out)
-    predicted = find_predictions(predictions)
-    check_report_folder(out / REPORT, out / CASES)
     scans = [Path(folder) for folder in scans]
+    predicted = with_scans(find_predictions(predictions), manifest, scans)
+    check_report_folder(out / REPORT, out / CASES)
     plain = partial(_plain, folders=[predictions, out, *scans, *([manifest.path.parent] if manifest else [])])
-    sources = _sources(predicted, manifest, scans)
-    studies, differences, notes = _studies(predicted, predictions, manifest, evaluations, quiet)
-    study = studies[0] if studies else None
-    if manifest is None and not scans:
-        notes = ["No scans were given, so there are no viewers: name them with --manifest or --scans.", *notes]
+    if evaluations:
+        measured = read_evaluations(predicted, evaluations)
+    else:
+        measured = measure(predicted, manifest, quiet=quiet) if manifest else Measured()
+    study, notes = measured.studies[0] if measured.studies else None, measured.notes
+    if all(item.scan is None for item in predicted):
+        notes = ["No scan was found, so there are no viewers: name them with --manifest or --scans.", *notes]
     learned, more = _run(run, predicted)
-    seen = sum(source.case is not None and source.case.split != "test" for source in sources.values())
+    seen = sum(item.case is not None and item.case.split != "test" for item in predicted)
     if seen:
         more.append(
             f"Not of the test split: {seen}. The detector learned from such cases, or set its thresholds on them."
@@ -126,8 +118,8 @@ def write_report(
 
     environment = _environment()
     with replaced_cases(out / CASES) as folder:
-        rows, pooled = _pages(predicted, sources, study, environment.get_template("case.html"), folder, plain, quiet)
-        lesions, point = pooled["lesion"], predicted[0].point
+        rows, pooled = _pages(predicted, measured, environment.get_template("case.html"), folder, plain, quiet)
+        lesions, point = pooled["lesion"], predicted[0].operating_point
         unread = sum(row.kind == "lesion" and bool(row.problem) for row in rows)
         if unread and lesions.lesion_total:
             more.append(f"The curves leave out scans with a lesion that could not be read: {unread}.")
@@ -138,35 +130,25 @@ def write_report(
             version=__version__,
             facts=summary.facts(predicted, manifest, study),
             headline=summary.headline(rows, study, point, len(missing)),
-            tables=summary.tables(studies, differences),
+            tables=summary.tables(measured.studies, measured.differences),
             accuracy=accuracy_curves(lesions, study) if lesions.lesion_total else None,
             calibration=calibration_curve(study, pooled["healthy"], learned.asked),
             learned=learned,
             notes=notes,
             shown=summary.shown(rows),
             rows=[(row, _picture(row, len(rows))) for row in rows],
-            columns=summary.columns(rows, predicted[0].point_title),
+            columns=summary.columns(rows, tables.point_name(point)),
             missing={name: plain(reason) for name, reason in missing.items()},
             measured=study is not None,
-            single=len(studies) == 1,
+            single=len(measured.studies) == 1,
         )
     path = write_text(out / REPORT, html)
     return Report(path, len(rows), notes, {row.id: row.problem for row in rows if row.problem})
 
 
-def _sources(predicted: Sequence[Predicted], manifest: Manifest | None, scans: Sequence[Path]) -> dict[str, Source]:
-    """Where each scan is: the manifest is asked first."""
-    cases = {case.id: case for case in manifest.cases} if manifest else {}
-    known = {item.id: manifest.images(cases[item.id])[0] for item in predicted if item.id in cases}
-    lost = [item for item in predicted if item.id not in known or not known[item.id].is_file()]
-    known |= find_scans(lost, scans)
-    return {item.id: Source(known.get(item.id), manifest, cases.get(item.id)) for item in predicted}
-
-
 def _pages(
-    predicted: Sequence[Predicted],
-    sources: dict[str, Source],
-    study: Study | None,
+    predicted: Sequence[PredictedCase],
+    measured: Measured,
     template: jinja2.Template,
     folder: Path,
     plain: Callable[[str], str],
@@ -175,7 +157,7 @@ def _pages(
     """Write the folder of pages; the rows of the table, and the pooled voxels of each kind of case."""
     for file in (VIEWER, "LICENCES.txt"):
         write_bytes(folder / file, resources.files("medvae.reporting").joinpath("viewer", file).read_bytes())
-    numbers = {row["id"]: row for row in study.per_case} if study else {}
+    numbers = {row["id"]: row for study in measured.studies[:1] for row in study.per_case}
     ids = [item.id for item in predicted]
     pages, rows = page_names(ids), []
     pooled = {"lesion": VoxelsAbove.none(), "healthy": VoxelsAbove.none()}
@@ -185,7 +167,8 @@ def _pages(
             shared = {"around": around, "number": index + 1, "count": len(ids), "version": __version__}
             own = numbers.get(item.id, {})
             write = case_writer(template, folder, item, own, shared)
-            row, voxels = make_case(item, sources[item.id], own, pages[item.id], write, plain)
+            why = measured.unmeasured.get(item.id, "")
+            row, voxels = make_case(item, own, pages[item.id], write, plain, why)
             rows.append(row)
             if voxels is not None:
                 pooled[row.kind] += voxels
@@ -193,44 +176,6 @@ def _pages(
                 write_bytes(folder / f"{row.page}.webp", row.picture)
             progress.update(index + 1, case=item.id)
     return rows, pooled
-
-
-def _studies(
-    predicted: Sequence[Predicted],
-    folder: Path,
-    manifest: Manifest | None,
-    evaluations: Sequence[Path | str],
-    quiet: bool,
-) -> tuple[list[Study], dict[str, dict[str, Interval]], list[str]]:
-    """The study of these predictions first, then those of other methods on its cohort; and notes."""
-    ids, model = {item.id for item in predicted}, predicted[0].sidecar.get("Model")
-    if evaluations:
-        read = [read_study(path) for path in evaluations]
-        own = next((s for s in read if s[0].method == model and ids & {row["id"] for row in s[0].per_case}), None)
-        if own is None:
-            told = ", ".join(f'"{study.method}" on "{study.cohort}"' for study, _ in read)
-            raise MedvaeError(
-                f"{folder}: holds maps of {model}, and none of the evaluations is of them (they are of {told}). Give "
-                f"the folder that medvae evaluate wrote for this one."
-            )
-        cases = {row["id"] for row in own[0].per_case}
-        others = [s for s in read if s is not own and {row["id"] for row in s[0].per_case} == cases]
-        notes = [
-            f'The evaluation of "{study.method}" on "{study.cohort}" is of other cases and is left out.'
-            for study, _ in read
-            if study is not own[0] and all(study is not other[0] for other in others)
-        ]
-        return [own[0], *(study for study, _ in others)], own[1], [*own[0].notes, *notes]
-    splits = [] if manifest is None else list(dict.fromkeys(c.split for c in manifest.cases if c.id in ids))
-    if not splits:
-        return [], {}, [] if manifest is None else ["The manifest names none of these cases."]
-    if all(case.unlabelled for case in manifest.cases if case.id in ids):
-        return [], {}, ["No case is labelled or said to be healthy, so nothing is measured."]
-    try:
-        study = evaluate(folder, manifest, splits=splits, quiet=quiet)
-    except MedvaeError as error:
-        return [], {}, [f"The predictions could not be measured: {error}"]
-    return [study], {}, study.notes
 
 
 @dataclass(frozen=True)
@@ -244,7 +189,7 @@ class _Learned:
     reconstructions: str | None = None
 
 
-def _run(run: Path | str | None, predicted: Sequence[Predicted]) -> tuple[_Learned, list[str]]:
+def _run(run: Path | str | None, predicted: Sequence[PredictedCase]) -> tuple[_Learned, list[str]]:
     """What is in the run folder, and notes on what is not."""
     if run is None:
         return _Learned(), []
@@ -270,7 +215,7 @@ def _run(run: Path | str | None, predicted: Sequence[Predicted]) -> tuple[_Learn
 
 
 def _missing(
-    folder: Path, predicted: Sequence[Predicted], manifest: Manifest | None, study: Study | None
+    folder: Path, predicted: Sequence[PredictedCase], manifest: Manifest | None, study: Study | None
 ) -> dict[str, str]:
     """Cases without a finished prediction, and why as far as that is known."""
     failures = read_document(folder / FAILURES) if (folder / FAILURES).is_file() else {}

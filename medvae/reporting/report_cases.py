@@ -15,14 +15,13 @@ import jinja2
 import numpy as np
 
 from medvae.errors import MedvaeError
-from medvae.evaluation.maps import lesion_truth
-from medvae.files import sha256, write_text
-from medvae.manifest import Case, Manifest
-from medvae.prediction import MAP_SUFFIX, MASK_SUFFIX
-from medvae.reporting.report_curves import VoxelsAbove, point_name
+from medvae.files import write_text
+from medvae.reporting.cases import PredictedCase
+from medvae.reporting.colours import grey_window, page_colours
+from medvae.reporting.report_curves import VoxelsAbove
 from medvae.reporting.report_pictures import data_uri, strip
 from medvae.reporting.report_volumes import STEPS, Layers, encoded, largest_findings, read_layers, voxels_above
-from medvae.schema import read_document
+from medvae.reporting.tables import point_name
 
 PAGE_STEPS = 1000
 """Steps of a page's threshold slider."""
@@ -32,36 +31,6 @@ SAID = (
     "CasePValueMeaning", "Sources", "BrainVolumeMl", "BrainMaskFrom",
 )  # fmt: skip
 """What a page takes from the sidecar of a mask, as far as it is there."""
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """A scan that `medvae predict` has finished."""
-
-    id: str
-    sidecar: dict[str, Any]
-    map: Path
-    mask: Path
-
-    @property
-    def point(self) -> str:
-        """The operating point of the mask."""
-        return str(self.sidecar.get("OperatingPoint", ""))
-
-    @property
-    def point_title(self) -> str:
-        """What the operating point is called on a page."""
-        recorded = (self.sidecar.get("OperatingPoints") or {}).get(self.point) or {}
-        return point_name(self.point, _number(recorded.get("FalsePositiveRate")))
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a case's scan and truth are to be found."""
-
-    scan: Path | None
-    manifest: Manifest | None = None
-    case: Case | None = None
 
 
 @dataclass(frozen=True)
@@ -83,46 +52,6 @@ class CaseRow:
     problem: str = ""
 
 
-def find_predictions(folder: Path) -> list[Predicted]:
-    """The finished predictions of a folder, in the order of their names.
-
-    Raises
-    ------
-    MedvaeError
-        If there is none, or a sidecar is broken.
-    """
-    if not folder.is_dir():
-        raise MedvaeError(f"{folder}: is not a folder; a folder that medvae predict wrote was expected.")
-    ending = MASK_SUFFIX.removesuffix(".nii.gz") + ".json"
-    found = []
-    for path in sorted(folder.glob(f"*{ending}")):
-        name, sidecar = path.name.removesuffix(ending), read_document(path)
-        if not isinstance(sidecar, dict):
-            raise MedvaeError(f"{path}: holds {type(sidecar).__name__}, the sidecar of a lesion mask was expected.")
-        found.append(Predicted(name, sidecar, folder / f"{name}{MAP_SUFFIX}", folder / f"{name}{MASK_SUFFIX}"))
-    if not found:
-        raise MedvaeError(
-            f"{folder}: holds no prediction of medvae (*{ending}). Run: medvae predict RUN SCAN.nii.gz --out {folder}"
-        )
-    return found
-
-
-def find_scans(predicted: Sequence[Predicted], folders: Sequence[Path]) -> dict[str, Path]:
-    """The scan of each prediction in some folders and those in them: same name, same content."""
-    wanted: dict[str, list[Predicted]] = {}
-    for item in predicted:
-        wanted.setdefault(_source_name(item), []).append(item)
-    found: dict[str, Path] = {}
-    for folder in folders:
-        if not folder.is_dir():
-            raise MedvaeError(f"{folder}: is not a folder; --scans names a folder that holds the predicted scans.")
-        for path in sorted(folder.rglob("*")):
-            for item in wanted.get(path.name, ()):
-                if item.id not in found and path.is_file() and not _changed(item, path):
-                    found[item.id] = path
-    return found
-
-
 def page_names(ids: Sequence[str]) -> dict[str, str]:
     """A file name for each case that every file system and address takes: letters, digits, ``. _ -``, all different."""
     names: dict[str, str] = {}
@@ -137,19 +66,19 @@ def page_names(ids: Sequence[str]) -> dict[str, str]:
 
 
 def make_case(
-    item: Predicted,
-    source: Source,
+    item: PredictedCase,
     numbers: dict[str, Any],
     page: str,
     write: Callable[..., None],
     plain: Callable[[str], str],
+    unmeasured: str = "",
 ) -> tuple[CaseRow, VoxelsAbove | None]:
     """Write a case's page; what cannot be read is said on it, and the page is made without the viewer.
 
     Parameters
     ----------
-    item, source
-        The prediction and its scan.
+    item
+        The prediction, with its scan if that is known.
     numbers
         Its row of a study, or nothing.
     page
@@ -158,6 +87,8 @@ def make_case(
         Given the row, the layers (None without a viewer) and what the page shows beside, writes the files.
     plain
         Takes the machine's folders out of a message.
+    unmeasured
+        Why it could not be measured; said where its files tell nothing worse.
 
     Returns
     -------
@@ -165,28 +96,29 @@ def make_case(
         For the table; and for the curves, None where the scan or its truth could not be read.
     """
     row = CaseRow(
-        item.id, page, _kind(source, numbers), _number(item.sidecar.get("LesionVolumeMl")),
+        item.id, page, _kind(item, numbers), _number(item.sidecar.get("LesionVolumeMl")),
         p_value=_number(item.sidecar.get("CasePValue")), ap=_number(numbers.get("ap")),
-        dice=_number(numbers.get(f"dice_{item.point}")), lesion_ml=_number(numbers.get("lesion_ml")),
+        dice=_number(numbers.get(f"dice_{item.operating_point}")), lesion_ml=_number(numbers.get("lesion_ml")),
     )  # fmt: skip
-    layers, problems = _read(item, source)
+    layers, problems = _read(item)
     if layers is None:
         row = replace(row, problem=plain(" ".join(problems)))
         write(row, None, {"findings": [], "above": None})
         return row, None
+    problems = problems or [unmeasured] * bool(unmeasured)
     count, findings = largest_findings(layers)
-    threshold = _number(item.sidecar.get("Threshold"))
     above, voxels = _above(layers)
     shown = layers.shown
     picture = strip(shown, findings[0]["mm"] if findings else None)
     row = replace(row, findings=count, picture=picture, problem=plain(" ".join(problems)))
-    write(row, shown, {"findings": findings, "above": above, "threshold": threshold})
+    window = grey_window(layers.scan, layers.heat > 0)
+    write(row, shown, {"findings": findings, "above": above, "window": window})
     readable = not problems and row.kind in ("lesion", "healthy")
     return row, voxels if readable else None
 
 
 def case_writer(
-    template: jinja2.Template, folder: Path, item: Predicted, numbers: dict[str, Any], shared: dict[str, Any]
+    template: jinja2.Template, folder: Path, item: PredictedCase, numbers: dict[str, Any], shared: dict[str, Any]
 ) -> Callable[[CaseRow, Layers | None, dict[str, Any]], None]:
     """What writes the page of a case, and beside it a script with its volumes."""
 
@@ -195,15 +127,18 @@ def case_writer(
             volumes = json.dumps(encoded(layers), separators=(",", ":"))
             write_text(folder / f"{row.page}.js", f"window.medvaeVolumes = {volumes};\n")
         points = [
-            {"name": point_name(name, _number(point.get("FalsePositiveRate"))), "threshold": point["Threshold"]}
+            {"name": point_name(name), "threshold": point["Threshold"]}
             for name, point in (item.sidecar.get("OperatingPoints") or {}).items()
             if isinstance(point, dict) and _number(point.get("Threshold")) <= 1
         ]
+        threshold = _number(item.sidecar.get("Threshold"))
         page = {
-            "points": points, "steps": PAGE_STEPS, "threshold": more.get("threshold"),
+            "points": points, "steps": PAGE_STEPS, "threshold": threshold if math.isfinite(threshold) else None,
             "flagged": more["above"] and more["above"]["flagged"], "dice": more["above"] and more["above"]["dice"],
             "at": more["findings"][0]["mm"] if more["findings"] else None,
             "truth": layers is not None and layers.truth is not None,
+            "spread": layers is not None and layers.spread is not None,
+            "window": more.get("window"), "colours": page_colours(),
         }  # fmt: skip
         spacing = [] if layers is None else [f"{mm:.3g}" for mm in layers.geometry.spacing_mm]
         html = template.render(
@@ -212,7 +147,7 @@ def case_writer(
             sidecar=dict.fromkeys(SAID) | item.sidecar,
             numbers=numbers,
             page=page,
-            point=item.point_title,
+            point=point_name(item.operating_point),
             findings=more["findings"],
             spacing=" × ".join(spacing),
             viewer=VIEWER if layers is not None else None,
@@ -223,21 +158,20 @@ def case_writer(
     return write
 
 
-def _read(item: Predicted, source: Source) -> tuple[Layers | None, list[str]]:
-    if source.scan is None or not source.scan.is_file():
-        return None, [f"The scan {_source_name(item)} was not found: there is nothing to lay the map on."]
+def _read(item: PredictedCase) -> tuple[Layers | None, list[str]]:
+    if item.scan is None:
+        return None, [f"The scan {item.scan_name} was not found: there is nothing to lay the map on."]
     problems = []
     try:
-        if _changed(item, source.scan):
-            problems.append(f"The scan {source.scan.name} has changed since it was predicted.")
-        layers = read_layers(source.scan, item.map, item.mask)
+        if not item.is_of(item.scan):
+            problems.append(f"The scan {item.scan.name} has changed since it was predicted.")
+        layers = read_layers(item)
     except (MedvaeError, OSError) as error:
         return None, [*problems, str(error)]
-    if source.case is not None and source.case.label:
-        try:
-            layers = replace(layers, truth=lesion_truth(source.manifest, source.case))
-        except (MedvaeError, OSError) as error:
-            problems.append(f"Its truth is not shown: {error}")
+    try:
+        layers = replace(layers, truth=item.truth())
+    except (MedvaeError, OSError) as error:
+        problems.append(f"Its truth is not shown: {error}")
     return layers, problems
 
 
@@ -257,19 +191,8 @@ def _above(layers: Layers) -> tuple[dict[str, list[float] | None], VoxelsAbove]:
     }, voxels
 
 
-def _changed(item: Predicted, scan: Path) -> bool:
-    recorded = item.sidecar.get("SourcesSha256") or []
-    return bool(recorded) and sha256(scan) not in recorded
-
-
-def _source_name(item: Predicted) -> str:
-    return str((item.sidecar.get("Sources") or ["of this case"])[0])
-
-
-def _kind(source: Source, numbers: dict[str, Any]) -> str:
-    if source.case is not None:
-        return "unlabelled" if source.case.unlabelled else "healthy" if source.case.healthy else "lesion"
-    return {True: "healthy", False: "lesion"}.get(numbers.get("healthy"), "")
+def _kind(item: PredictedCase, numbers: dict[str, Any]) -> str:
+    return item.kind or {True: "healthy", False: "lesion"}.get(numbers.get("healthy"), "")
 
 
 def _number(value: Any) -> float:

@@ -20,6 +20,7 @@ from matplotlib.ticker import FuncFormatter
 from medvae.errors import MedvaeError
 from medvae.evaluation.study import Study
 from medvae.reporting.report_volumes import STEPS
+from medvae.reporting.tables import point_name
 
 # Any colours: they are names for those of the page's style sheet.
 INK, LINE, FIRST, SECOND, THIRD = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
@@ -89,7 +90,7 @@ def accuracy_curves(pooled: VoxelsAbove, study: Study | None) -> str:
             marker = {"marker": "os^Dv"[number % 5], "color": SECOND, "linestyle": "none", "markersize": 5}
             left.plot(sensitivity[step], precision[step], **marker)
             middle.plot(max(rate[step], SMALLEST_RATE), sensitivity[step], **marker)
-            right.plot(point.threshold, dice[step], **marker, label=point_name(point.name, point.asked_fpr))
+            right.plot(point.threshold, dice[step], **marker, label=point_name(point.name))
         for axes in (axes for axes in (left, middle, right) if axes.get_legend_handles_labels()[0]):
             axes.legend(loc="upper left" if axes is middle else "upper right")
     told = ", ".join(
@@ -190,11 +191,6 @@ def training_curves(metrics: Path) -> str | None:
             axes.legend(loc="best")
     last = max(line["step"] for line in lines)
     return as_svg(figure, f"Loss terms over {last} training steps: {', '.join(names).replace('_', ' ')}.", "training")
-
-
-def point_name(name: str, asked_fpr: float) -> str:
-    """What an operating point is called on a page: "1 % FPR", or its own name where it promises something else."""
-    return f"{100 * asked_fpr:g} % FPR" if name.startswith("fpr_") and math.isfinite(asked_fpr) else name
 
 
 def as_svg(figure: Figure, told: str, salt: str) -> str:

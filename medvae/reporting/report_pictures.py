@@ -6,16 +6,15 @@ import base64
 import io
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from medvae.reporting.report_volumes import Layers, upright
+from medvae.reporting.colours import TRUTH_COLOUR, rgb
+from medvae.reporting.montage import Shown, grey_plane, largest_finding, plane, with_map
+from medvae.reporting.report_volumes import Layers
 
 PIXELS_PER_MM = 1.0
-TRUTH = (53, 196, 232)
-MARGIN_MM = 6.0
 
 
 def strip(layers: Layers, place_mm: Sequence[float] | None) -> bytes:
@@ -28,22 +27,19 @@ def strip(layers: Layers, place_mm: Sequence[float] | None) -> bytes:
     place_mm
         Where the planes go through (RAS+); without it through the map's largest value.
     """
-    layers = upright(layers)
+    shown = Shown.of("", layers.geometry, layers.scan, layers.heat, layers.mask, truth=layers.truth, brain_only=True)
     if place_mm is None:
-        centre = np.unravel_index(int(np.argmax(layers.heat)), layers.heat.shape)
+        centre = largest_finding(shown)
     else:
-        centre = np.rint(np.linalg.inv(layers.geometry.affine) @ [*place_mm, 1])[:3]
-        centre = np.clip(centre, 0, np.array(layers.geometry.shape) - 1)
-    inside = layers.scan[layers.scan != 0]
-    top = float(np.percentile(inside, 99.5)) if inside.size else 1.0
-    box = _box(layers)
-    planes = [_plane(layers, box, axis, int(centre[axis]), max(top, 1e-6)) for axis in (2, 1, 0)]
+        voxel = np.rint(np.linalg.inv(shown.geometry.affine) @ [*place_mm, 1])[:3]
+        centre = np.clip(voxel, 0, np.array(shown.geometry.shape) - 1).astype(int)
+    planes = [_plane(shown, axis, int(centre[axis])) for axis in (2, 1, 0)]
     height = max(plane.height for plane in planes)
     sheet = Image.new("RGB", (sum(plane.width for plane in planes), height))
     left = 0
-    for plane in planes:
-        sheet.paste(plane, (left, (height - plane.height) // 2))
-        left += plane.width
+    for picture in planes:
+        sheet.paste(picture, (left, (height - picture.height) // 2))
+        left += picture.width
     return webp(sheet, quality=68)
 
 
@@ -59,33 +55,15 @@ def data_uri(content: bytes) -> str:
     return "data:image/webp;base64," + base64.b64encode(content).decode()
 
 
-def _plane(layers: Layers, box: tuple[slice, ...], axis: int, index: int, top: float) -> Image.Image:
-    def cut(array: np.ndarray) -> np.ndarray:
-        across = [box[other] for other in range(3) if other != axis]
-        return np.rot90(np.take(array, index, axis=axis)[tuple(across)])[:, ::-1]  # right, or front, on the left
-
-    grey = np.clip(cut(layers.scan) / top, 0, 1)
-    picture = np.repeat(grey[..., None] * 255, 3, axis=2)
-    heat, flagged = cut(layers.heat), cut(layers.mask)
-    colour = matplotlib.colormaps["inferno"](heat)[..., :3] * 255
-    opacity = np.where(flagged, 0.85, 0.0)[..., None]
-    picture = picture * (1 - opacity) + colour * opacity
-    spacing = [layers.geometry.spacing_mm[other] for other in range(3) if other != axis]
-    size = [max(1, round(n * mm * PIXELS_PER_MM)) for n, mm in zip(grey.shape[::-1], spacing, strict=True)]
-    image = Image.fromarray(picture.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
-    if layers.truth is not None and cut(layers.truth).any():
-        region = np.asarray(Image.fromarray(cut(layers.truth)).resize(size, Image.Resampling.NEAREST))
+def _plane(shown: Shown, axis: int, index: int) -> Image.Image:
+    flagged = plane(shown.mask, axis, index)
+    colours = with_map(grey_plane(shown, axis, index), plane(shown.anomaly, axis, index), flagged)
+    spacing = [shown.geometry.spacing_mm[other] for other in range(3) if other != axis]
+    size = [max(1, round(n * mm * PIXELS_PER_MM)) for n, mm in zip(flagged.shape[::-1], spacing, strict=True)]
+    image = Image.fromarray(np.rint(colours * 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    if shown.truth is not None and (truth := plane(shown.truth, axis, index)).any():
+        region = np.asarray(Image.fromarray(truth).resize(size, Image.Resampling.NEAREST))
         drawn = np.array(image)
-        drawn[ndimage.binary_dilation(region) & ~region] = TRUTH
+        drawn[ndimage.binary_dilation(region) & ~region] = rgb(TRUTH_COLOUR)
         image = Image.fromarray(drawn)
     return image
-
-
-def _box(layers: Layers) -> tuple[slice, ...]:
-    """Where the map is not empty, or else the scan, with a margin."""
-    region = layers.heat > 0 if (layers.heat > 0).any() else layers.scan != 0
-    boxes = ndimage.find_objects(region.astype(np.uint8))
-    if not boxes:
-        return (slice(None),) * 3
-    margins = [round(MARGIN_MM / mm) for mm in layers.geometry.spacing_mm]
-    return tuple(slice(max(0, s.start - m), s.stop + m) for s, m in zip(boxes[0], margins, strict=True))

@@ -1,69 +1,96 @@
-"""The numbers of `medvae evaluate` read back from disk, for those who show them."""
+"""The numbers of a report: measured anew against a manifest, or those that `medvae evaluate` wrote."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
 
 from medvae.errors import MedvaeError
 from medvae.evaluation.bootstrap import Interval
-from medvae.evaluation.points import PointResult
-from medvae.evaluation.study import Study
-from medvae.schema import read_document
+from medvae.evaluation.maps import find_maps, read_case
+from medvae.evaluation.study import PATTERN, Study, evaluate
+from medvae.evaluation.writing import read_study
+from medvae.manifest import Manifest
+from medvae.reporting.cases import PredictedCase
 
-Found = TypeVar("Found")
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of the predictions in numbers."""
+
+    studies: list[Study] = field(default_factory=list)
+    """Of these predictions first, then of other methods on the same cases; empty if nothing is measured."""
+    differences: dict[str, dict[str, Interval]] = field(default_factory=dict)
+    """Of the first to other methods, paired."""
+    notes: list[str] = field(default_factory=list)
+    unmeasured: dict[str, str] = field(default_factory=dict)
+    """Cases that could not be measured, and why."""
 
 
-def read_study(path: Path | str) -> tuple[Study, dict[str, dict[str, Interval]]]:
-    """A study that `medvae.evaluation.writing.write_study` wrote, and its paired differences to other methods.
-
-    Parameters
-    ----------
-    path
-        ``results.json``, or the folder that holds it.
+def read_evaluations(predicted: Sequence[PredictedCase], evaluations: Sequence[Path | str]) -> Measured:
+    """Numbers from folders of `medvae evaluate`.
 
     Raises
     ------
     MedvaeError
-        If there is none, or the file holds something else.
+        If none of them is of these predictions, or one cannot be read.
     """
-    path = Path(path)
-    path = path / "results.json" if path.is_dir() else path
-    content = read_document(path)
-    try:
-        content = content | {
-            "operating_points": [
-                _made(PointResult, point | {"by_size": [_numbers(row) for row in point.get("by_size", [])]})
-                for point in content["operating_points"]
-            ],
-            "intervals": {name: _made(Interval, found) for name, found in content["intervals"].items()},
-            "per_case": [_numbers(row) for row in content["per_case"]],
-            "pooled": _numbers(content["pooled"]),
-            "case_level": {
-                score: {key: _numbers(found) for key, found in value.items()} if isinstance(value, dict) else value
-                for score, value in content["case_level"].items()
-            },
-        }
-        differences = {
-            other: {name: _made(Interval, found) for name, found in numbers.items()}
-            for other, numbers in content.get("differences", {}).items()
-        }
-        known = {field.name for field in fields(Study)} - {"counts"}
-        return Study(**{name: value for name, value in content.items() if name in known}), differences
-    except (AttributeError, KeyError, TypeError) as error:
+    ids, model = {item.id for item in predicted}, predicted[0].sidecar.get("Model")
+    read = [read_study(path) for path in evaluations]
+    own = next((s for s in read if s[0].method == model and ids & {row["id"] for row in s[0].per_case}), None)
+    if own is None:
+        told = ", ".join(f'"{study.method}" on "{study.cohort}"' for study, _ in read)
         raise MedvaeError(
-            f"{path}: is not what medvae evaluate writes ({type(error).__name__}: {error}). Give the folder that was "
-            f"its --out."
-        ) from None
+            f"{predicted[0].folder}: holds maps of {model}, and none of the evaluations is of them (they are of "
+            f"{told}). Give the folder that medvae evaluate wrote for this one."
+        )
+    cases = {row["id"] for row in own[0].per_case}
+    others = [study for study, _ in read if study is not own[0] and {row["id"] for row in study.per_case} == cases]
+    notes = [
+        f'The evaluation of "{study.method}" on "{study.cohort}" is of other cases and is left out.'
+        for study, _ in read
+        if study is not own[0] and all(study is not other for other in others)
+    ]
+    return Measured([own[0], *others], own[1], [*own[0].notes, *notes])
 
 
-def _made(kind: type[Found], content: dict[str, Any]) -> Found:
-    known = {field.name for field in fields(kind)}
-    return kind(**{name: value for name, value in _numbers(content).items() if name in known})
+def measure(predicted: Sequence[PredictedCase], manifest: Manifest, *, quiet: bool) -> Measured:
+    """Measure the predictions against a manifest; cases that cannot be read do not stop the others."""
+    folder, known = predicted[0].folder, [item.case for item in predicted if item.case is not None]
+    if not known:
+        return Measured(notes=["The manifest names none of these cases."])
+    if all(case.unlabelled for case in known):
+        return Measured(notes=["No case is labelled or said to be healthy, so nothing is measured."])
+    splits = list(dict.fromkeys(case.split for case in manifest.cases if case in known))
+    unmeasured: dict[str, str] = {}
+    try:
+        study = evaluate(folder, manifest, splits=splits, quiet=quiet)
+    except MedvaeError as error:
+        unmeasured = _unreadable(folder, manifest, splits)
+        readable = [case for case in manifest.cases if case.id not in unmeasured]
+        try:
+            if not unmeasured:
+                raise
+            study = evaluate(folder, manifest.model_copy(update={"cases": readable}), splits=splits, quiet=quiet)
+        except MedvaeError as again:
+            why = error if not unmeasured else again
+            return Measured(notes=[f"The predictions could not be measured: {why}"], unmeasured=unmeasured)
+    notes = [f"Not measured, because they cannot be read: {', '.join(unmeasured)}."] if unmeasured else []
+    return Measured([study], {}, [*notes, *study.notes], unmeasured)
 
 
-def _numbers(content: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN: what is null there is a number that does not exist."""
-    return {name: math.nan if value is None else value for name, value in content.items()}
+def _unreadable(folder: Path, manifest: Manifest, splits: Sequence[str]) -> dict[str, str]:
+    """The cases that `evaluate` would refuse, and why."""
+    found = {}
+    for case in manifest.cases:
+        map_ = folder / PATTERN.replace("{id}", case.id)
+        if case.split not in splits or case.unlabelled or (case.healthy and not map_.exists()):
+            continue
+        try:
+            if map_.exists():
+                find_maps(folder, manifest, [case], PATTERN, resampled=False)
+            read_case(manifest, case, map_ if map_.exists() else None)
+        except MedvaeError as error:
+            found[case.id] = f"It is not measured: {error}"
+    return found

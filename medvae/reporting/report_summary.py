@@ -15,12 +15,12 @@ from medvae.evaluation.bootstrap import Interval
 from medvae.evaluation.study import Study
 from medvae.manifest import Manifest
 from medvae.reporting import tables as made
-from medvae.reporting.report_cases import CaseRow, Predicted
-from medvae.reporting.report_curves import point_name
+from medvae.reporting.cases import PredictedCase
+from medvae.reporting.report_cases import CaseRow
 from medvae.reporting.report_pictures import data_uri
 
 
-def facts(predicted: Sequence[Predicted], manifest: Manifest | None, study: Study | None) -> list[tuple[str, str]]:
+def facts(predicted: Sequence[PredictedCase], manifest: Manifest | None, study: Study | None) -> list[tuple[str, str]]:
     """What was run and on what, from the sidecars: names and values."""
     first = predicted[0].sidecar
     healthy, quality = first.get("HealthyScans") or {}, [p.sidecar.get("RegistrationQuality") for p in predicted]
@@ -71,7 +71,7 @@ def _measured(study: Study, at: str) -> list[dict[str, str]]:
         point = points.get(at) or next(iter(points.values()))
         asked = f"asked {100 * point.asked_fpr:g} %" if math.isfinite(point.asked_fpr) else ""
         found += [
-            ("Dice", point.dice, f"dice_{point.name}", "{:.3f}", f"at {point_name(point.name, point.asked_fpr)}"),
+            ("Dice", point.dice, f"dice_{point.name}", "{:.3f}", f"at {made.point_name(point.name)}"),
             ("lesions found", 100 * point.lesion_sensitivity, "", "{:.1f} %", f"of {point.lesions}"),
             ("realised FPR", 100 * point.fpr, f"fpr_{point.name}", "{:.1f} %", asked),
         ]

@@ -1,11 +1,10 @@
-"""A case's volumes as a page shows them: scan, map, mask and truth on one grid, a byte per voxel."""
+"""A case's volumes as a page shows them: scan, map, mask, truth and spread on one grid, a byte per voxel."""
 
 from __future__ import annotations
 
 import base64
 import gzip
 from dataclasses import dataclass
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -13,6 +12,7 @@ from scipy import ndimage
 
 from medvae.postprocessing import TOUCHING
 from medvae.preparation.prepare import require_same_grid
+from medvae.reporting.cases import PredictedCase
 from medvae.volume import Geometry, read_volume, resample
 
 NATIVE_VOXELS = 2_500_000
@@ -20,6 +20,8 @@ NATIVE_VOXELS = 2_500_000
 SHOWN_MM = 2.0
 STEPS = 20_000
 """Steps of the map, from 0 to 1, at which voxels are counted."""
+SPREAD_RANGE = 0.5
+"""The greatest SD of numbers between 0 and 1."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Layers:
     """The anomaly map."""
     mask: np.ndarray
     truth: np.ndarray | None = None
+    spread: np.ndarray | None = None
+    """Of an ensemble: where its members disagree, from 0 to `SPREAD_RANGE`."""
 
     @property
     def shown(self) -> Layers:
@@ -39,27 +43,27 @@ class Layers:
         if np.prod(self.geometry.shape) <= NATIVE_VOXELS or min(self.geometry.spacing_mm) >= SHOWN_MM:
             return self
         grid = _coarser(self.geometry)
-        scan, heat = (resample(array, self.geometry, grid) for array in (self.scan, self.heat))
-        mask, truth = (
-            None if region is None else resample(region, self.geometry, grid) >= 0.5
-            for region in (self.mask, self.truth)
+        given = (self.scan, self.heat, self.mask, self.truth, self.spread)
+        scan, heat, mask, truth, spread = (
+            None if array is None else resample(array, self.geometry, grid) for array in given
         )
-        return Layers(grid, scan, heat, mask, truth)
+        return Layers(grid, scan, heat, mask >= 0.5, None if truth is None else truth >= 0.5, spread)
 
 
-def read_layers(scan: Path, heat: Path, mask: Path, truth: np.ndarray | None = None) -> Layers:
-    """Read a case; ``truth`` ``(X, Y, Z)`` bool lies on the scan's grid.
+def read_layers(case: PredictedCase) -> Layers:
+    """Read a case that has a scan, without its truth.
 
     Raises
     ------
     MedvaeError
         If a file is missing or broken, or lies on another grid than the scan.
     """
-    image = read_volume(scan)
-    overlays = [read_volume(file) for file in (heat, mask)]
+    image = read_volume(case.scan)
+    overlays = [read_volume(file) for file in (case.map, case.mask, case.spread) if file is not None]
     for overlay in overlays:
-        require_same_grid(overlay, image.geometry, f"the scan {scan.name}")
-    return Layers(image.geometry, image.array, overlays[0].array, overlays[1].array > 0, truth)
+        require_same_grid(overlay, image.geometry, f"the scan {case.scan.name}")
+    heat, mask, *spread = (overlay.array for overlay in overlays)
+    return Layers(image.geometry, image.array, heat, mask > 0, spread=spread[0] if spread else None)
 
 
 def voxels_above(values: np.ndarray) -> np.ndarray:
@@ -101,22 +105,11 @@ def encoded(layers: Layers) -> dict[str, str]:
     }
     if layers.truth is not None:
         files["truth"] = _nifti(layers.truth, layers.geometry)
+    if layers.spread is not None:
+        steps = np.rint(np.clip(layers.spread / SPREAD_RANGE, 0, 1) * 255)
+        seen = np.where(layers.heat > 0, np.maximum(steps, 1), 0)  # 0 is transparent, and would look like a hole
+        files["spread"] = _nifti(seen, layers.geometry, SPREAD_RANGE / 255, 0.0)
     return {name: base64.b64encode(content).decode() for name, content in files.items()}
-
-
-def upright(layers: Layers) -> Layers:
-    """The layers with axes flipped and reordered to RAS; no interpolation."""
-    turned = [
-        None if array is None else nib.as_closest_canonical(nib.Nifti1Image(array, layers.geometry.affine))
-        for array in (layers.scan, layers.heat, layers.mask.astype(np.uint8), _bytes(layers.truth))
-    ]
-    scan, heat, mask, truth = (None if image is None else np.asarray(image.dataobj) for image in turned)
-    geometry = Geometry(turned[0].affine, turned[0].shape)
-    return Layers(geometry, scan, heat, mask > 0, None if truth is None else truth > 0)
-
-
-def _bytes(region: np.ndarray | None) -> np.ndarray | None:
-    return None if region is None else region.astype(np.uint8)
 
 
 def _nifti(array: np.ndarray, geometry: Geometry, slope: float = 1.0, inter: float = 0.0) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +31,9 @@ def study_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
     for point in named.values():
         if math.isnan(point.asked_fpr):
             header += [f"Dice above {point.threshold:g}", f"realised FPR above {point.threshold:g}"]
-        elif point.name.startswith("fpr_"):
-            header += [f"Dice @ {point.asked_fpr:.0%} FPR", f"realised FPR @ {point.asked_fpr:.0%}"]
-        else:  # a point with a promise: nobody asked for its false-positive rate
-            header += [f"Dice @ {point.name}", f"realised FPR @ {point.name}"]
+        else:
+            said = point_name(point.name)
+            header += [f"Dice @ {said}", f"realised FPR @ {said.removesuffix(' FPR')}"]
     rows = []
     for study in studies:
         row = [study.method, str(study.pooled["n_subjects"]) if study.pooled.get("n_subjects") else ABSENT]
@@ -74,7 +74,7 @@ def point_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
     rows = [
         [
             study.method,
-            f"{point.threshold:.4g}" + ("" if math.isnan(point.asked_fpr) else f" ({point.asked_fpr:.0%} FPR)"),
+            f"{point.threshold:.4g}" + ("" if math.isnan(point.asked_fpr) else f" ({point_name(point.name)})"),
             _number(point.mean_dice, 3),
             _percent(point.lesion_sensitivity),
             _number(point.lesion_f1, 3),
@@ -93,7 +93,7 @@ def point_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
 def lesion_rows(study: Study) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the lesions found per class of volume, at each operating point."""
     points = [point for point in study.operating_points if point.lesions]
-    header = ["lesion ml", "lesions", *(f"found @ {point.name}" for point in points)]
+    header = ["lesion ml", "lesions", *(f"found @ {point_name(point.name)}" for point in points)]
     sizes = zip(*(point.by_size for point in points), strict=True)
     rows = []
     for bins in sizes:
@@ -121,6 +121,12 @@ def difference_rows(differences: dict[str, dict[str, Interval]]) -> tuple[list[s
         for other, found in differences.items()
     ]
     return ["minus", "subjects", *names.values()], rows
+
+
+def point_name(name: str) -> str:
+    """What an operating point is called: "1 % FPR", or its own name where it promises something else."""
+    rate = re.fullmatch(r"fpr_(\d*\.?\d+(?:e-?\d+)?)", name)
+    return f"{100 * float(rate[1]):g} % FPR" if rate else name
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from medvae.config import ObjectiveConfig
 from medvae.networks.build import Network
 from medvae.objectives import corrupt
+from medvae.reporting.colours import MAP_COLOURS
 from medvae.reporting.figures import save_figure
 from medvae.sampling.tiles import Tiles
 
@@ -54,7 +55,7 @@ def draw_reconstructions(network: Network, tiles: Tiles, options: ObjectiveConfi
             x, truth = corrupt(options, x, mask, (0,), network.modalities)
             probability = network(x.to(device)).logits.float().sigmoid().cpu() * mask
             images = {"scan": x, "probability": probability, "truth": truth.float()}
-            limits = {"scan": ("gray", (0, 1.1)), "probability": ("inferno", (0, 1)), "truth": ("inferno", (0, 1))}
+            limits = {"scan": ("gray", (0, 1.1)), "probability": (MAP_COLOURS, (0, 1)), "truth": (MAP_COLOURS, (0, 1))}
         else:
             restored = network(x.to(device)).reconstruction.float().cpu() * mask
             images = {"scan": x, "reconstruction": restored, "difference": (x - restored) * mask}

@@ -22,7 +22,7 @@ from medvae.errors import MedvaeError
 from medvae.files import write_text
 from medvae.manifest import Manifest
 from medvae.reporting.cases import PredictedCase, read_cases
-from medvae.reporting.colours import FADE, MAP_COLOURS, MASK_COLOUR, TRUTH_COLOUR, rgb
+from medvae.reporting.colours import FADE, MAP_COLOURS, MASK_COLOUR, TRUTH_COLOUR, grey_window, rgb
 from medvae.reporting.itksnap import Layer, label_file, overlay_colours, truth_colours, write_workspace
 from medvae.reporting.slicer import Segment, write_segmentation
 from medvae.volume import read_volume, write_volume
@@ -74,7 +74,7 @@ def _write_case(case: PredictedCase) -> HandOff:
     scan = case.scan
     if volume.header is None:  # MGH is not read by every viewer; NRRD and MetaImage are placed with other rounding
         scan = write_volume(beside / f"{case.id}_scan.nii.gz", volume.array, volume.placement, intent="scan")
-    window = _window(volume.array, anomaly > 0)
+    window = grey_window(volume.array, anomaly > 0)
 
     whole = (float(volume.array.min()), float(volume.array.max()))
     layers = [Layer(scan, "MainRole", case.id, window, whole)]
@@ -95,13 +95,6 @@ def _write_case(case: PredictedCase) -> HandOff:
     text = "".join(f"# {viewer}\n{command}\n\n" for viewer, command in there.items())
     write_text(beside / f"{case.id}.txt", f"# To be given in the folder of the predictions, {FOLDER}/..\n\n{text}")
     return HandOff(case.id, workspace, segmentation, given)
-
-
-def _window(scan: np.ndarray, brain: np.ndarray) -> tuple[float, float]:
-    """Intensities shown as black and white: 0 (or the least) and the brain's 99.5th percentile, as in the pictures."""
-    low = max(0.0, float(scan.min())) if brain.any() else float(scan.min())
-    high = float(np.percentile(scan[brain], 99.5)) if brain.any() else float(scan.max())
-    return (low, high) if high > low else (low, low + 1.0)
 
 
 def _commands(

@@ -17,14 +17,16 @@
     multiplanarShowRender: 1, isNearestInterpolation: true, sagittalNoseLeft: true, crosshairGap: 12, fontColor: [0.8, 0.85, 0.9, 1],
   });
   const ramp = (name, colour) => nv.addColormap(name, { R: [0, colour[0]], G: [0, colour[1]], B: [0, colour[2]], A: [0, 255], I: [0, 255] });
-  ramp("medvae_mask", [255, 157, 46]);
-  ramp("medvae_truth", [53, 196, 232]);
+  const { colours, window: [black, white] } = page;
+  ramp("medvae_mask", colours.mask);
+  ramp("medvae_truth", colours.truth);
   await nv.attachToCanvas(byId("canvas"));
   const looks = {
-    scan: { colormap: "gray", opacity: 1 },
-    map: { colormap: "inferno", opacity: 0.8, cal_min: 0, cal_max: 1 },
+    scan: { colormap: "gray", opacity: 1, cal_min: black, cal_max: white },
+    map: { colormap: colours.map, opacity: 0.8, cal_min: 0, cal_max: 1 },
     mask: { colormap: "medvae_mask", opacity: 0, cal_min: 0, cal_max: 1 },
     truth: { colormap: "medvae_truth", opacity: 0.5, cal_min: 0, cal_max: 1 },
+    spread: { colormap: colours.spread, opacity: 0, cal_min: 0, cal_max: 0.5 },
   };
   const layers = Object.keys(looks).filter((name) => name in window.medvaeVolumes);
   for (const name of layers) {
@@ -83,7 +85,7 @@
   for (const button of byId("views").children) button.addEventListener("click", () => view(button.dataset.view));
   byId("smooth").addEventListener("change", (event) => nv.setInterpolation(!event.target.checked));
 
-  const values = byId("values"), said = { scan: "scan", map: "map", mask: "mask", truth: "truth" };
+  const values = byId("values"), number = { scan: (value) => value.toPrecision(3), map: (value) => value.toFixed(2), spread: (value) => value.toFixed(2) };
   nv.onLocationChange = (there) => {
     values.replaceChildren();
     const line = (name, text) => {
@@ -97,7 +99,7 @@
     line("mm", [side(right, "R", "L"), side(front, "A", "P"), side(up, "S", "I")].join(", "));
     layers.forEach((name, index) => {
       const value = there.values[index].value;
-      line(said[name], name === "map" ? value.toFixed(2) : name === "scan" ? value.toPrecision(3) : value > 0 ? "yes" : "no");
+      line(name, name in number ? number[name](value) : value > 0 ? "yes" : "no");
     });
   };
   function place(mm) {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medvae.commands.shared import Quiet, stopped_says
 from medvae.errors import MedvaeError
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def decathlon(
     ] = False,
     checksums: Checksums = False,
     force: Force = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Medical Segmentation Decathlon: a dataset.json that lists images and labels; all for testing.
 
@@ -155,11 +156,8 @@ def decathlon(
     from medvae.importing.decathlon import find_decathlon
 
     target = out.with_name(f"{out.stem}_images") if unpack else None
-    try:
+    with stopped_says("Stopped, no manifest was written. The same command goes on with what is not unpacked."):
         found = find_decathlon(source, modality or (), lesion or (), unpack=target, again=force, quiet=quiet)
-    except KeyboardInterrupt:
-        typer.echo("\nStopped, no manifest was written. The same command goes on with what is not unpacked.", err=True)
-        raise typer.Exit(130) from None
     _finish(found, out, checksums=checksums)
 
 
@@ -236,9 +234,8 @@ def _show(found: Found, manifest: Manifest) -> None:
     counts: Counter[tuple[str, str, str]] = Counter()
     subjects: dict[tuple[str, str], set[str]] = defaultdict(set)
     for case in manifest.cases:
-        kind = "healthy" if case.healthy else "unlabelled" if case.unlabelled else "lesion"
-        counts[escape(case.site or "–"), kind, case.split] += 1
-        subjects[escape(case.site or "–"), kind].add(case.subject_id)
+        counts[escape(case.site or "–"), case.kind, case.split] += 1
+        subjects[escape(case.site or "–"), case.kind].add(case.subject_id)
     rows = [
         [*key, *(str(counts[(*key, split)]) for split in splits), str(len(subjects[key]))] for key in sorted(subjects)
     ]

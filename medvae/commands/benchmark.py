@@ -1,0 +1,59 @@
+"""``medvae benchmark``: methods, scores and seeds compared on one cohort."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medvae.commands.shared import Quiet, stopped_says
+from medvae.errors import MedvaeError
+
+EXAMPLE = "medvae benchmark configs/studies/included_t1.yaml --out runs/included_t1"
+
+
+def benchmark(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file, see docs/BENCHMARK.md.")],
+    out: Annotated[Path, typer.Option(help="Folder of the study, new or one that goes on being filled.")] = ...,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of prepared scans; OUT/prepared by default.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what is to be done and what is done; do nothing.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare methods × scores × seeds on one cohort: train, calibrate, predict, measure, and one leaderboard.
+
+    What is done is kept, under a key of all that decides it: the same command goes on after Ctrl-C, and after the study
+    was changed it does only what has changed. A method that fails becomes a row that says why; the rest goes on. Writes
+    leaderboard.md, .csv and .tex, results.json and pictures. Exit code 1 if a row failed.
+    """
+    from medvae.benchmark.study import read_study
+
+    settings = read_study(study)
+    from rich.markup import escape
+
+    from medvae.benchmark.runner import open_bench, run_study, state_rows
+    from medvae.benchmark.writing import about, board_rows, write_board
+    from medvae.reporting.tables import print_table
+
+    if dry_run:
+        bench = open_bench(settings, out, cache=cache, writing=False)
+        print_table(escape(f"{settings.name}: {bench.todo()}"), *state_rows(bench))
+        for row in bench.plan.rows:
+            if row.problem:
+                typer.echo(f"{row.name} cannot be done: {row.problem}")
+        for reason in bench.plan.left_out.values():
+            typer.echo(f"left out: {reason}")
+        return
+    with stopped_says(f"Stopped. What was done is in {out}. Go on with the same command."):
+        board = run_study(settings, out, cache=cache, quiet=quiet)
+    written = write_board(board, out)
+    for one in board.leaderboards:
+        print_table(escape(f"{one.title}: {about(one)}"), *board_rows(one, lambda text: f"[bold]{text}[/]", escape))
+    for path in written:
+        typer.echo(f"written: {path}")
+    if board.failed:
+        raise MedvaeError("\n".join([*board.failed, f"{study}: {len(board.failed)} failed; the others were measured."]))

@@ -1,0 +1,53 @@
+"""``medvae check``: every file of a cohort read, and what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medvae.commands.shared import ManifestFile, Quiet, stopped_says
+from medvae.errors import MedvaeError
+
+EXAMPLE = "medvae check data_manifests/included_t1.json"
+
+
+def check(
+    manifest: ManifestFile,
+    out: Annotated[Path | None, typer.Option(help="Folder for check.json and fingerprint.json.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one per core by default.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Read every file of a cohort and say what is wrong.
+
+    Errors (exit code 1): files that are missing, cut off or not finite, on different grids, without a brain or with
+    wrong labels; the same scan or subject in two splits. Warnings: headers that viewers read differently, files that
+    look mixed up, and cases and sites that are unlike the healthy training scans.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from medvae.preparation.cohort_check import check_cohort, write_report
+    from medvae.reporting.tables import check_rows, print_table
+
+    with stopped_says("Stopped; nothing was written."):
+        found = check_cohort(manifest, jobs=jobs, quiet=quiet)
+    print_table(escape(f"{found.cohort}: {found.entries} cases"), *check_rows(found))
+    console = Console()
+    for severity, colour in (("warning", "yellow"), ("error", "red")):
+        for finding in found.findings:
+            if finding.severity == severity:
+                where = f"{escape(finding.case)}: " if finding.case else ""
+                console.print(
+                    f"[{colour}]{severity}[/] {where}{escape(finding.message)}", highlight=False, soft_wrap=True
+                )
+    for path in write_report(found, out) if out else []:
+        console.print(f"written: {escape(str(path))}", highlight=False, soft_wrap=True)
+    errors, warned = found.count("error"), found.count("warning")
+    if errors:
+        raise MedvaeError(
+            f"{manifest}: {len(found.cases_with('error'))} of {found.entries} cases have an error: {errors} error(s) "
+            f"and {warned} warning(s), listed above."
+        )
+    console.print(f"No errors, {warned} warning(s) listed above." if warned else "Everything is in order.")

@@ -1,0 +1,39 @@
+"""``medvae ensemble``: several runs to one detector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medvae.commands.shared import Cache, Quiet
+from medvae.commands.train import print_points
+
+EXAMPLE = (
+    "medvae ensemble runs/axial runs/coronal runs/sagittal --data data_manifests/included_t1.json --out runs/planes"
+)
+
+
+def ensemble(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders to average, two or more.")],
+    data: Annotated[Path, typer.Option(help="Manifest whose healthy validation scans set the thresholds.")] = ...,
+    out: Annotated[Path, typer.Option(help="A new folder; use it like a run folder.")] = ...,
+    name: Annotated[str, typer.Option(help="Name in tables and sidecars.")] = "ensemble",
+    cache: Cache = None,
+    quiet: Quiet = False,
+) -> None:
+    """Average the scores of several trained runs: other seeds, other planes, other methods.
+
+    Each score is brought to one scale by its own healthy scans first. Predicting with an ensemble also writes
+    ID_desc-spread_probseg.nii.gz, which is high where its members disagree.
+    """
+    from medvae.manifest import read_manifest
+
+    cohort = read_manifest(data)
+    from medvae.fitting import fit_ensemble
+
+    found = fit_ensemble(runs, cohort, out, name=name, cache=cache, quiet=quiet)
+    print_points(found.points)
+    typer.echo(f"ensemble of {', '.join(found.members)}: {out / 'detector'}")
+    typer.echo(f"next: medvae predict {out} SCAN.nii.gz --out DIR")

@@ -1,0 +1,86 @@
+"""``medvae predict``: scans to overlays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medvae.commands.shared import Cache, Quiet
+from medvae.errors import MedvaeError
+
+EXAMPLE = "medvae predict runs/a scan1.nii.gz scan2.nii.gz --out overlays"
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or a detector's folder.")],
+    scans: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[SCAN]...", help="NIfTI, MGH, MHA or NRRD files, skull-stripped or whole heads."),
+    ] = None,
+    manifest: Annotated[Path | None, typer.Option(help="Predict the cases of a manifest instead.")] = None,
+    split: Annotated[list[str], typer.Option(help="Which splits of the manifest; may be repeated.")] = ["test"],  # noqa: B006
+    out: Annotated[Path, typer.Option(help="Folder for the overlays.")] = ...,
+    fpr: Annotated[
+        float | None, typer.Option(help="Operating point of the lesion mask; the config's by default.")
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Operating point by name: fwer_0.2, fpv_5ml, fdr_0.1 (see docs/CALIBRATION.md)."
+        ),
+    ] = None,
+    cache: Cache = None,
+    pictures: Annotated[bool, typer.Option(help="Also draw a PNG per scan.")] = True,
+    workspaces: Annotated[
+        bool, typer.Option(help="Also write ITK-SNAP workspaces and 3D Slicer segmentations (docs/VIEWING.md).")
+    ] = True,
+    bids: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also copy all into a BIDS derivative data set here.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write an anomaly map and a lesion mask for every scan, on the scan's own grid.
+
+    ID_desc-anomaly_probseg.nii.gz holds values from 0 to 1 (0.5 is the threshold of the first operating point),
+    ID_label-lesion_mask.nii.gz is 1 above the threshold. ID.itksnap opens both over the scan in ITK-SNAP. Scans
+    that are already predicted are not computed again; a scan that fails does not stop the others.
+    """
+    if bool(scans) == bool(manifest):
+        raise typer.BadParameter("give scans, or --manifest, and not both.")
+    if fpr is not None and at is not None:
+        raise typer.BadParameter("give --fpr, or --at, and not both.")
+    from medvae.ensemble import load_detector
+    from medvae.manifest import read_manifest
+    from medvae.prediction import predict as predict_scans
+    from medvae.prediction import scans_of_files, scans_of_manifest
+
+    detector = load_detector(run)
+    cohort = read_manifest(manifest) if manifest else None
+    chosen = scans_of_manifest(cohort, split) if cohort else scans_of_files(scans or [])
+    if not chosen:
+        raise MedvaeError(f"{manifest}: has no case in split {', '.join(split)}. Choose another with --split.")
+    predictions, failures = predict_scans(detector, chosen, out, rate=fpr, at=at, cache=cache, quiet=quiet)
+    if pictures:
+        from medvae.reporting.case_picture import draw_predictions
+
+        draw_predictions(predictions, cohort, detector, out)
+    if bids and predictions:
+        from medvae.reporting.bids import write_bids
+
+        write_bids(out, bids)
+    for item in predictions:
+        unusual = "" if item.case_p_value is None else f", p = {item.case_p_value:.3g}"
+        typer.echo(f"{item.id}: {item.lesion_volume_ml:.2f} ml above the threshold{unusual}, {item.map}")
+    if workspaces and predictions:
+        from medvae.reporting.viewers import write_viewer_files
+
+        where = {item.id: item.scan for item in predictions}
+        handed, problems = write_viewer_files(out, ids=list(where), manifest=cohort, scans=where)
+        for problem in problems.values():
+            typer.echo(f"note: {problem}", err=True)
+        for command in list(handed[0].commands.values())[:3] if handed else ():
+            typer.echo(f"look: {command}")
+    if failures:
+        raise MedvaeError("\n".join([*failures.values(), f"{len(failures)} of {len(chosen)} scans failed."]))

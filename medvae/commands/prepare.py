@@ -1,0 +1,62 @@
+"""``medvae prepare``: the scans of a cohort brought to the standard grid, once."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medvae.commands.shared import ManifestFile, Quiet, stopped_says
+from medvae.errors import MedvaeError
+
+EXAMPLE = "medvae prepare cohort.json --config configs/cevae_slice.yaml --out cache --jobs 4"
+
+
+def prepare(
+    manifest: ManifestFile,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Single values, as preparation.bias_field=n4.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of the method; the default preparation without it.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The cache: a new folder, or one that goes on being filled.")] = ...,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Scans prepared at a time, a core each.")] = 1,
+    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be repeated.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Prepare the scans of a cohort into a cache that train and predict can use with --cache.
+
+    Scans that the cache holds already are kept, so the same command goes on after Ctrl-C; a scan that fails does not
+    stop the others. Writes preparation.csv and preparation.json into the cache. Exit code 1 if a scan failed.
+    """
+    from medvae.config import read_config
+    from medvae.manifest import read_manifest
+
+    settings = read_config(config, overrides).preparation
+    cohort = read_manifest(manifest, files_must_exist=False)
+    cases = [case for case in cohort.cases if not split or case.split in split]
+    if not cases:
+        raise MedvaeError(f"{manifest}: has no case in split {', '.join(split or [])}. Choose another with --split.")
+    from medvae.preparation.cohort import prepare_cohort
+
+    with stopped_says(f"Stopped. What was prepared is in {out}. Go on with the same command."):
+        records = prepare_cohort(cohort, cases, settings, out, jobs=jobs, quiet=quiet)
+    failed = [record for record in records if record.state == "failed"]
+    if failed:
+        from rich.markup import escape
+
+        from medvae.reporting.tables import print_table
+
+        rows = [[escape(record.id), record.split, escape(record.problem)] for record in failed]
+        print_table(f"{cohort.name}: {len(failed)} of {len(records)} scans failed", ["case", "split", "why"], rows)
+        raise MedvaeError(
+            f"{manifest}: {len(failed)} of {len(records)} scans could not be prepared (listed above and in "
+            f"{out / 'preparation.csv'}). Mend them and run the same command again: the others are kept."
+        )
+    made = sum(record.state == "prepared" for record in records)
+    typer.echo(f"{made} scans prepared, {len(records) - made} were there: {out}")
+    known = " ".join(shlex.quote(str(word)) for word in ("--data", manifest, "--cache", out))
+    typer.echo(f"next: medvae train {config or 'CONFIG'} {known} --out RUN")
