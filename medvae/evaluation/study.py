@@ -25,7 +25,7 @@ from medvae.evaluation.bootstrap import (
     sum_interval,
 )
 from medvae.evaluation.case import CaseResult, measure_case
-from medvae.evaluation.case_level import SCORES, case_level
+from medvae.evaluation.case_level import SCORES, case_level, ranked_scans
 from medvae.evaluation.curves import SparseCounts
 from medvae.evaluation.lesions import OVERLAP, SMALLEST_ML
 from medvae.evaluation.maps import find_maps, lesion_truth, read_case
@@ -272,7 +272,7 @@ def _per_case_summary(ill: Sequence[CaseResult]) -> dict[str, dict[str, float]]:
 
 
 def _case_level(results: Sequence[CaseResult], resamples: int) -> dict[str, Any]:
-    rows = [case.row for case in results if case.row["healthy"] or case.row["lesion_voxels"]]
+    rows = ranked_scans([case.row for case in results])
     scores = {name: [row[f"score_{name}"] for row in rows] for name in SCORES}
     return case_level(
         [row["subject"] for row in rows], [not row["healthy"] for row in rows], scores, resamples=resamples
