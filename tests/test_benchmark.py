@@ -344,7 +344,8 @@ def measured(subjects, seed, shift=0.0, resamples=200):
     from medvae.evaluation.case import measure_case
     from medvae.evaluation.maps import CaseVoxels
     from medvae.evaluation.points import Point, point_result
-    from medvae.evaluation.study import Study, _case_level, _intervals, _pooled
+    from medvae.evaluation.pooling import pooled_intervals, pooled_numbers, scan_numbers
+    from medvae.evaluation.study import Study
     from medvae.manifest import Case
     from medvae.volume import Geometry
 
@@ -361,9 +362,10 @@ def measured(subjects, seed, shift=0.0, resamples=200):
         results.append(measure_case(case, voxels, {point.name: point.threshold}, overlap=0.1, smallest_ml=0))
     ill, well = results[:-2], results[-2:]
     return Study(
-        method="m", cohort="c", pooled=_pooled(ill, well, []), operating_points=[point_result(point, ill, well)],
-        per_case=[r.row for r in results], intervals=_intervals(ill, well, [point], resamples),
-        case_level=_case_level(results, resamples), settings={"resamples": resamples},
+        method="m", cohort="c", pooled=pooled_numbers(ill, well, [], ill),
+        operating_points=[point_result(point, ill, well)],
+        per_case=[r.row for r in results], intervals=pooled_intervals(ill, well, [point], resamples, ill),
+        case_level=scan_numbers(results, resamples), settings={"resamples": resamples},
         counts=[(r.row["id"], r.row["subject"], r.counts) for r in ill],
     )  # fmt: skip
 
