@@ -359,7 +359,8 @@ def measured(subjects, seed, shift=0.0, resamples=200):
     from medvae.evaluation.case import measure_case
     from medvae.evaluation.maps import CaseVoxels
     from medvae.evaluation.points import Point, point_result
-    from medvae.evaluation.study import Study, _case_level, _intervals, _pooled
+    from medvae.evaluation.pooling import pooled_intervals, pooled_numbers, scan_numbers
+    from medvae.evaluation.study import Study
     from medvae.manifest import Case
     from medvae.volume import Geometry
 
@@ -376,9 +377,10 @@ def measured(subjects, seed, shift=0.0, resamples=200):
         results.append(measure_case(case, voxels, {point.name: point.threshold}, overlap=0.1, smallest_ml=0))
     ill, well = results[:-2], results[-2:]
     return Study(
-        method="m", cohort="c", pooled=_pooled(ill, well, []), operating_points=[point_result(point, ill, well)],
-        per_case=[r.row for r in results], intervals=_intervals(ill, well, [point], resamples),
-        case_level=_case_level(results, resamples), settings={"resamples": resamples},
+        method="m", cohort="c", pooled=pooled_numbers(ill, well, [], ill),
+        operating_points=[point_result(point, ill, well)],
+        per_case=[r.row for r in results], intervals=pooled_intervals(ill, well, [point], resamples, ill),
+        case_level=scan_numbers(results, resamples), settings={"resamples": resamples},
         counts=[(r.row["id"], r.row["subject"], r.counts) for r in ill],
     )  # fmt: skip
 
@@ -414,11 +416,15 @@ def test_seeds_are_averaged_and_the_same_seed_twice_changes_no_interval():
     assert cell(alone) == f"{alone.mean:.3f} [{alone.interval.low:.3f}, {alone.interval.high:.3f}]"
 
 
-def test_a_number_of_scans_has_no_interval_where_people_are_on_both_sides():
-    study = measured(PEOPLE, 0, 0.3)
-    assert summarise([Measured.of(study)])["case_auroc_p99"].interval is not None
-    rows = [row | {"subject": "a"} if row["healthy"] else row for row in study.per_case]
-    assert summarise([Measured.of(replace(study, per_case=rows))])["case_auroc_p99"].interval is None
+def test_a_number_of_scans_has_the_interval_of_the_evaluation_and_one_of_the_mean_over_seeds():
+    one, other = measured(PEOPLE, 0, 0.3), measured(PEOPLE, 1, 0.3)
+    found, expected = summarise([Measured.of(one)])["case_auroc_p99"], one.case_level["p99"]["auroc"]
+    assert (found.mean, found.interval.low, found.interval.high) == pytest.approx(
+        (expected["value"], expected["low"], expected["high"])
+    )
+    assert found.interval.means_little  # healthy scans of two people only
+    both = summarise([Measured.of(one), Measured.of(other)])["case_auroc_p99"]
+    assert both.interval.low <= both.mean <= both.interval.high
 
 
 def test_what_is_kept_is_recalled_and_damage_is_told(tmp_path):

@@ -18,7 +18,7 @@ from medvae.evaluation.bootstrap import (
     paired_difference,
     sum_interval,
 )
-from medvae.evaluation.case_level import case_level, case_scores
+from medvae.evaluation.case_level import case_level, case_numbers, case_scores
 from medvae.evaluation.curves import SparseCounts, VoxelCounts, bin_ceiling, score_bins
 from medvae.evaluation.lesions import lesion_numbers, match_lesions, sensitivity_by_size
 from medvae.evaluation.surfaces import surface_distances
@@ -325,6 +325,38 @@ def test_case_level_equals_scikit_learn():
     assert few["max"]["auroc"]["value"] == 0
     assert few["max"]["auroc"]["means_little"] is True
     assert "prevalence" not in case_level(["a"], [True], {"max": [1.0]}, resamples=50)
+
+
+def with_inserted(n=12, lift=0.1, seed=0):
+    """Scans of n people, each with a healthy one and the same with a lesion, which raises its score a little."""
+    healthy = np.random.default_rng(seed).standard_normal(n)
+    people = [f"s{i}" for i in range(n)]
+    return [*people, *people], [False] * n + [True] * n, np.concatenate([healthy, healthy + lift]).tolist()
+
+
+def test_nobody_is_compared_with_himself_twice():
+    """A person drawn twice is no pair of people who differ in the lesion alone: the interval lay above its number."""
+    subjects, diseased, scores = with_inserted()
+    found = case_level(subjects, diseased, {"p99": scores}, resamples=500)["p99"]
+    for number, of_scans in (("auroc", roc_auc_score), ("ap", average_precision_score)):
+        assert found[number]["value"] == pytest.approx(of_scans(diseased, scores))
+        assert found[number]["low"] < found[number]["value"] < found[number]["high"]
+    drawn = case_numbers(subjects, diseased, scores, draw(12, 20_000))["auroc"]
+    assert drawn.mean() == pytest.approx(found["auroc"]["value"], abs=2e-3)
+
+
+def test_resampled_numbers_of_scans_are_those_of_the_scans_drawn():
+    rng = np.random.default_rng(3)
+    subjects = [f"s{i}" for i in range(9) for _ in range(2)]
+    scores, weights = rng.standard_normal(18).round(1), draw(9, 40)
+    ill = np.array([i < 4 for i in range(9) for _ in range(2)])  # nobody is on both sides
+    found = case_numbers(subjects, ill.tolist(), scores.tolist(), weights)
+    for times, auroc in zip(weights, found["auroc"], strict=True):
+        drawn = np.repeat(times, 2)
+        if drawn[ill].any() and drawn[~ill].any():
+            assert auroc == pytest.approx(roc_auc_score(ill, scores, sample_weight=drawn))
+        else:
+            assert np.isnan(auroc)
 
 
 def test_scores_of_a_scan():

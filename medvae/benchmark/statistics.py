@@ -20,6 +20,7 @@ import numpy as np
 from scipy import stats
 
 from medvae.evaluation.bootstrap import Interval, SubjectCurves, draw, interval
+from medvae.evaluation.case_level import SCORES, case_numbers, fewest_people, ranked_scans
 from medvae.evaluation.study import Study
 
 FEWEST_PEOPLE = 10
@@ -91,9 +92,6 @@ def summarise(seeds: Sequence[Measured]) -> dict[str, Summary]:
         mean, around = float(np.mean(values)), None
         if all(name in one.resampled for one in seeds):
             around = interval(mean, _mean(seeds, name), _people(seeds[0].study, name))
-        elif len(seeds) == 1 and name.startswith("case_") and not _on_both_sides(seeds[0].study):
-            _, key, score = name.split("_", 2)
-            around = Interval(**seeds[0].study.case_level[score][key])
         found[name] = Summary(mean, sd, values, around)
     return found
 
@@ -201,6 +199,13 @@ def _resampled(study: Study) -> dict[str, np.ndarray]:
             if well:
                 flagged, voxels = _sums(well, (f"flagged_{name}", "voxels"), resamples)
                 found[f"fpr_{name}"] = flagged / voxels
+    rows = ranked_scans(study.per_case)
+    subjects, diseased = [row["subject"] for row in rows], [not row["healthy"] for row in rows]
+    if ill and well and any(diseased):
+        weights = draw(len(set(subjects)), resamples)
+        for score in SCORES:
+            drawn = case_numbers(subjects, diseased, [row[f"score_{score}"] for row in rows], weights)
+            found |= {f"case_{key}_{score}": values for key, values in drawn.items()}
     return found
 
 
@@ -212,18 +217,15 @@ def _sums(rows: Sequence[dict[str, Any]], names: Sequence[str], resamples: int) 
     return list((draw(len(sums), resamples) @ np.array(list(sums.values()))).T)
 
 
-def _on_both_sides(study: Study) -> bool:
-    """Whether somebody has a scan with lesions and a healthy one, as with inserted lesions: who is drawn twice is then
-    compared with himself more often than in the cohort, and an interval of a number of scans lies too high."""
-    ill, well = ({row["subject"] for row in study.per_case if row["healthy"] == kind} for kind in (False, True))
-    return bool(ill & well)
-
-
 def _mean(seeds: Sequence[Measured], name: str) -> np.ndarray:
     return np.mean([one.resampled[name] for one in seeds], axis=0)
 
 
 def _people(study: Study, name: str) -> int:
-    """How many people a number rests on: a realised false-positive rate on the healthy ones."""
+    """How many people a number rests on: a realised false-positive rate on the healthy ones, a number of whole scans
+    on those with lesions or those without, whichever are fewer."""
+    if name.startswith("case_"):
+        rows = ranked_scans(study.per_case)
+        return fewest_people([row["subject"] for row in rows], [not row["healthy"] for row in rows])
     healthy = name.startswith("fpr_") and name != "fpr_at_95_tpr"
     return len({row["subject"] for row in study.per_case if row["healthy"] == healthy})

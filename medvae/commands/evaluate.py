@@ -32,6 +32,9 @@ def evaluate(
     overlap: Annotated[
         float, typer.Option(min=0, max=1, help="Share of a lesion that must be flagged; 0 is one voxel.")
     ] = 0.1,
+    protocol: Annotated[
+        str, typer.Option(help="Whose conventions: medvae, mood, meissen, dae or brats2023; see docs/EVALUATION.md.")
+    ] = "medvae",
     quiet: Quiet = False,
 ) -> None:
     """Measure anomaly maps against known lesions: voxels, lesions, scans, with 95 % intervals over subjects.
@@ -50,15 +53,17 @@ def evaluate(
 
     cohort = read_manifest(manifest)
     options = {"splits": split, "pattern": pattern, "thresholds": threshold or [], "resampled": resample}
-    options |= {"smallest_ml": min_lesion_ml, "overlap": overlap, "quiet": quiet}
+    options |= {"smallest_ml": min_lesion_ml, "overlap": overlap, "protocol": protocol, "quiet": quiet}
     study = evaluate_folder(predictions, cohort, **options)
     others = {str(folder): evaluate_folder(folder, cohort, **options) for folder in against or []}
     differences = {name: difference(study, other) for name, other in others.items()}
     write_study(study, out, differences=differences)
 
     title = f"{study.cohort}: {study.pooled['n_cases']} lesion cases, {study.pooled['n_healthy']} healthy"
+    title += f", measured as {protocol}" * (protocol != "medvae")
     parts = {title: tables.study_rows([study, *others.values()])}
     parts |= {"At fixed thresholds": tables.point_rows([study, *others.values()])}
+    parts |= {"Lesion-wise, as in BraTS 2023": tables.brats_rows([study, *others.values()])}
     parts |= {"Lesions found, by size": tables.lesion_rows(study), "Is there a lesion?": tables.case_rows(study)}
     parts |= {f"{study.method}, paired differences": tables.difference_rows(differences)}
     parts = {name: table for name, table in parts.items() if table[1]}

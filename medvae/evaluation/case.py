@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from medvae.evaluation.brats import lesion_wise
 from medvae.evaluation.case_level import case_scores
 from medvae.evaluation.curves import SparseCounts
 from medvae.evaluation.lesions import LesionMatch, lesion_numbers, match_lesions
 from medvae.evaluation.maps import CaseVoxels
+from medvae.evaluation.protocols import axial_axis
 from medvae.evaluation.surfaces import surface_distances
 from medvae.manifest import Case
 from medvae.volume import Geometry
@@ -44,8 +46,11 @@ def measure_case(
     overlap: float,
     smallest_ml: float,
     missing: bool = False,
+    regions: Mapping[str, np.ndarray] | None = None,
 ) -> CaseResult:
     """Measure one case; ``thresholds`` are named, and ``missing`` says that the method gave no map.
+
+    With ``regions``, ``(X, Y, Z)`` bool by name, what is flagged is also compared with each as in `lesion_wise`.
 
     Lesion rule and smallest lesion are those of `medvae.evaluation.lesions.match_lesions`.
     """
@@ -66,6 +71,9 @@ def measure_case(
         match = match_lesions(flagged, voxels.truth, geometry.voxel_volume_ml, overlap=overlap, smallest_ml=smallest_ml)
         matches[name], slices[name] = match, _slice_alarms(flagged, voxels.truth, voxels.brain, geometry)
         row |= _flagged_numbers(name, flagged, voxels.truth, match, geometry, healthy=case.healthy)
+        for region, mask in (regions or {}).items():
+            found = asdict(lesion_wise(flagged, mask, geometry.spacing_mm))
+            row |= {f"brats_{key}_{region}_{name}": value for key, value in found.items()}
     return CaseResult(row, counts, matches, slices)
 
 
@@ -91,7 +99,7 @@ def _flagged_numbers(
 
 
 def _slice_alarms(flagged: np.ndarray, truth: np.ndarray, brain: np.ndarray, geometry: Geometry) -> SliceAlarms:
-    axis = int(np.argmax(np.abs(geometry.affine[2, :3]) / geometry.spacing_mm))  # nearest to head-foot
+    axis = axial_axis(geometry)
     within = tuple(other for other in range(3) if other != axis)
     lesion_free = brain.any(axis=within) & ~truth.any(axis=within)
     voxels = np.count_nonzero(flagged, axis=within)[lesion_free]

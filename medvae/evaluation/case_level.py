@@ -2,6 +2,12 @@
 
 A scan's score is the mean, the 99th percentile or the maximum of its map in the brain. Lesion cases (with a lesion
 voxel in the brain) are ranked against cases declared healthy; a labelled case without a lesion voxel is neither.
+
+Intervals draw people again. A person who is drawn twice must not be compared with himself: where somebody has a scan
+with a lesion and a healthy one, as with inserted lesions, such pairs are the easy ones, and counting them as pairs of
+different people lifts a whole interval above its number. So each lesion scan is ranked among its own person's scans,
+counted once, and those of the other people drawn, weighted to as many as there are others in the cohort. For AUROC the
+mean of the resamples is then the number itself.
 """
 
 from __future__ import annotations
@@ -14,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from medvae.evaluation.bootstrap import FEW_SUBJECTS, SubjectCurves, curve_intervals
-from medvae.evaluation.curves import SparseCounts
+from medvae.evaluation.bootstrap import FEW_SUBJECTS, draw, interval
 
 SCORES = ("mean", "p99", "max")
+NUMBERS = ("auroc", "ap")
+_CHUNK = 200  # resamples at a time
 
 
 def case_scores(values: np.ndarray) -> dict[str, float]:
@@ -25,6 +32,11 @@ def case_scores(values: np.ndarray) -> dict[str, float]:
     if np.isneginf(values).all():
         return dict.fromkeys(SCORES, -math.inf)
     return {"mean": float(values.mean()), "p99": float(np.percentile(values, 99)), "max": float(values.max())}
+
+
+def ranked_scans(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The cases that are ranked: those declared healthy, and those with a lesion voxel in the brain."""
+    return [row for row in rows if row["healthy"] or row["lesion_voxels"]]
 
 
 def case_level(
@@ -53,14 +65,62 @@ def case_level(
     if not 0 < n_lesion < n:
         return found
     found["prevalence"] = n_lesion / n
-    people = [set(compress(subjects, kind)) for kind in (diseased, [not ill for ill in diseased])]
-    few = min(map(len, people)) < FEW_SUBJECTS  # two patients among a hundred healthy people are two
+    few = fewest_people(subjects, diseased) < FEW_SUBJECTS  # two patients among a hundred healthy people are two
+    n_subjects = len(set(subjects))
+    weights = np.concatenate([np.ones((1, n_subjects), np.int64), draw(n_subjects, resamples)])
     for name, values in scores.items():
-        _, ranks = np.unique(values, return_inverse=True)  # a scan is counted like a voxel, in a bin of its own
-        cases = [
-            (subject, SparseCounts(*(np.array([number]) for number in (rank, int(ill), int(not ill)))))
-            for subject, rank, ill in zip(subjects, ranks, diseased, strict=True)
-        ]
-        intervals = curve_intervals(SubjectCurves.of(cases), resamples=resamples)
-        found[name] = {number: asdict(intervals[number]) | {"means_little": few} for number in ("auroc", "ap")}
+        drawn = case_numbers(subjects, diseased, values, weights)
+        found[name] = {
+            number: asdict(interval(float(of[0]), of[1:], n_subjects)) | {"means_little": few}
+            for number, of in drawn.items()
+        }
     return found
+
+
+def fewest_people(subjects: Sequence[str], diseased: Sequence[bool]) -> int:
+    """People with a lesion scan or people with a healthy one, whichever are fewer: what a number of scans rests on."""
+    return min(len(set(compress(subjects, kind))) for kind in (diseased, [not ill for ill in diseased]))
+
+
+def case_numbers(
+    subjects: Sequence[str], diseased: Sequence[bool], scores: Sequence[float], weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """AUROC and AP of scans, of people drawn ``weights`` ``(R, S)`` times, in the order in which they first appear.
+
+    Returns
+    -------
+    dict
+        ``auroc`` and ``ap``, ``(R,)`` each; NaN where nobody with a lesion scan, or with a healthy one, was drawn. With
+        everybody drawn once they are those of all scans.
+    """
+    people = list(dict.fromkeys(subjects))
+    person = np.array([people.index(one) for one in subjects])
+    ill, values = np.asarray(diseased, dtype=bool), np.asarray(scores, dtype=np.float64)
+    member = (person[:, None] == np.arange(len(people))).astype(np.float64)
+    own = person[ill]
+    # Scans of each person that are as high as each lesion scan, (lesion scans, people); ties count half in AUROC.
+    high = (values >= values[ill][:, None]).astype(np.float64)
+    equal = values == values[ill][:, None]
+    true, false = (high[:, kind] @ member[kind] for kind in (ill, ~ill))
+    beaten = (~high.astype(bool) + 0.5 * equal)[:, ~ill] @ member[~ill]
+    healthy = np.broadcast_to(member[~ill].sum(axis=0), beaten.shape)
+
+    found: dict[str, list[np.ndarray]] = {name: [] for name in NUMBERS}
+    for start in range(0, len(weights), _CHUNK):
+        times = weights[start : start + _CHUNK].astype(np.float64)
+        mine, n = times[:, own], len(people)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            factor = np.where(mine < n, (n - 1) / (n - mine), 0.0)
+
+            def among(table: np.ndarray, times=times, mine=mine, factor=factor) -> np.ndarray:
+                """Sums over the person's own scans once, and over those of the others drawn, ``(R, lesion scans)``."""
+                once = table[np.arange(len(own)), own]
+                return once + (times @ table.T - mine * once) * factor
+
+            hits, alarms = among(true), among(false)
+            ranks = {"auroc": among(beaten) / among(healthy), "ap": hits / (hits + alarms)}
+            both = times @ member[~ill].sum(axis=0) > 0
+            for name, of_scan in ranks.items():
+                total = np.where(mine > 0, mine * of_scan, 0.0).sum(axis=1) / mine.sum(axis=1)
+                found[name].append(np.where(both, total, math.nan))
+    return {name: np.concatenate(parts) for name, parts in found.items()}

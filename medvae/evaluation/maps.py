@@ -61,7 +61,15 @@ def find_maps(
     return found
 
 
-def read_case(manifest: Manifest, case: Case, file: Path | None, *, resampled: bool = False) -> CaseVoxels:
+def read_case(
+    manifest: Manifest,
+    case: Case,
+    file: Path | None,
+    *,
+    resampled: bool = False,
+    everywhere: bool = False,
+    zeros_for_failures: bool = False,
+) -> CaseVoxels:
     """Read map, truth and brain of a case.
 
     Parameters
@@ -72,6 +80,11 @@ def read_case(manifest: Manifest, case: Case, file: Path | None, *, resampled: b
         The map, or None where the method gave none.
     resampled
         Bring a map on another grid onto the scan's, linearly.
+    everywhere
+        Lesion outside the brain is truth too.
+    zeros_for_failures
+        A map that is missing, cannot be read or has another shape than the scan is 0 everywhere; positions in headers
+        are not compared. Scores must be finite outside the brain too.
 
     Raises
     ------
@@ -82,11 +95,14 @@ def read_case(manifest: Manifest, case: Case, file: Path | None, *, resampled: b
     try:
         scan = read_volume(manifest.images(case)[0])
         brain = brain_mask(scan, manifest.resolve(case.mask) if case.mask else None)
-        truth, notes = _truth(manifest, case, brain)
-        if file is None:
-            scores, more = np.full(brain.shape, -np.inf, dtype=np.float32), []
+        truth, notes = _truth(manifest, case, np.ones_like(brain) if everywhere else brain)
+        failure = _failure(file, scan, resampled) if zeros_for_failures else ""
+        if file is None or failure:
+            empty = 0.0 if zeros_for_failures else -np.inf
+            scores, more = np.full(brain.shape, empty, dtype=np.float32), [failure] if failure else []
         else:
-            scores, more = _scores(file, scan, brain, resampled)
+            region = np.ones_like(brain) if zeros_for_failures else brain
+            scores, more = _scores(file, scan, region, resampled, placed=not zeros_for_failures)
     except MedvaeError as error:
         message = str(error)
         raise MedvaeError(message if f'"{case.id}"' in message else f'case "{case.id}": {message}') from None
@@ -102,6 +118,15 @@ def lesion_truth(manifest: Manifest, case: Case) -> np.ndarray:
     MedvaeError
         If the label map lies on another grid, or holds a value that is not whole or that the manifest does not name.
     """
+    return next(iter(lesion_regions(manifest, case).values()))
+
+
+def lesion_regions(manifest: Manifest, case: Case) -> dict[str, np.ndarray]:
+    """The lesion of a labelled case and the regions that are part of it, by name, ``(X, Y, Z)`` bool each.
+
+    The first region of the manifest is the lesion; a region with values that it does not have (a resection cavity) is
+    left out. Errors are those of `lesion_truth`.
+    """
     path = manifest.resolve(case.label)
     volume = read_volume(path)
     require_same_grid(volume, read_geometry(manifest.images(case)[0]), f'the image of case "{case.id}"')
@@ -113,7 +138,7 @@ def lesion_truth(manifest: Manifest, case: Case) -> np.ndarray:
             f"threshold it."
         )
     if manifest.label_values is None:
-        return labels > 0
+        return {"lesion": labels > 0}
     known = {value for values in manifest.label_values.values() for value in values} | {0}
     unknown = sorted(set(np.unique(labels).tolist()) - known)
     if unknown:
@@ -121,8 +146,8 @@ def lesion_truth(manifest: Manifest, case: Case) -> np.ndarray:
             f'{manifest.path}: case "{case.id}": {path} holds the label values {unknown}, the manifest names '
             f"{sorted(known)}. Add them to label_values, or correct the file."
         )
-    region = next(iter(manifest.label_values.values()))
-    return np.isin(labels, region)
+    lesion = set(next(iter(manifest.label_values.values())))
+    return {name: np.isin(labels, values) for name, values in manifest.label_values.items() if lesion >= set(values)}
 
 
 def _truth(manifest: Manifest, case: Case, brain: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -143,10 +168,27 @@ def _truth(manifest: Manifest, case: Case, brain: np.ndarray) -> tuple[np.ndarra
     return truth, notes
 
 
-def _scores(file: Path, scan: Volume, brain: np.ndarray, resampled: bool) -> tuple[np.ndarray, list[str]]:
+def _failure(file: Path | None, scan: Volume, resampled: bool) -> str:
+    """Why a map is none, empty if it is one."""
+    if file is None:
+        return ""
+    try:
+        found = read_volume(file, finite=False).geometry
+    except MedvaeError as error:
+        return f"{error} It counts as 0 everywhere."
+    if found.shape != scan.geometry.shape and not resampled:
+        return f"{_other_grid(file, found, scan.geometry)} It counts as 0 everywhere."
+    return ""
+
+
+def _scores(
+    file: Path, scan: Volume, brain: np.ndarray, resampled: bool, *, placed: bool = True
+) -> tuple[np.ndarray, list[str]]:
+    """The map and notes; with ``placed=False`` a map of the scan's shape is taken wherever its header says it lies."""
     map_ = read_volume(file, finite=False)
     notes = []
-    if not map_.geometry.same_grid(scan.geometry, tolerance_mm=TOLERANCE_MM):
+    same_shape = map_.geometry.shape == scan.geometry.shape
+    if not map_.geometry.same_grid(scan.geometry, tolerance_mm=TOLERANCE_MM) and (placed or not same_shape):
         if not resampled:
             raise MedvaeError(_other_grid(file, map_.geometry, scan.geometry))
         map_ = replace(map_, array=_onto(map_, scan.geometry))

@@ -8,38 +8,39 @@ a scan in which nothing was found: a method is not rewarded for the scans it fai
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from medvae.errors import MedvaeError
-from medvae.evaluation.bootstrap import (
-    FEW_SUBJECTS,
-    RESAMPLES,
-    Interval,
-    SubjectCurves,
-    curve_intervals,
-    paired_difference,
-    sum_interval,
-)
+from medvae.evaluation.bootstrap import FEW_SUBJECTS, RESAMPLES, Interval, paired_difference
 from medvae.evaluation.case import CaseResult, measure_case
-from medvae.evaluation.case_level import SCORES, case_level
 from medvae.evaluation.curves import SparseCounts
 from medvae.evaluation.lesions import OVERLAP, SMALLEST_ML
-from medvae.evaluation.maps import find_maps, lesion_truth, read_case
+from medvae.evaluation.maps import CaseVoxels, find_maps, lesion_regions, lesion_truth, read_case
 from medvae.evaluation.points import (
     Point,
     PointResult,
     given_points,
-    mean_sd,
     point_result,
     recorded_points,
     validation_points,
 )
+from medvae.evaluation.pooling import (
+    all_voxel_numbers,
+    brats_numbers,
+    per_case_summary,
+    pooled_intervals,
+    pooled_numbers,
+    protocol_numbers,
+    scan_numbers,
+    subjects,
+)
+from medvae.evaluation.protocols import as_measured, named_protocol
 from medvae.evaluation.writing import write_study
-from medvae.manifest import Manifest
+from medvae.manifest import Case, Manifest
 from medvae.prediction import MAP_SUFFIX
 from medvae.progress import Progress
 
@@ -56,7 +57,7 @@ class Study:
     method: str
     cohort: str
     pooled: dict[str, float]
-    """Over the voxels of lesion cases, with the numbers of cases and subjects."""
+    """Over the voxels of the cases that the protocol pools, with the numbers of cases and subjects."""
     operating_points: list[PointResult]
     per_case: list[dict[str, Any]]
     missing: list[str] = field(default_factory=list)
@@ -69,12 +70,14 @@ class Study:
     """Lesion scans against healthy scans, one score per scan."""
     all_voxels: dict[str, float] = field(default_factory=dict)
     """AP and AUROC over the brain voxels of all cases, healthy ones too, as the MOOD challenge pools them."""
+    brats: list[dict[str, Any]] = field(default_factory=list)
+    """Lesion-wise Dice and HD95 of each region at each operating point, where the protocol asks for them."""
     notes: list[str] = field(default_factory=list)
     """What a reader of the numbers should know."""
     settings: dict[str, Any] = field(default_factory=dict)
     """How it was measured."""
     counts: list[tuple[str, str, SparseCounts]] = field(default_factory=list, repr=False)
-    """Case, subject and voxel counts of each lesion case, to compare methods; not written to disk."""
+    """Case, subject and voxel counts of each case that is pooled, to compare methods; not written to disk."""
 
 
 def evaluate(
@@ -89,6 +92,7 @@ def evaluate(
     overlap: float = OVERLAP,
     smallest_ml: float = SMALLEST_ML,
     resamples: int = RESAMPLES,
+    protocol: str = "medvae",
     quiet: bool = True,
 ) -> Study:
     """Measure the anomaly maps of a folder against a manifest's labels.
@@ -115,35 +119,44 @@ def evaluate(
         When a lesion counts as found, and as a lesion; see `medvae.evaluation.lesions.match_lesions`.
     resamples
         Of the bootstrap over subjects.
+    protocol
+        Whose conventions to follow, by name; see `medvae.evaluation.protocols`.
     quiet
         No progress display.
 
     Raises
     ------
     MedvaeError
-        If no prediction is there; or naming each of them, for maps on another grid than their scan, maps that are not
-        finite in the brain, and labels that the manifest does not know.
+        If there is no such protocol, or no prediction; or naming each of them, for maps on another grid than their
+        scan, maps that are not finite in the brain, and labels that the manifest does not know.
     """
-    folder = Path(predictions)
+    folder, rules = Path(predictions), named_protocol(protocol)
     cases = [case for case in manifest.cases if case.split in splits and not case.unlabelled]
     if folder.is_dir() and not cases:
         raise MedvaeError(f"{manifest.path}: has no labelled or healthy case in split {', '.join(splits)}.")
-    files = find_maps(folder, manifest, cases, pattern, resampled=resampled)
-    points, found_method, notes = _points(folder, manifest, files, pattern, thresholds, splits, resampled=resampled)
+    files = find_maps(folder, manifest, cases, pattern, resampled=resampled or rules.zeros_for_failures)
+    points, found_method, notes = _points(
+        folder, manifest, files, pattern, thresholds, splits, resampled=resampled, set_here=rules.operating_points
+    )
+
+    def read(case: Case) -> CaseVoxels:
+        reading = {"everywhere": rules.whole_volume, "zeros_for_failures": rules.zeros_for_failures}
+        return as_measured(read_case(manifest, case, files[case.id], resampled=resampled, **reading), rules)
 
     results, problems = [], []
     with Progress("Measuring", len(cases), quiet=quiet) as progress:
         for done, case in enumerate(cases, start=1):
             file = files[case.id]
-            if file is not None or not case.healthy:
+            if file is not None or not case.healthy or rules.zeros_for_failures:
                 try:
-                    voxels = read_case(manifest, case, file, resampled=resampled)
+                    voxels = read(case)
+                    regions = lesion_regions(manifest, case) if rules.brats_lesions and case.label else None
                 except MedvaeError as error:
                     problems.append(str(error))
                     continue
                 named = {point.name: point.threshold for point in points}
                 rule = {"overlap": overlap, "smallest_ml": smallest_ml}
-                results.append(measure_case(case, voxels, named, missing=file is None, **rule))
+                results.append(measure_case(case, voxels, named, missing=file is None, regions=regions, **rule))
                 notes.extend(voxels.notes)
             progress.update(done, case=case.id)
     if problems:
@@ -153,23 +166,29 @@ def evaluate(
     well = [result for result in results if result.row["healthy"]]
     missing = [case.id for case in cases if files[case.id] is None]
     notes += _cohort_notes(ill, well)
+    pool = results if rules.healthy_pooled else ill
+    pooled = pooled_numbers(ill, well, missing, pool)
+    if pooled.get("oracle_dice", math.nan) > 0:
+        pooled |= protocol_numbers(rules, pool, lambda id_: read(manifest.case(id_)))
+    brats, brats_intervals = brats_numbers(ill, points, resamples)
     return Study(
         method=method or found_method or folder.name,
         cohort=manifest.name,
-        pooled=_pooled(ill, well, missing),
+        pooled=pooled,
         operating_points=[point_result(point, ill, well) for point in points],
         per_case=[result.row for result in results],
         missing=missing,
-        intervals=_intervals(ill, well, points, resamples),
-        per_case_summary=_per_case_summary(ill),
-        case_level=_case_level(results, resamples),
-        all_voxels=_all_voxels(results),
+        intervals=pooled_intervals(ill, well, points, resamples, pool) | brats_intervals,
+        per_case_summary=per_case_summary(ill),
+        case_level=scan_numbers(results, resamples),
+        all_voxels=all_voxel_numbers(results),
+        brats=brats,
         notes=notes,
         settings={
             "splits": list(splits), "pattern": pattern, "resampled": resampled, "lesion_overlap": overlap,
-            "smallest_lesion_ml": smallest_ml, "resamples": resamples,
+            "smallest_lesion_ml": smallest_ml, "resamples": resamples, "protocol": asdict(rules),
         },
-        counts=[(result.row["id"], result.row["subject"], result.counts) for result in ill],
+        counts=[(result.row["id"], result.row["subject"], result.counts) for result in pool],
     )  # fmt: skip
 
 
@@ -199,14 +218,17 @@ def _points(
     splits: Sequence[str],
     *,
     resampled: bool,
+    set_here: bool,
 ) -> tuple[list[Point], str | None, list[str]]:
-    """Operating points, the method's name if a sidecar says it, and notes."""
+    """Operating points, the method's name if a sidecar says it, and notes; unless ``set_here``, only those given."""
     points, method, notes = None, None, []
     for file in filter(None, files.values()):
         found, name = recorded_points(file)
         if points is not None and found != points:
             raise MedvaeError(f"{file}: has other operating points than the maps before it: two detectors are mixed.")
         points, method = found, method or name
+    if not set_here:
+        return given_points(thresholds), method, []
     if not points:
         points = validation_points(folder, manifest, pattern, resampled=resampled)
         if points and "validation" in splits:
@@ -219,74 +241,9 @@ def _points(
     return [*points, *given_points(thresholds)], method, notes
 
 
-def _pooled(ill: Sequence[CaseResult], well: Sequence[CaseResult], missing: Sequence[str]) -> dict[str, float]:
-    pooled: dict[str, float] = {
-        "n_cases": len(ill), "n_healthy": len(well), "n_missing": len(missing),
-        "n_subjects": len(_subjects(ill)), "n_healthy_subjects": len(_subjects(well)),
-    }  # fmt: skip
-    if ill:
-        summary = SparseCounts.merged([case.counts for case in ill]).summary()
-        pooled |= {
-            "ap": summary.ap, "prevalence": summary.prevalence, "auroc": summary.auroc,
-            "oracle_dice": summary.oracle_dice, "oracle_threshold": summary.oracle_threshold,
-            "fpr_at_95_tpr": summary.fpr_at_95_tpr, "n_voxels": summary.n_lesion + summary.n_healthy,
-        }  # fmt: skip
-    return pooled
-
-
-def _intervals(
-    ill: Sequence[CaseResult], well: Sequence[CaseResult], points: Sequence[Point], resamples: int
-) -> dict[str, Interval]:
-    found: dict[str, Interval] = {}
-    if ill and sum(int(case.counts.lesion.sum()) for case in ill):
-        found |= curve_intervals(
-            SubjectCurves.of([(case.row["subject"], case.counts) for case in ill]), resamples=resamples
-        )
-    for name in (point.name for point in points):
-        if ill:
-            sums = _subject_sums(ill, [f"true_{name}", f"flagged_{name}", "lesion_voxels"])
-            found[f"dice_{name}"] = sum_interval(
-                sums,
-                lambda s, n=name: 2 * s[f"true_{n}"] / (s[f"flagged_{n}"] + s["lesion_voxels"]),
-                resamples=resamples,
-            )
-            found[f"sensitivity_{name}"] = sum_interval(
-                sums, lambda s, n=name: s[f"true_{n}"] / s["lesion_voxels"], resamples=resamples
-            )
-        if well:
-            found[f"fpr_{name}"] = sum_interval(
-                _subject_sums(well, [f"flagged_{name}", "voxels"]),
-                lambda s, n=name: s[f"flagged_{n}"] / s["voxels"],
-                resamples=resamples,
-            )
-    return found
-
-
-def _per_case_summary(ill: Sequence[CaseResult]) -> dict[str, dict[str, float]]:
-    rows = [case.row for case in ill]
-    left_out = ("voxels", "flagged_", "true_", "lesion_voxels", "score_", "missing", "healthy")
-    names = [
-        name for name in (rows[0] if rows else {}) if not name.startswith(left_out) and name not in ("id", "subject")
-    ]
-    return {name: mean_sd([row[name] for row in rows]) for name in names}
-
-
-def _case_level(results: Sequence[CaseResult], resamples: int) -> dict[str, Any]:
-    rows = [case.row for case in results if case.row["healthy"] or case.row["lesion_voxels"]]
-    scores = {name: [row[f"score_{name}"] for row in rows] for name in SCORES}
-    return case_level(
-        [row["subject"] for row in rows], [not row["healthy"] for row in rows], scores, resamples=resamples
-    )
-
-
-def _all_voxels(results: Sequence[CaseResult]) -> dict[str, float]:
-    summary = asdict(SparseCounts.merged([case.counts for case in results]).summary())
-    return {key: summary[key] for key in ("ap", "auroc", "n_lesion", "n_healthy")}
-
-
 def _cohort_notes(ill: Sequence[CaseResult], well: Sequence[CaseResult]) -> list[str]:
     notes = []
-    n = len(_subjects(ill))
+    n = len(subjects(ill))
     if 0 < n < FEW_SUBJECTS:
         notes.append(f"{n} subject{'s' * (n > 1)} with a lesion label: an interval over so few means little.")
     if not ill:
@@ -294,15 +251,3 @@ def _cohort_notes(ill: Sequence[CaseResult], well: Sequence[CaseResult]) -> list
     if not well:
         notes.append("No healthy case: there is no realised false-positive rate and no case-level number.")
     return notes
-
-
-def _subject_sums(cases: Sequence[CaseResult], names: Sequence[str]) -> list[dict[str, float]]:
-    sums: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(names, 0.0))
-    for case in cases:
-        for name in names:
-            sums[case.row["subject"]][name] += case.row[name]
-    return list(sums.values())
-
-
-def _subjects(cases: Sequence[CaseResult]) -> set[str]:
-    return {case.row["subject"] for case in cases}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # some of these import torch, which a table of counts does no
     from medvae.preparation.cohort_check import CohortCheck
 
 ABSENT = "–"
-COLUMNS = ("method", "subjects", "AP", "prevalence", "AUROC", "⌈Dice⌉ oracle")
+COLUMNS = ("method", "subjects", "AP", "prevalence", "AUROC", "⌈Dice⌉ oracle", "⌈Dice⌉ without small components")
 
 
 def study_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
@@ -37,7 +37,7 @@ def study_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for study in studies:
         row = [study.method, str(study.pooled["n_subjects"]) if study.pooled.get("n_subjects") else ABSENT]
-        row += [_cell(study, key) for key in ("ap", "prevalence", "auroc", "oracle_dice")]
+        row += [_cell(study, key) for key in ("ap", "prevalence", "auroc", "oracle_dice", "oracle_dice_components")]
         points = {point.name: point for point in study.operating_points}
         for name in named:
             point = points.get(name)
@@ -100,6 +100,24 @@ def lesion_rows(study: Study) -> tuple[list[str], list[list[str]]]:
         if bins[0]["lesions"]:
             found = [f"{one['found']} ({_percent(one['sensitivity'])})" for one in bins]
             rows.append([str(bins[0]["size_ml"]), str(bins[0]["lesions"]), *found])
+    return header, rows
+
+
+def brats_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of lesion-wise Dice and HD95 as in BraTS 2023, of each region at each threshold."""
+    header = ["method", "threshold", "region", "lesion-wise Dice", "lesion-wise HD95 mm", "lesions", "missed", "false"]
+    rows = [
+        [
+            study.method,
+            row["point"],
+            row["region"],
+            _with_interval(row["dice"], study.intervals[f"brats_dice_{row['region']}_{row['point']}"]),
+            _number(row["hd95_mm"], 1),
+            *(str(row[key]) for key in ("lesions", "missed", "false")),
+        ]
+        for study in studies
+        for row in study.brats
+    ]
     return header, rows
 
 

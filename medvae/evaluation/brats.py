@@ -1,0 +1,72 @@
+"""Lesion-wise Dice and HD95 as in the BraTS challenges of 2023, for gliomas.
+
+Truth is dilated only to tell which components belong to one lesion: those that then touch. A predicted component
+belongs to every lesion whose dilated truth it meets, and each lesion is compared, undilated, with all that belongs to
+it. A lesion that was missed, and a predicted component that belongs to none, has Dice 0 and HD95 374 mm; lesions of 50
+mm³ or less are left out, whether found or not, while false components count whatever their size. The number of a case
+is the mean over lesions and false components.
+
+The rules are those of the organisers' program (https://github.com/rachitsaluja/BraTS-2023-Metrics, for GLI), written
+anew; HD95 is that of `medvae.evaluation.surfaces`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from medvae.evaluation.surfaces import surface_distances
+
+DILATIONS = 3
+"""Times that truth is dilated by a voxel and its 18 neighbours (voxels of 1 mm in BraTS)."""
+SMALLEST_MM3 = 50.0
+PENALTY_MM = 374.0
+"""HD95 of what was missed or is false: the diagonal of the BraTS grid."""
+_TOUCHING = np.ones((3, 3, 3), dtype=bool)
+
+
+@dataclass(frozen=True)
+class LesionWise:
+    """Lesion-wise numbers of one case and region."""
+
+    dice: float
+    hd95_mm: float
+    lesions: int
+    """True lesions that count."""
+    missed: int
+    """Of these."""
+    false: int
+    """Predicted components that belong to no lesion."""
+
+
+def lesion_wise(flagged: np.ndarray, truth: np.ndarray, spacing_mm: tuple[float, ...]) -> LesionWise:
+    """Compare what was flagged with a region of the truth, ``(X, Y, Z)`` bool each, lesion by lesion.
+
+    Where there is neither lesion nor finding Dice is 1 and HD95 0.
+    """
+    grown = ndimage.binary_dilation(truth, ndimage.generate_binary_structure(3, 2), iterations=DILATIONS)
+    lesions, n_lesions = ndimage.label(grown, _TOUCHING)
+    findings, n_findings = ndimage.label(flagged, _TOUCHING)
+    met = np.zeros((n_lesions + 1, n_findings + 1), dtype=bool)
+    both = (lesions > 0) & (findings > 0)
+    met[lesions[both], findings[both]] = True
+    voxel_mm3 = float(np.prod(spacing_mm))
+    dice, hd95, missed = [], [], 0
+    for lesion in range(1, n_lesions + 1):
+        mine = truth & (lesions == lesion)
+        if mine.sum() * voxel_mm3 <= SMALLEST_MM3:
+            continue
+        if not met[lesion].any():
+            dice, hd95, missed = [*dice, 0.0], [*hd95, PENALTY_MM], missed + 1
+            continue
+        found = met[lesion][findings]
+        dice.append(2 * float((found & mine).sum()) / float(found.sum() + mine.sum()))
+        hd95.append(surface_distances(found, mine, spacing_mm).hd95_mm)
+    false = int((~met[:, 1:].any(axis=0)).sum())
+    count = len(dice) + false
+    if count == 0:
+        return LesionWise(1.0, 0.0, 0, 0, 0)
+    return LesionWise(math.fsum(dice) / count, (math.fsum(hd95) + false * PENALTY_MM) / count, len(dice), missed, false)
