@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save
 from medvae.calibration import fit_normative
 from medvae.files import write_bytes
 from medvae.preparation.prepare import PreparedVolume
+from medvae.shading import without_shading
 
 SHRINKAGE = 5.0
 """Pseudo-subjects with which the variance of each place is drawn towards the average one."""
@@ -27,9 +28,19 @@ class Atlas:
     def beside(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """A scan ``(C, X, Y, Z)`` with the atlas inside its brain as further channels: ``(3C, X, Y, Z)`` float32.
 
-        The scan's channels come first, then the means, then the SDs.
+        The scan's channels come first, freed of the shading in which they differ from the means; then the means, then
+        the SDs.
         """
-        return np.concatenate([image, self.mean * mask, self.sd * mask]).astype(np.float32, copy=False)
+        return self._beside(self.even(image, mask), mask)
+
+    def even(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """A scan ``(C, X, Y, Z)`` freed of its shading, see `medvae.shading.without_shading`."""
+        return np.stack(
+            [without_shading(x, mask, mean, sd) for x, mean, sd in zip(image, self.mean, self.sd, strict=True)]
+        )
+
+    def _beside(self, even: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return np.concatenate([even, self.mean * mask, self.sd * mask]).astype(np.float32, copy=False)
 
     def save(self, path: Path) -> None:
         """Write the atlas as a safetensors file of half precision, which loses nothing of what `fit_atlas` made."""
@@ -60,19 +71,23 @@ def fit_atlas(volumes: Sequence[PreparedVolume]) -> Atlas:
 
 
 class VolumeWithAtlas(PreparedVolume):
-    """A prepared volume whose image is followed by the atlas, put together anew at each use to save memory."""
+    """A prepared volume whose image, freed of shading, is followed by the atlas: as `Atlas.beside`.
+
+    Only the scan is kept; the channels are put together anew at each use, to save memory.
+    """
 
     plain: PreparedVolume
     atlas: Atlas
+    even: np.ndarray
 
     def __init__(self, plain: PreparedVolume, atlas: Atlas) -> None:
         same = {name: getattr(plain, name) for name in ("source", "transform", "registered", "brain_from", "quality")}
-        self.__dict__.update(same, plain=plain, atlas=atlas)
+        self.__dict__.update(same, plain=plain, atlas=atlas, even=atlas.even(plain.image, plain.mask))
 
     @property
     def image(self) -> np.ndarray:
         """``(3C, X, Y, Z)`` float32; see `Atlas.beside`."""
-        return self.atlas.beside(self.plain.image, self.plain.mask)
+        return self.atlas._beside(self.even, self.mask)
 
     @property
     def mask(self) -> np.ndarray:
