@@ -47,7 +47,8 @@ def test_scan_comes_first_and_the_atlas_ends_with_the_brain(volumes):
     atlas, volume = fit_atlas(volumes), volumes[0]
     shown = VolumeWithAtlas(volume, atlas).image
     assert shown.shape == (3, *volume.mask.shape)
-    assert np.array_equal(shown[:1], volume.image)
+    assert np.array_equal(shown[:1], atlas.even(volume.image, volume.mask))
+    assert np.array_equal(shown, atlas.beside(volume.image, volume.mask))
     assert np.array_equal(shown[1][volume.mask], atlas.mean[0][volume.mask])
     assert not shown[1:, ~volume.mask].any()
 
