@@ -22,6 +22,7 @@ from medvae.detector import find_detector
 from medvae.errors import MedvaeError
 from medvae.evaluation.lesions import OVERLAP, SMALLEST_ML
 from medvae.files import sha256
+from medvae.lesions.families import Family
 from medvae.manifest import Case, Manifest, read_manifest
 from medvae.schema import parse
 
@@ -84,8 +85,11 @@ class Row:
 class Target:
     """Lesions to find: those of the manifest, or inserted ones."""
 
-    name: Literal["patients", "inserted"]
+    name: str
+    """"patients", "inserted" (the family ms) or "inserted_FAMILY"."""
     key: str
+    family: Family | None = None
+    """Of inserted lesions."""
 
 
 @dataclass(frozen=True)
@@ -279,11 +283,16 @@ def _targets(study: StudyConfig, cohort: Manifest, checksum: Checksum) -> Iterab
         regions = [*(cohort.label_values or {}).values()][:1]
         yield Target("patients", _digest({"scans": scans, "lesion": regions, **rule}))
     if study.inserted:
-        made = study.inserted.model_dump() | {"shapes": _library(study, checksum), "medvae": __version__}
+        options = study.inserted.model_dump(exclude={"families", "shapes", "sizes"}) | {"medvae": __version__}
         healthy = [scan for scan, case in zip(scans, cases, strict=True) if case.healthy]
         if not healthy:
             raise MedvaeError(f"{cohort.path}: has no healthy {study.split} scan to insert lesions into.")
-        yield Target("inserted", _digest({"healthy": healthy, "inserted": made, **rule}))
+        for family in study.inserted.families:
+            if family == "ms":
+                name, made = "inserted", {"shapes": _library(study, checksum)}
+            else:
+                name, made = f"inserted_{family}", {"family": family, "sizes": study.inserted.sizes}
+            yield Target(name, _digest({"healthy": healthy, "inserted": options | made, **rule}), family)
     elif not ill:
         raise MedvaeError(
             f"{cohort.path}: has no test scan with a lesion label, so there is nothing to find. Add some, or insert "

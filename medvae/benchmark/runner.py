@@ -5,7 +5,7 @@
 ``OUT/detectors/NAME-seedN-KEY/``    a calibrated detector: ``medvae predict`` takes it
 ``OUT/maps/NAME-seedN-KEY/``         overlays; removed when they are measured, unless ``keep_maps``
 ``OUT/measured/TARGET/NAME-seedN-KEY/``   its numbers, as ``medvae evaluate`` writes them
-``OUT/inserted/``                    the scans with inserted lesions
+``OUT/inserted/``, ``inserted_FAMILY/``  the scans with inserted lesions
 """
 
 from __future__ import annotations
@@ -195,20 +195,21 @@ def _make_targets(bench: Bench) -> dict[str, Manifest]:
         if target.name == "patients":
             found["patients"] = cohort
             continue
-        options, folder = study.inserted, bench.out / "inserted"
+        options, folder = study.inserted, bench.out / target.name
         record = {"key": target.key}
         marker, manifest = folder / "made.json", folder / "with_healthy.json"
         if not (marker.is_file() and manifest.is_file() and read_document(marker) == record):
-            Console(stderr=True, quiet=bench.quiet).print("Inserting lesions", highlight=False)
+            Console(stderr=True, quiet=bench.quiet).print(f"Inserting lesions: {target.family}", highlight=False)
             marker.unlink(missing_ok=True)
             inserted = insert_cohort(
-                cohort, folder, shapes=read_shapes(study.resolve(options.shapes)), seed=options.seed,
-                repeats=options.repeats, split=options.split,
+                cohort, folder, shapes=read_shapes(study.resolve(options.shapes)) if options.shapes else None,
+                seed=options.seed, repeats=options.repeats, split=options.split, family=target.family,
+                sizes=options.sizes,
             )  # fmt: skip
             healthy = cohort.of_split(options.split, healthy=True)
             combine(manifest, inserted.name, [(inserted, inserted.cases), (cohort, healthy)])
             write_json(marker, record)
-        found["inserted"] = read_manifest(manifest)
+        found[target.name] = read_manifest(manifest)
     return found
 
 

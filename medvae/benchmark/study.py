@@ -12,6 +12,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from medvae.config import Config, PostprocessingConfig, ScoreConfig
 from medvae.evaluation.bootstrap import RESAMPLES
 from medvae.files import write_text
+from medvae.lesions.families import SIZES_ML, Family, Size
 from medvae.schema import Strict, parse, read_document
 
 NAME = r"^[A-Za-z0-9_.-]+$"
@@ -80,10 +81,14 @@ class ScoreVariant(ScoreConfig):
 
 
 class InsertedLesions(Strict):
-    """Lesions inserted into healthy scans of the cohort (T1), as a target of their own."""
+    """Lesions inserted into healthy scans of the cohort (T1), a target of its own for each family."""
 
-    shapes: str
-    """Path of the library of lesion shapes (.npz), see ``pipelines/make_lesion_shapes.py``."""
+    shapes: str | None = None
+    """Path of the library of lesion shapes (.npz) for the family ms, see ``pipelines/make_lesion_shapes.py``."""
+    families: tuple[Family, ...] = Field(("ms",), min_length=1)
+    """Kinds of lesions, see `medvae.lesions.families`: ms, tumour, bright, texture, mass_effect, stroke."""
+    sizes: tuple[Size, ...] = Field(tuple(SIZES_ML), min_length=1)
+    """Of lesions of other families than ms: small, medium, large. Each gives a scan of its own."""
     seed: int = Field(0, ge=0)
     """Of places, shapes and contrasts."""
     repeats: int = Field(1, ge=1)
@@ -91,6 +96,15 @@ class InsertedLesions(Strict):
     split: Literal["test", "validation"] = "test"
     """Whose healthy scans are taken. "validation" makes a study for choosing: no test scan is opened, so that what is
     chosen is not chosen on the result."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> InsertedLesions:
+        if "ms" in self.families and self.shapes is None:
+            raise ValueError("shapes: the family ms is made of real shapes; give the path of a library (.npz).")
+        for what, given in (("families", self.families), ("sizes", self.sizes)):
+            if len(set(given)) < len(given):
+                raise ValueError(f"{what}: one of {', '.join(given)} is there twice.")
+        return self
 
 
 class Ensembles(Strict):
