@@ -14,7 +14,9 @@ EXAMPLE = "medvae predict runs/a scan1.nii.gz scan2.nii.gz --out overlays"
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, detector's folder, or the name of one that comes with medvae.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Run or detector folder, or the name of one that comes with medvae.")
+    ],
     scans: Annotated[
         list[Path] | None,
         typer.Argument(metavar="[SCAN]...", help="NIfTI, MGH, MHA or NRRD files, skull-stripped or whole heads."),
