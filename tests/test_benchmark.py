@@ -60,7 +60,13 @@ def write(folder: Path, cohort, repository, **changes) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(cohort, tmp_path_factory):
+def prepared(tmp_path_factory):
+    """The scans on the standard grid, once for all studies."""
+    return tmp_path_factory.mktemp("prepared")
+
+
+@pytest.fixture(scope="module")
+def done(cohort, prepared, tmp_path_factory):
     """A finished study with two seeds, two ensembles and post-processing; its maps are kept."""
     folder = tmp_path_factory.mktemp("benchmark")
     path = write(
@@ -69,7 +75,7 @@ def done(cohort, tmp_path_factory):
         ensembles={"seeds": ["vae-own"], "methods": {"both": ["vae-own", "normative_baseline"]}},
         postprocessing={"minimum_lesion_ml": 1},
     )  # fmt: skip
-    board = run_study(read_study(path), folder / "out", quiet=True)
+    board = run_study(read_study(path), folder / "out", cache=prepared, quiet=True)
     return path, folder / "out", board
 
 
@@ -156,12 +162,12 @@ def test_keys_follow_content_and_not_names(tmp_path, cohort, repository):
 # What is done
 
 
-def test_what_is_done_is_not_done_again_and_the_tables_are_the_same(done, tmp_path, monkeypatch):
+def test_what_is_done_is_not_done_again_and_the_tables_are_the_same(done, prepared, tmp_path, monkeypatch):
     path, out, board = done
     write_board(board, tmp_path / "first", pictures=False)
     for name in ("fit", "predict", "evaluate", "insert_cohort"):
         monkeypatch.setattr(runner_module, name, lambda *_, **__: pytest.fail("was done already"))
-    again = run_study(read_study(path), out, quiet=True)
+    again = run_study(read_study(path), out, cache=prepared, quiet=True)
     write_board(again, tmp_path / "second", pictures=False)
     files = sorted(file.name for file in (tmp_path / "first").iterdir())
     assert files == ["leaderboard.csv", "leaderboard.md", "leaderboard.tex", "results.json", "timing.csv"]
@@ -169,14 +175,14 @@ def test_what_is_done_is_not_done_again_and_the_tables_are_the_same(done, tmp_pa
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 
-def test_another_score_does_not_train_again(done, cohort, repository, monkeypatch, tmp_path):
+def test_another_score_does_not_train_again(done, prepared, cohort, repository, monkeypatch, tmp_path):
     _, out, _ = done
     study = read_study(
         write(tmp_path, cohort, repository, seeds=[0], scores=[{"name": "plain", "normative": False}], keep_maps=True)
     )
     monkeypatch.setattr("medvae.fitting.train", lambda *_, **__: pytest.fail("was trained already"))
     before = sorted((out / "runs").iterdir())
-    board = run_study(study, out, quiet=True)
+    board = run_study(study, out, cache=prepared, quiet=True)
     assert not board.failed
     assert board.of("patients")["vae-plain"].measured
     assert sorted((out / "runs").iterdir()) == before
@@ -225,15 +231,15 @@ def test_post_processed_rows_are_measured_on_the_masks(done, cohort):
     assert not [key for key in post.study.per_case[0] if key.endswith("fpr_0.05")]
 
 
-def test_maps_are_removed_unless_asked_for_and_the_detector_stays(cohort, repository, tmp_path):
+def test_maps_are_removed_unless_asked_for_and_the_detector_stays(prepared, cohort, repository, tmp_path):
     path = write(tmp_path, cohort, repository, methods=[])
-    board = run_study(read_study(path), tmp_path / "out", quiet=True)
+    board = run_study(read_study(path), tmp_path / "out", cache=prepared, quiet=True)
     assert set(board.of("patients")) == set(BASELINES)
     assert not list((tmp_path / "out" / "maps").iterdir())
     assert len(list((tmp_path / "out" / "detectors").iterdir())) == 2
 
 
-def test_a_method_that_fails_is_a_row_and_the_rest_goes_on(cohort, repository, tmp_path, monkeypatch):
+def test_a_method_that_fails_is_a_row_and_the_rest_goes_on(prepared, cohort, repository, tmp_path, monkeypatch):
     config = str(repository / "configs" / "vae_slice.yaml")
     methods = [
         {"name": "broken", "config": config, "overrides": ["training.stepps=2"]},
@@ -242,7 +248,7 @@ def test_a_method_that_fails_is_a_row_and_the_rest_goes_on(cohort, repository, t
     study = read_study(
         write(tmp_path, cohort, repository, methods=methods, ensembles={"methods": {"two": ["broken", "explodes"]}})
     )
-    board = run_study(study, tmp_path / "out", quiet=True)
+    board = run_study(study, tmp_path / "out", cache=prepared, quiet=True)
     assert len(board.failed) == 3
     text = markdown(board)
     assert "failed: " in text
@@ -258,12 +264,12 @@ def test_a_method_that_fails_is_a_row_and_the_rest_goes_on(cohort, repository, t
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(runner_module, "fit", unknown)
-    again = run_study(study, tmp_path / "out", quiet=True)
+    again = run_study(study, tmp_path / "out", cache=prepared, quiet=True)
     assert any("RuntimeError: out of memory" in problem for problem in again.failed)
     assert "Traceback" in next((tmp_path / "out" / "failures").iterdir()).read_text()
 
 
-def test_ctrl_c_passes_through_and_what_was_measured_stays(cohort, repository, tmp_path, monkeypatch):
+def test_ctrl_c_passes_through_and_what_was_measured_stays(prepared, cohort, repository, tmp_path, monkeypatch):
     study = read_study(write(tmp_path, cohort, repository, methods=[]))
     original, calls = runner_module.predict, []
 
@@ -275,8 +281,8 @@ def test_ctrl_c_passes_through_and_what_was_measured_stays(cohort, repository, t
 
     monkeypatch.setattr(runner_module, "predict", stopped)
     with pytest.raises(KeyboardInterrupt):
-        run_study(study, tmp_path / "out", quiet=True)
-    run_study(study, tmp_path / "out", quiet=True)
+        run_study(study, tmp_path / "out", cache=prepared, quiet=True)
+    run_study(study, tmp_path / "out", cache=prepared, quiet=True)
     assert len(calls) == 3
 
 
@@ -293,13 +299,13 @@ def test_a_dry_run_writes_nothing(done, cohort, repository, tmp_path):
     assert "2 trainings (2 done)" in open_bench(read_study(path), out, writing=False).todo()
 
 
-def test_the_command(cohort, repository, tmp_path):
+def test_the_command(prepared, cohort, repository, tmp_path):
     from typer.testing import CliRunner
 
     from medvae.cli import app
 
     path = write(tmp_path, cohort, repository, methods=[{"name": "none", "config": "none.yaml"}])
-    arguments = ["benchmark", str(path), "--out", str(tmp_path / "out"), "-q"]
+    arguments = ["benchmark", str(path), "--out", str(tmp_path / "out"), "--cache", str(prepared), "-q"]
     planned = CliRunner().invoke(app, [*arguments, "--dry-run"])
     assert planned.exit_code == 0
     assert "cannot be done" in planned.output

@@ -1,8 +1,8 @@
 """The two benchmarks that come with the project, made small: on a part of the included cohort."""
 
 import json
+import runpy
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -26,22 +26,31 @@ def few(included, path, splits=("train", "validation", "test"), *, patients=1):
     return combine(path, "few", [(included, [*cases, *included.of_split("test", healthy=False)[:patients]])])
 
 
-def run(script, *arguments):
-    command = [sys.executable, script, *arguments, "--quick"]
-    return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=280)
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a program as from the command line, in this process, and return what it printed."""
+
+    def program(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [str(word) for word in (script, *arguments, "--quick")])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(script), run_name="__main__")
+        printed = capsys.readouterr()
+        assert ended.value.code == 0, printed.err
+        return printed.out
+
+    return program
 
 
-def test_ms_benchmark(included, repository, tmp_path):
+def test_ms_benchmark(included, repository, run, tmp_path):
     few(included, tmp_path / "few.json")
-    result = run(repository / "pipelines" / "ms_benchmark.py", tmp_path / "few.json", "--out", tmp_path / "out")
-    assert result.returncode == 0, result.stderr
+    printed = run(repository / "pipelines" / "ms_benchmark.py", tmp_path / "few.json", "--out", tmp_path / "out")
     for words in ("cevae_slice+post", "normative_baseline", "chance", "1 scans of 1 people", "mean nothing"):
-        assert words in result.stdout
+        assert words in printed
     assert (tmp_path / "out" / "study.yaml").is_file()
     assert (tmp_path / "out" / "leaderboard.tex").is_file()
 
 
-def test_brats_benchmark_takes_the_manifest_of_the_importer(included, repository, tmp_path):
+def test_brats_benchmark_takes_the_manifest_of_the_importer(included, repository, run, tmp_path):
     """A patient of the cohort becomes a case of BraTS 2023: its names, and the labels 1, 2 and 3 in its lesion."""
     from typer.testing import CliRunner
 
@@ -60,10 +69,9 @@ def test_brats_benchmark_takes_the_manifest_of_the_importer(included, repository
     few(included, tmp_path / "healthy.json", patients=0)
 
     script = repository / "pipelines" / "brats_benchmark.py"
-    result = run(script, tmp_path / "brats.json", tmp_path / "healthy.json", "--out", tmp_path / "out")
-    assert result.returncode == 0, result.stderr
-    assert "FLAIR is left out" in result.stdout
-    assert "BraTS, T1" in result.stdout
+    printed = run(script, tmp_path / "brats.json", tmp_path / "healthy.json", "--out", tmp_path / "out")
+    assert "FLAIR is left out" in printed
+    assert "BraTS, T1" in printed
     cohort = read_manifest(tmp_path / "out" / "T1" / "cohort.json")
     assert cohort.label_values["whole tumour"] == [1, 2, 3]
     content = json.loads((tmp_path / "out" / "T1" / "results.json").read_text())
