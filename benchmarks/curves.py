@@ -4,7 +4,7 @@
     python benchmarks/curves.py --streamed 1000000000
 
 The first prints a Markdown table of medians. Memory is what the process needed beyond the scores and the truth
-themselves. The second streams voxels in chunks through one pair of histograms, and prints time and peak memory.
+themselves. The second streams voxels in chunks, each counted and added, and prints time and peak memory.
 """
 
 from __future__ import annotations
@@ -44,20 +44,18 @@ def measure(method: str, count: int) -> dict[str, float]:
     if method == "scikit-learn":
         from sklearn.metrics import average_precision_score, roc_auc_score
     else:
-        from medvae.evaluation.curves import SparseCounts, VoxelCounts
+        from medvae.evaluation.curves import SparseCounts
     scores, truth = voxels(count)
     before, start = peak_mb(), time.perf_counter()
     if method == "scikit-learn":
         auroc, ap = roc_auc_score(truth, scores), average_precision_score(truth, scores)
     else:
-        kind = {"medvae, one scan": SparseCounts, "medvae, streamed": VoxelCounts}[method]
-        if kind is VoxelCounts:
-            parts = [slice(i, i + CHUNK) for i in range(0, count, CHUNK)]
-            counts = VoxelCounts.of(scores[parts[0]], truth[parts[0]])
-            for part in parts[1:]:
-                counts = counts + VoxelCounts.of(scores[part], truth[part])
+        if method == "medvae, streamed":
+            counts = SparseCounts.merged([])
+            for i in range(0, count, CHUNK):
+                counts = SparseCounts.merged([counts, SparseCounts.of(scores[i : i + CHUNK], truth[i : i + CHUNK])])
         else:
-            counts = kind.of(scores, truth)
+            counts = SparseCounts.of(scores, truth)
         summary = counts.summary()
         auroc, ap = summary.auroc, summary.ap
     return {"auroc": auroc, "ap": ap, "seconds": time.perf_counter() - start, "mb": peak_mb() - before}
@@ -65,15 +63,14 @@ def measure(method: str, count: int) -> dict[str, float]:
 
 def streamed(count: int) -> None:
     """Count voxels chunk by chunk, drawing each chunk when it is needed."""
-    from medvae.evaluation.curves import VoxelCounts
+    from medvae.evaluation.curves import SparseCounts
 
-    start, drawing, total = time.perf_counter(), 0.0, None
+    start, drawing, total = time.perf_counter(), 0.0, SparseCounts.merged([])
     for seed, first in enumerate(range(0, count, CHUNK)):
         began = time.perf_counter()
         scores, truth = voxels(min(CHUNK, count - first), seed)
         drawing += time.perf_counter() - began
-        counts = VoxelCounts.of(scores, truth)
-        total = counts if total is None else total + counts
+        total = SparseCounts.merged([total, SparseCounts.of(scores, truth)])
     summary = total.summary()
     seconds = time.perf_counter() - start - drawing
     print(f"{count:,} voxels: AUROC {summary.auroc:.5f}, AP {summary.ap:.5f} in {seconds:.0f} s", end=" ")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from medvae.evaluation import curves as curves_module
 from medvae.evaluation.bootstrap import (
     SubjectCurves,
     curve_intervals,
@@ -46,6 +47,20 @@ def test_sparse_counts_are_the_dense_ones():
         found, dense = SparseCounts.of(scores, truth), VoxelCounts.of(scores, truth).sparse()
         for name in ("bins", "lesion", "healthy"):
             np.testing.assert_array_equal(getattr(found, name), getattr(dense, name))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000, 4000, 10**6])
+def test_counting_in_parts_changes_no_count(monkeypatch, chunk):
+    _, scores, truth = next(cohort_counts(1))
+    scores[:50], scores[50:60] = -np.inf, 0.0
+    whole = VoxelCounts.of(scores, truth).sparse()
+    parts = [(scores[part], truth[part]) for part in (slice(0, 1500), slice(1500, 1500), slice(1500, None))]
+    monkeypatch.setattr(curves_module, "_CHUNK", chunk)
+    for found in (SparseCounts.of(scores, truth), SparseCounts.merged([SparseCounts.of(*part) for part in parts])):
+        for name in ("bins", "lesion", "healthy"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+            assert getattr(found, name).dtype == getattr(whole, name).dtype
+    assert len(SparseCounts.merged([]).bins) == 0
 
 
 def test_cases_merge_in_any_order():
