@@ -14,7 +14,7 @@ def intensity(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def equalized_intensity(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Histogram-equalised intensity: the share of brain voxels that are darker, in (0, 1].
 
-    A threshold on it beats many published networks on FLAIR (Meissen et al. 2021, arXiv 2109.06778).
+    A threshold on it beats many published networks on FLAIR (Meissen et al. 2021, arXiv 2109.06023).
     """
     equalized = np.zeros(mask.shape, dtype=np.float32)
     values = image[0][mask]
