@@ -1,0 +1,37 @@
+"""The detector that comes with medvae finds a lesion, and was not trained on the included test scans' people."""
+
+import json
+
+import numpy as np
+
+from medvae.detector import PRETRAINED, Detector
+from medvae.lesions.families import insert_family
+from medvae.manifest import read_manifest
+from medvae.preparation.prepare import prepare_scan
+from medvae.volume import read_volume, write_volume
+
+NAME = "t1-2mm"
+
+
+def test_it_finds_a_tumour_in_a_test_scan(repository, tmp_path):
+    cohort = read_manifest(repository / "data_manifests" / "included_t1.json")
+    case = cohort.of_split("test", healthy=True)[0]
+    healthy = read_volume(cohort.images(case)[0])
+    ill = insert_family(healthy, healthy.array > 0, "tumour", "medium", rng=1)
+    scan = tmp_path / "ill.nii.gz"
+    write_volume(scan, ill.array, healthy.geometry)
+    detector = Detector.load(NAME)
+    prepared = prepare_scan([scan], detector.config.preparation, scale=detector.scale)
+    flagged = detector.score(prepared) > detector.point(0.01).threshold
+    found = np.count_nonzero(flagged & ill.truth) / np.count_nonzero(ill.truth)
+    assert found > 0.5
+    assert np.count_nonzero(flagged & ~ill.truth & prepared.mask) / np.count_nonzero(prepared.mask) < 0.03
+
+
+def test_it_is_small_and_was_trained_on_other_people(repository):
+    cohort = read_manifest(repository / "data_manifests" / "included_t1.json")
+    told = json.loads((PRETRAINED / NAME / "cohort.json").read_text())["healthy_scans"]
+    for split in ("validation", "test"):
+        held_out = {case.subject_id for case in cohort.of_split(split, healthy=True)}
+        assert not held_out & set(told["train"])
+    assert sum(path.stat().st_size for path in (PRETRAINED / NAME).iterdir()) < 20e6
