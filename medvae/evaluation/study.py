@@ -186,7 +186,8 @@ def evaluate(
         notes=notes,
         settings={
             "splits": list(splits), "pattern": pattern, "resampled": resampled, "lesion_overlap": overlap,
-            "smallest_lesion_ml": smallest_ml, "resamples": resamples, "protocol": asdict(rules),
+            "smallest_lesion_ml": smallest_ml, "resamples": resamples,
+            "protocol": {name: value for name, value in asdict(rules).items() if value is not None},
         },
         counts=[(result.row["id"], result.row["subject"], result.counts) for result in pool],
     )  # fmt: skip
