@@ -237,8 +237,16 @@ def test_case_with_a_broken_truth_is_told_and_the_others_are_measured(tmp_path: 
 def test_scans_are_found_where_they_lay(tmp_path: Path) -> None:
     make_predictions(tmp_path, ["ill"], [])
     sidecar = tmp_path / f"predictions/ill{MASK_SUFFIX.replace('.nii.gz', '.json')}"
-    write_json(sidecar, read_document(sidecar) | {"SpatialReference": "../scans/case0.nii.gz"})
+    elsewhere = tmp_path / "a b" / "scan.nii.gz"
+    elsewhere.parent.mkdir()
+    (tmp_path / "scans/case0.nii.gz").rename(elsewhere)
+    write_json(sidecar, read_document(sidecar) | {"SpatialReference": "../a b/scan.nii.gz"})
     assert write_report(tmp_path / "predictions", tmp_path / "out", quiet=True).problems == {}
+    elsewhere.write_bytes(b"cut off")
+    (problem,) = write_report(tmp_path / "predictions", tmp_path / "out", quiet=True).problems.values()
+    assert "scan.nii.gz: " in problem
+    assert "a b" not in problem
+    assert str(tmp_path) not in problem
 
 
 def test_spread_of_an_ensemble_is_a_layer(tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def _whole(item: PredictedCase) -> PredictedCase:
     scan = item.scan or _where_it_lay(item) or Path(item.scan_name)
     if not scan.is_file():
         raise MedvaeError(
-            f'{item.folder}: the scan of "{item.id}" is not at {os.path.normpath(scan)}; it was moved or renamed since '
+            f'{item.folder}: the scan of "{item.id}" is not at {scan}; it was moved or renamed since '
             f"it was predicted, or the predictions were. Put the two back as they lay, or name it in a manifest "
             f"(--manifest)."
         )
@@ -226,5 +226,5 @@ def _search(lost: Sequence[PredictedCase], folders: Sequence[Path]) -> dict[str,
 
 
 def _where_it_lay(item: PredictedCase) -> Path | None:
-    way = item.sidecar.get("SpatialReference")
-    return item.folder / way if isinstance(way, str) else None
+    way = item.sidecar.get("SpatialReference")  # from the folder itself, which may have been reached by a link
+    return Path(os.path.normpath(item.folder.resolve() / way)) if isinstance(way, str) else None

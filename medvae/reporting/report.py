@@ -100,7 +100,8 @@ def write_report(
     scans = [Path(folder) for folder in scans]
     predicted = with_scans(find_predictions(predictions), manifest, scans)
     check_report_folder(out / REPORT, out / CASES)
-    plain = partial(_plain, folders=[predictions, out, *scans, *([manifest.path.parent] if manifest else [])])
+    known = [predictions, out, *scans, *([manifest.path.parent] if manifest else [])]
+    plain = partial(_plain, folders=[*known, *{item.scan.parent for item in predicted if item.scan}])
     if evaluations:
         measured = read_evaluations(predicted, evaluations)
     else:
