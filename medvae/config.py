@@ -141,7 +141,7 @@ class AugmentationConfig(Strict):
         return self
 
 
-LesionKind = Literal["dark", "bright", "grey", "foreign", "texture", "ring", "oedema"]
+LesionKind = Literal["dark", "bright", "grey", "foreign", "texture", "ring", "oedema", "smooth", "warp"]
 
 
 class LesionConfig(Strict):
@@ -155,6 +155,10 @@ class LesionConfig(Strict):
         ("dark", "bright", "grey", "foreign", "texture", "ring", "oedema"), min_length=1
     )
     """What a lesion does to its tissue, each with equal probability (one that is named twice, twice as often)."""
+    follows_tissue: float = Field(0.0, ge=0, le=1)
+    """Share of the lesions that stop where tissue becomes darker: at fluid, or at the edge of the white matter."""
+    cores: float = Field(0.0, ge=0, le=1)
+    """Share of the lesions from 6 mm of radius on that have a core of another kind."""
     white_matter: float = Field(0.5, ge=0, le=1)
     """Share of the lesions below 16 mm of radius that are placed in the brighter half of the brain."""
 

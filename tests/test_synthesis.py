@@ -58,6 +58,50 @@ def test_kinds_do_what_they_are_called():
     assert abs(float((textured - x)[truth].mean())) < 0.3 * float((textured - x)[truth].abs().mean())
 
 
+def test_smooth_takes_detail_and_leaves_the_mean():
+    x, mask = tiles((40, 48, 36), count=4)
+    smoothed, truth = insert_lesions(x, mask, LesionConfig(radius_mm=(15, 20), kinds=("smooth",)), (3,))
+    assert smoothed[truth].std() < 0.8 * x[truth].std()
+    assert smoothed[truth].mean() == pytest.approx(float(x[truth].mean()), rel=0.03)
+
+
+def test_warp_moves_tissue_without_making_any():
+    ramp = torch.linspace(0.2, 0.8, 48).reshape(1, 1, 48, 1, 1).expand(4, 1, 48, 48, 48).contiguous()
+    mask = torch.ones(4, 1, 48, 48, 48, dtype=torch.bool)
+    warped, truth = insert_lesions(ramp, mask, LesionConfig(count=(1, 1), radius_mm=(12, 16), kinds=("warp",)), (1,))
+    assert truth.any()
+    assert float(warped.max()) <= 0.8001
+    assert float(warped.min()) >= 0.2 * 0.75  # its core may be darker by a quarter
+    slope = torch.diff(warped, dim=2)
+    assert (slope > -0.02).float().mean() > 0.99  # nothing folds: what was in front stays in front
+    assert slope.max() > 2 * float(torch.diff(ramp, dim=2).max())  # where it is pushed together
+
+
+def test_lesions_that_follow_tissue_stop_at_fluid():
+    x, mask = tiles((40, 48, 36), count=6)
+    x[:, :, :20] *= 0.1
+    options = {"count": (2, 3), "radius_mm": (8, 14), "kinds": ("bright",), "white_matter": 0.0}
+    _, all_over = insert_lesions(x, mask, LesionConfig(**options), (5,))
+    _, followed = insert_lesions(x, mask, LesionConfig(**options, follows_tissue=1.0), (5,))
+    dark = lambda truth: float(truth[:, :, :20].sum() / truth.sum())  # noqa: E731
+    assert dark(all_over) > 0.2
+    assert dark(followed) < 0.3 * dark(all_over)
+
+
+def test_cores_add_a_second_content_inside_the_same_truth():
+    x, mask = torch.full((40, 1, 28, 28, 28), 0.6), torch.ones(40, 1, 28, 28, 28, dtype=torch.bool)
+    options = {"count": (1, 1), "radius_mm": (10, 12), "kinds": ("bright", "dark")}
+    plain, _ = insert_lesions(x, mask, LesionConfig(**options), (2,))
+    cored, truth = insert_lesions(x, mask, LesionConfig(**options, cores=1.0), (2,))
+
+    def both(found):
+        return sum(bool((one > 0.62).any() and (one < 0.58).any()) for one in found)
+
+    assert both(plain) == 0
+    assert both(cored) >= 2
+    assert not ((cored != x) & ~truth).flatten(1).sum(1).gt(3 * truth.flatten(1).sum(1)).any()
+
+
 def test_the_same_seed_gives_the_same_lesions_and_another_gives_others():
     x, mask = tiles((48, 40))
     first, second, other = (insert_lesions(x, mask, LesionConfig(count=(2, 3)), seed) for seed in ((1,), (1,), (2,)))

@@ -24,6 +24,12 @@ VISIBLE = 0.02
 NOISE_CELLS = (2, 5)
 """Voxels between two nodes of the smooth noise that roughens borders and makes texture."""
 
+WIDE = ("oedema", "warp")
+"""Kinds whose edge is half as wide as the lesion."""
+
+SMALLEST_WITH_CORE = 3.0
+"""Voxels of radius from which a lesion may have a core of another kind."""
+
 
 def insert_lesions(x: Tensor, mask: Tensor, options: LesionConfig, seed: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Put random lesions into healthy tiles.
@@ -78,16 +84,30 @@ def _insert_one(
     coarse, fine = (_crop(noise, inside.shape, rng) for noise in reversed(noises))
     distance = _ellipsoid(box, centre, radius, rng, image.device) * torch.exp(rng.uniform(0, 0.4) * coarse)
     kind = options.kinds[int(rng.integers(len(options.kinds)))]
-    edge = rng.uniform(0.5, 0.8) if kind == "oedema" else rng.uniform(0.3, 1.2) / radius
+    edge = rng.uniform(0.5, 0.8) if kind in WIDE else rng.uniform(0.3, 1.2) / radius
     depth = torch.sigmoid((1 - distance) / max(edge / 2, 0.05)) * inside
     before = image[(slice(None), *box)]
-    after = KINDS[kind](before, depth, distance, fine, _crop(other, inside.shape, rng), rng)
+    if options.follows_tissue and rng.random() < options.follows_tissue:
+        depth = depth * _bright_tissue(image[0], mask, rng)[box]
+    foreign = _crop(other, inside.shape, rng)
+    after = KINDS[kind](before, depth, distance, fine, foreign, rng)
+    if options.cores and radius >= SMALLEST_WITH_CORE and rng.random() < options.cores:
+        kind = options.kinds[int(rng.integers(len(options.kinds)))]
+        core = depth * torch.sigmoid((rng.uniform(0.4, 0.8) - distance) * radius / rng.uniform(0.2, 0.8))
+        after = KINDS[kind](after, core, distance, fine, foreign, rng)
     after = torch.where(depth > 0.01, after, before)
     region = depth > 0.5
     if not region.any() or float((after - before).abs()[:, region].mean()) < VISIBLE:
         return
     before.copy_(after)
     truth[box] |= region
+
+
+def _bright_tissue(image: Tensor, mask: Tensor, rng: np.random.Generator) -> Tensor:
+    """Weight ``(*spatial)`` of the tissue above some intensity: without fluid at least, white matter only at most."""
+    values = image[mask]
+    cut = values.kthvalue(max(1, int(rng.uniform(0.2, 0.6) * len(values)))).values
+    return torch.sigmoid((image - cut) / 0.03)
 
 
 def _place(image: Tensor, mask: Tensor, white_matter: float, rng: np.random.Generator) -> tuple[int, ...]:
@@ -153,6 +173,34 @@ def _texture(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, oth
     return before * (1 + rng.uniform(0.1, 0.4) * noise * depth)
 
 
+def _smooth(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng) -> Tensor:
+    mean, there = before, (before != 0).to(before.dtype)
+    pool = functional.avg_pool3d if depth.ndim == 3 else functional.avg_pool2d
+    for _ in range(2):
+        mean, there = (pool(part, 5, stride=1, padding=2, count_include_pad=False) for part in (mean, there))
+    return before + (mean / there.clamp(min=0.1) - before) * (rng.uniform(0.5, 1) * depth)
+
+
+def _warp(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng) -> Tensor:
+    """Pushed outwards (mostly) or drawn inwards by a share of the radius, largest where the distance is 1.
+
+    Without folding, as t exp((1 − t²) / 2) times a share below exp(−½) rises everywhere where it is subtracted.
+    """
+    if min(depth.shape) < 3:
+        return before
+    slopes = torch.stack(torch.gradient(distance))
+    steepness = slopes.norm(dim=0)
+    radius = 1 / steepness.median().clamp(min=0.02)
+    share = rng.uniform(0.3, 0.55) * (1 if rng.random() < 0.7 else -1)
+    moved = share * radius * distance * torch.exp((1 - distance.square()) / 2) * depth.sqrt()
+    places = torch.stack(torch.meshgrid(*(torch.arange(n, device=depth.device) for n in depth.shape), indexing="ij"))
+    places = places - moved * slopes / steepness.clamp(min=1e-3)
+    grid = torch.stack([2 * p / (n - 1) - 1 for p, n in zip(places, depth.shape, strict=True)][::-1], dim=-1)
+    pulled = functional.grid_sample(before[None], grid[None], align_corners=True, padding_mode="border")[0]
+    pulled = torch.where((pulled > 0) & (before > 0), pulled, before)
+    return pulled * (1 - rng.uniform(0, 0.25) * torch.sigmoid((0.5 - distance) / 0.1) * depth)
+
+
 def _ring(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng) -> Tensor:
     rim = torch.exp(-((distance - 0.85) / 0.2).square() / 2)
     core = torch.sigmoid((0.65 - distance) / 0.1)
@@ -161,8 +209,9 @@ def _ring(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other:
 
 KINDS: dict[str, Callable[..., Tensor]] = {
     "dark": _dark, "bright": _bright, "grey": _grey, "foreign": _foreign, "texture": _texture, "ring": _ring,
-    "oedema": _dark,
+    "oedema": _dark, "smooth": _smooth, "warp": _warp,
 }  # fmt: skip
 """What a lesion does to the tissue it lies in: darken or brighten it by a factor, replace it by a grey or by tissue
 from elsewhere, mottle it without changing its mean, a bright ring around a dark core, or darken with a long soft edge
-(oedema)."""
+(oedema), take its detail, or push it
+outwards."""
