@@ -25,13 +25,13 @@ class Atlas:
     mean: np.ndarray
     sd: np.ndarray
 
-    def beside(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    def beside(self, image: np.ndarray, mask: np.ndarray, mirror: bool = False) -> np.ndarray:
         """A scan ``(C, X, Y, Z)`` with the atlas inside its brain as further channels: ``(3C, X, Y, Z)`` float32.
 
         The scan's channels come first, freed of the shading in which they differ from the means; then the means, then
-        the SDs.
+        the SDs; with ``mirror`` C more, the scan mirrored left to right, inside the same mask.
         """
-        return self._beside(self.even(image, mask), mask)
+        return self._beside(self.even(image, mask), mask, mirror)
 
     def even(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """A scan ``(C, X, Y, Z)`` freed of its shading, see `medvae.shading.without_shading`."""
@@ -39,8 +39,9 @@ class Atlas:
             [without_shading(x, mask, mean, sd) for x, mean, sd in zip(image, self.mean, self.sd, strict=True)]
         )
 
-    def _beside(self, even: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        return np.concatenate([even, self.mean * mask, self.sd * mask]).astype(np.float32, copy=False)
+    def _beside(self, even: np.ndarray, mask: np.ndarray, mirror: bool) -> np.ndarray:
+        mirrored = [even[:, ::-1] * mask] if mirror else []  # the standard grid is symmetric about the midline
+        return np.concatenate([even, self.mean * mask, self.sd * mask, *mirrored]).astype(np.float32, copy=False)
 
     def save(self, path: Path) -> None:
         """Write the atlas as a safetensors file of half precision, which loses nothing of what `fit_atlas` made."""
@@ -79,15 +80,17 @@ class VolumeWithAtlas(PreparedVolume):
     plain: PreparedVolume
     atlas: Atlas
     even: np.ndarray
+    mirror: bool
 
-    def __init__(self, plain: PreparedVolume, atlas: Atlas) -> None:
+    def __init__(self, plain: PreparedVolume, atlas: Atlas, mirror: bool = False) -> None:
         same = {name: getattr(plain, name) for name in ("source", "transform", "registered", "brain_from", "quality")}
-        self.__dict__.update(same, plain=plain, atlas=atlas, even=atlas.even(plain.image, plain.mask))
+        self.__dict__.update(same, plain=plain, atlas=atlas, mirror=mirror)
+        self.__dict__["even"] = atlas.even(plain.image, plain.mask)
 
     @property
     def image(self) -> np.ndarray:
-        """``(3C, X, Y, Z)`` float32; see `Atlas.beside`."""
-        return self.atlas._beside(self.even, self.mask)
+        """``(3C, X, Y, Z)`` float32, with the mirrored scan ``(4C, X, Y, Z)``; see `Atlas.beside`."""
+        return self.atlas._beside(self.even, self.mask, self.mirror)
 
     @property
     def mask(self) -> np.ndarray:

@@ -194,6 +194,9 @@ class NetworkConfig(Strict):
     atlas: bool = False
     """Show the network the mean of the healthy training scans at each place, and the scan's z value against them,
     beside the scan ("segmenter")."""
+    mirror: bool = False
+    """Show it also the scan mirrored left to right, and the z value of that: what is alike on both sides is rarely a
+    lesion (with ``atlas``)."""
     residual_blocks: int = Field(0, ge=0)
     """Residual blocks at each level below the full resolution ("autoencoder_kl": at every level; "unet": convolutions
     in each level's residual unit)."""
@@ -204,6 +207,8 @@ class NetworkConfig(Strict):
             raise ValueError(f"widths are numbers of channels, each at least 1; found {list(self.widths)}.")
         if self.atlas and self.kind != "segmenter":
             raise ValueError(f'only kind "segmenter" can be shown an atlas, not "{self.kind}": remove atlas.')
+        if self.mirror and not self.atlas:
+            raise ValueError("mirror is compared by z values, which need an atlas: add atlas: true, or remove mirror.")
         if self.kind == "autoencoder_kl":
             needed = {"latent": "spatial", "normalisation": "group", "activation": "silu"}
             missing = [f"{key}: {value}" for key, value in needed.items() if getattr(self, key) != value]

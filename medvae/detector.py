@@ -28,6 +28,7 @@ from medvae.config import Config
 from medvae.errors import MedvaeError
 from medvae.files import write_bytes
 from medvae.networks.build import Network
+from medvae.networks.segmenter import tile_parts
 from medvae.preparation.landmarks import LandmarkScale
 from medvae.preparation.prepare import PreparedVolume
 from medvae.scoring.volume import score_parts, score_volume
@@ -130,7 +131,8 @@ class Detector(Calibrated):
         network = atlas = None
         if config.network is not None:
             atlas = Atlas.load(folder / ATLAS) if config.network.atlas else None
-            network = _placed(load_network(config, content["channels"] * (3 if atlas else 1), weights))
+            parts = tile_parts(config.network.atlas, config.network.mirror)
+            network = _placed(load_network(config, content["channels"] * parts, weights))
         normative = None
         if config.score.normative:
             arrays = load_arrays(folder / "normative.safetensors")
@@ -139,7 +141,9 @@ class Detector(Calibrated):
         return cls(**shared, network=network, normative=normative, atlas=atlas, part_scales=scales)
 
     def _signed_score(self, volume: PreparedVolume) -> np.ndarray:
-        image = volume.image if self.atlas is None else self.atlas.beside(volume.image, volume.mask)
+        image = volume.image
+        if self.atlas is not None:
+            image = self.atlas.beside(image, volume.mask, self.config.network.mirror)
         return score_volume(self.config, self.network, image, volume.mask, self.part_scales)
 
 

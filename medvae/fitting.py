@@ -79,7 +79,7 @@ def fit(
         shown = training, validation
         if config.network.atlas:
             atlas = fit_atlas(training)
-            shown = ([VolumeWithAtlas(volume, atlas) for volume in volumes] for volumes in shown)
+            shown = ([VolumeWithAtlas(volume, atlas, config.network.mirror) for volume in volumes] for volumes in shown)
         network = train(config, *shown, out, resume=True, quiet=quiet)
     detector = Detector.calibrate(config, network, training, validation, scale=scale, subjects=people)
     return detector.save(out / FOLDER) if _first_process() else detector

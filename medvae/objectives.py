@@ -137,17 +137,30 @@ def discrepancy_loss(network: torch.nn.Module, corrupted: Tensor, truth: Tensor,
 
 
 def corrupt(
-    options: ObjectiveConfig, x: Tensor, mask: Tensor, seed: Sequence[int], modalities: int | None = None
+    options: ObjectiveConfig,
+    x: Tensor,
+    mask: Tensor,
+    seed: Sequence[int],
+    modalities: int | None = None,
+    mirror: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Insert lesions, then change the look of the whole scan: ``(corrupted, truth)`` as of `insert_lesions`.
 
     Channels of ``x`` after the first ``modalities`` are an atlas and stay as they are; all are the scan by default.
+    With ``mirror`` the last ``modalities`` are the mirrored scan. It looks as the scan does and has lesions of its own,
+    which are not in the truth: a network that never saw both sides ill would take what is alike for healthy.
     """
-    scan, atlas = x[:, :modalities], x[:, x.shape[1] if modalities is None else modalities :]
+    modalities = modalities or x.shape[1]
+    scan, others = x[:, :modalities], x[:, modalities:]
     corrupted, truth = insert_lesions(scan, mask, options.lesions, (*seed, 1))
     seeds = [(*seed, 2, index) for index in range(len(x))]
     corrupted, _ = augment(corrupted, mask, options.appearance, mirror_axis=None, seeds=seeds)
-    return torch.cat([corrupted, atlas], dim=1), truth
+    if mirror:
+        others, mirrored = others[:, :-modalities], others[:, -modalities:]
+        mirrored, _ = insert_lesions(mirrored, mask, options.lesions, (*seed, 3))
+        turned, _ = augment(mirrored.flip(2), mask.flip(2), options.appearance, mirror_axis=None, seeds=seeds)
+        others = torch.cat([others, turned.flip(2)], dim=1)  # turned: neither noise nor shading is that of the scan
+    return torch.cat([corrupted, others], dim=1), truth
 
 
 class Geco:
@@ -316,7 +329,7 @@ def training_loss(
         Instead of the config's, where `Geco` adapts it.
     """
     if options.kind == "discrepancy":
-        return discrepancy_loss(network, *corrupt(options, x, mask, seed, _modalities(network)), mask)
+        return discrepancy_loss(network, *corrupt(options, x, mask, seed, *_shown(network)), mask)
     generator = torch.Generator(x.device)
     generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
     likelihood = {"likelihood": options.likelihood, "scale": options.likelihood_scale}
@@ -342,7 +355,7 @@ def validation_terms(
 ) -> dict[str, Tensor]:
     """Terms of healthy validation tiles without noise, each summed over the batch, in nats."""
     if options.kind == "discrepancy":
-        corrupted, truth = corrupt(options, x, mask, seed, _modalities(network))
+        corrupted, truth = corrupt(options, x, mask, seed, *_shown(network))
         entropy = discrepancy_loss(network, corrupted, truth, mask).reconstruction
         return {"reconstruction": entropy * mask.sum()}
     output = network(x)
@@ -353,9 +366,10 @@ def validation_terms(
     return terms
 
 
-def _modalities(network: torch.nn.Module) -> int | None:
-    """Channels of a segmenter's tile that are the scan."""
-    return getattr(getattr(network, "module", network), "modalities", None)  # several processes wrap the network
+def _shown(network: torch.nn.Module) -> tuple[int | None, bool]:
+    """Channels of a segmenter's tile that are the scan, and whether its mirrored copy comes last."""
+    bare = getattr(network, "module", network)  # several processes wrap the network
+    return getattr(bare, "modalities", None), getattr(bare, "mirror", False)
 
 
 def _unravel(index: Tensor, shape: torch.Size | tuple[int, ...]) -> list[Tensor]:

@@ -75,8 +75,43 @@ def test_lesions_and_look_change_the_scan_and_not_the_atlas(volumes):
     assert torch.equal(truth, expected)
 
 
-def test_a_saved_detector_scores_as_before(cohort, volumes, tmp_path):
-    config = Config.model_validate(TINY)
+def test_mirrored_scan_comes_last_and_looks_alike_with_lesions_of_its_own(volumes):
+    atlas = fit_atlas(volumes)
+    shown = VolumeWithAtlas(volumes[0], atlas, mirror=True).image
+    mask = volumes[0].mask
+    assert np.array_equal(shown[:3], VolumeWithAtlas(volumes[0], atlas).image)
+    assert np.array_equal(shown[3], shown[0][::-1] * mask)
+    assert np.array_equal(shown, atlas.beside(volumes[0].image, mask, mirror=True))
+
+    x, inside = torch.from_numpy(shown)[None], torch.from_numpy(mask)[None, None]
+    options = ObjectiveConfig(kind="discrepancy", appearance={"noise_variance": (0, 0), "bias_field": 0})
+    corrupted, truth = corrupt(options, x, inside, (3,), 1, mirror=True)
+    without, expected = corrupt(options, x[:, :3], inside, (3,), 1)
+    assert torch.equal(corrupted[:, :3], without)
+    assert torch.equal(truth, expected)
+    both = inside & (x[:, 3:] > 0)
+    before, after = ((y[:, :1][both], y[:, 3:][both]) for y in (x, corrupted))
+    assert after[0].mean() - before[0].mean() == pytest.approx(float(after[1].mean() - before[1].mean()), abs=0.05)
+    assert not torch.equal(corrupted[:, 3:], corrupted[:, :1].flip(2) * inside)
+
+
+def test_network_sees_the_mirrored_scan_and_its_z_value():
+    network = Segmenter((16, 16, 16), channels=4, widths=(4, 8), atlas=True, mirror=True).eval()
+    assert network.modalities == 1
+    seen = []
+    network.network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    scan, mean, sd, mirrored = torch.rand(2, 4, 16, 16, 16).unbind(1)
+    network(torch.stack([scan, mean, sd, mirrored], 1))
+    plain = Segmenter((16, 16, 16), channels=3, widths=(4, 8), atlas=True).eval()
+    plain.network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    plain(torch.stack([scan, mean, sd], 1))
+    plain(torch.stack([mirrored, mean, sd], 1))
+    assert torch.equal(seen[0], torch.cat([seen[1], seen[2][:, ::2]], 1))
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_a_saved_detector_scores_as_before(cohort, volumes, tmp_path, mirror):
+    config = Config.model_validate(TINY | {"network": TINY["network"] | {"mirror": mirror}})
     made = fit(config, cohort, tmp_path / "run", quiet=True)
     loaded = Detector.load(tmp_path / "run")
     assert np.array_equal(made.score(volumes[0]), loaded.score(volumes[0]))
@@ -105,3 +140,5 @@ def test_augmentation_that_would_change_the_atlas_is_refused():
     assert Config.model_validate(TINY | {"augmentation": {"enabled": False}})
     with pytest.raises(ValidationError, match='only kind "segmenter" can be shown an atlas'):
         Config.model_validate({"name": "a", "network": {"atlas": True}})
+    with pytest.raises(ValidationError, match="mirror is compared by z values, which need an atlas"):
+        Config.model_validate(TINY | {"network": {"kind": "segmenter", "mirror": True}})

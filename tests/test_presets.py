@@ -30,7 +30,7 @@ def test_ten_steps_lower_the_loss_and_the_network_scores(tmp_path, scans, name):
     shown = training
     if config.network.atlas:  # which takes more scans than one
         training = scans[0]
-        shown = [VolumeWithAtlas(training[0], fit_atlas(training))]
+        shown = [VolumeWithAtlas(training[0], fit_atlas(training), config.network.mirror)]
     network = train(config, shown, [], tmp_path / "run", quiet=True)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [line["total"] for line in lines]

@@ -25,7 +25,7 @@ def build(options: NetworkConfig, size: Sequence[int], channels: int) -> Network
     size
         Spatial shape of a tile: two axes for slices, three for patches.
     channels
-        Of a tile: its modalities, three times as many with an atlas (`medvae.atlas.Atlas.beside`).
+        Of a tile: its modalities, as many times as `medvae.networks.segmenter.tile_parts` says.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def build(options: NetworkConfig, size: Sequence[int], channels: int) -> Network
     if options.kind == "unet":
         return Denoiser(size, **common)
     if options.kind == "segmenter":
-        return Segmenter(size, atlas=options.atlas, **common)
+        return Segmenter(size, atlas=options.atlas, mirror=options.mirror, **common)
     return ConvVAE(
         size, latent=options.latent, latent_size=options.latent_size, squeeze=options.squeeze, **common
     )  # fmt: skip

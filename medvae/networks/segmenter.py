@@ -21,6 +21,11 @@ LARGEST_Z = 6.0
 """z values are cut off here and divided by half of it, so that all inputs have about the same range."""
 
 
+def tile_parts(atlas: bool, mirror: bool) -> int:
+    """Of how many images a tile consists: the scan, mean and SD of healthy ones, and the mirrored scan."""
+    return 1 + 2 * atlas + mirror
+
+
 class Segmentation(NamedTuple):
     """Result of a forward pass: ``logits`` ``(N, 1, *spatial)``, of the probability that a voxel was changed."""
 
@@ -30,10 +35,10 @@ class Segmentation(NamedTuple):
 class Segmenter(nn.Module):
     """MONAI's U-Net of strided convolutions with one logit for each voxel; parameters as those of `Denoiser`.
 
-    With ``atlas``, a third of the ``channels`` of a tile is the scan, a third the healthy mean at each place and a
-    third the SD there, as `medvae.atlas.Atlas.beside` stacks them. The U-Net is shown the scan, the mean, and the z
-    value of the scan: what is a lesion in one place is a ventricle in another, and to learn from lesions alone where
-    everything belongs takes thousands of steps.
+    With ``atlas``, the ``channels`` of a tile are the scan, the healthy mean at each place and the SD there, as
+    `medvae.atlas.Atlas.beside` stacks them. The U-Net is shown the scan, the mean, and the z value of the scan: what is
+    a lesion in one place is a ventricle in another, and to learn from lesions alone where everything belongs takes
+    thousands of steps. With ``mirror`` the mirrored scan follows, and the U-Net is shown it and its z value as well.
     """
 
     def __init__(
@@ -46,17 +51,21 @@ class Segmenter(nn.Module):
         activation: str = "leaky_relu",
         residual_blocks: int = 2,
         atlas: bool = False,
+        mirror: bool = False,
     ) -> None:
         super().__init__()
-        self.atlas = atlas
-        self.modalities = channels // 3 if atlas else channels
-        self.network = unet(len(size), channels, 1, widths, normalisation, activation, residual_blocks)
+        self.atlas, self.mirror = atlas, mirror
+        self.modalities = channels // tile_parts(atlas, mirror)
+        self.network = unet(len(size), channels + mirror * self.modalities, 1, widths, normalisation, activation, residual_blocks)
         nn.init.constant_(self.network.model[-1].conv.bias, RARE)
 
     def forward(self, x: Tensor) -> Segmentation:
         """Judge ``x`` ``(N, C, *spatial)``."""
         if self.atlas:
-            scan, mean, sd = x.chunk(3, dim=1)
-            z = ((scan - mean) / sd.clamp(min=SMALLEST_SD)).clamp(-LARGEST_Z, LARGEST_Z)
-            x = torch.cat([scan, mean, z / (LARGEST_Z / 2)], dim=1)
+            scan, mean, sd, *mirrored = x.chunk(tile_parts(self.atlas, self.mirror), dim=1)
+            x = torch.cat([scan, mean, _z(scan, mean, sd), *(y for m in mirrored for y in (m, _z(m, mean, sd)))], dim=1)
         return Segmentation(self.network(x))
+
+
+def _z(scan: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
+    return ((scan - mean) / sd.clamp(min=SMALLEST_SD)).clamp(-LARGEST_Z, LARGEST_Z) / (LARGEST_Z / 2)

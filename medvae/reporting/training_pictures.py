@@ -52,7 +52,7 @@ def draw_reconstructions(network: Network, tiles: Tiles, options: ObjectiveConfi
     device = next(network.parameters()).device
     with torch.no_grad():
         if options.kind == "discrepancy":
-            x, truth = corrupt(options, x, mask, (0,), network.modalities)
+            x, truth = corrupt(options, x, mask, (0,), network.modalities, network.mirror)
             probability = network(x.to(device)).logits.float().sigmoid().cpu() * mask
             images = {"scan": x, "probability": probability, "truth": truth.float()}
             limits = {"scan": ("gray", (0, 1.1)), "probability": (MAP_COLOURS, (0, 1)), "truth": (MAP_COLOURS, (0, 1))}
