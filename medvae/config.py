@@ -254,6 +254,8 @@ class ObjectiveConfig(Strict):
     """Side of a square as a fraction of the sample's shortest side."""
     context_fill: Literal["zero", "value", "noise"] = "value"
     """What replaces the blanked voxels: 0, one random value per square, or uniform noise."""
+    dice_weight: float = Field(1.0, ge=0)
+    """Of 1 − soft Dice beside the cross-entropy ("discrepancy"). 0 asks for honest probabilities and nothing else."""
     lesions: LesionConfig = LesionConfig()
     """What is inserted (discrepancy)."""
     appearance: AugmentationConfig = AugmentationConfig(

@@ -121,8 +121,10 @@ def blank_squares(
     return torch.where(blanked, content, x), blanked
 
 
-def discrepancy_loss(network: torch.nn.Module, corrupted: Tensor, truth: Tensor, mask: Tensor) -> LossTerms:
-    """Cross-entropy, in nats per in-mask voxel, plus 1 − soft Dice of the batch.
+def discrepancy_loss(
+    network: torch.nn.Module, corrupted: Tensor, truth: Tensor, mask: Tensor, dice_weight: float = 1.0
+) -> LossTerms:
+    """Cross-entropy, in nats per in-mask voxel, plus ``dice_weight`` times 1 − soft Dice of the batch.
 
     The network is told which voxels ``truth (N, 1, *spatial)`` of ``corrupted (N, C, *spatial)`` were changed. Cross-
     entropy alone is small where lesions are rare, and Dice alone says nothing of a healthy tile.
@@ -133,7 +135,7 @@ def discrepancy_loss(network: torch.nn.Module, corrupted: Tensor, truth: Tensor,
     entropy = (entropy * mask).sum() / mask.sum()
     probability = logits.sigmoid() * mask
     dice = (2 * (probability * wanted).sum() + 1) / (probability.sum() + wanted.sum() + 1)
-    return LossTerms(entropy + 1 - dice, entropy, dice=dice)
+    return LossTerms(entropy + dice_weight * (1 - dice), entropy, dice=dice)
 
 
 def corrupt(
@@ -329,7 +331,8 @@ def training_loss(
         Instead of the config's, where `Geco` adapts it.
     """
     if options.kind == "discrepancy":
-        return discrepancy_loss(network, *corrupt(options, x, mask, seed, *_shown(network)), mask)
+        changed = corrupt(options, x, mask, seed, *_shown(network))
+        return discrepancy_loss(network, *changed, mask, options.dice_weight)
     generator = torch.Generator(x.device)
     generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
     likelihood = {"likelihood": options.likelihood, "scale": options.likelihood_scale}
