@@ -35,6 +35,9 @@ def evaluate(
     protocol: Annotated[
         str, typer.Option(help="Whose conventions: medvae, mood, meissen, dae or brats2023; see docs/EVALUATION.md.")
     ] = "medvae",
+    free_response: Annotated[
+        bool, typer.Option("--free-response", help="Also: lesions found at 0.25 to 8 false findings per scan.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure anomaly maps against known lesions: voxels, lesions, scans, with 95 % intervals over subjects.
@@ -54,6 +57,7 @@ def evaluate(
     cohort = read_manifest(manifest)
     options = {"splits": split, "pattern": pattern, "thresholds": threshold or [], "resampled": resample}
     options |= {"smallest_ml": min_lesion_ml, "overlap": overlap, "protocol": protocol, "quiet": quiet}
+    options["free_response"] = free_response
     study = evaluate_folder(predictions, cohort, **options)
     others = {str(folder): evaluate_folder(folder, cohort, **options) for folder in against or []}
     differences = {name: difference(study, other) for name, other in others.items()}
@@ -64,6 +68,7 @@ def evaluate(
     parts = {title: tables.study_rows([study, *others.values()])}
     parts |= {"At fixed thresholds": tables.point_rows([study, *others.values()])}
     parts |= {"Lesion-wise, as in BraTS 2023": tables.brats_rows([study, *others.values()])}
+    parts |= {"Lesions found at false findings per scan": tables.free_response_rows([study, *others.values()])}
     parts |= {"Lesions found, by size": tables.lesion_rows(study), "Is there a lesion?": tables.case_rows(study)}
     parts |= {f"{study.method}, paired differences": tables.difference_rows(differences)}
     parts = {name: table for name, table in parts.items() if table[1]}

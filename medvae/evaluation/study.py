@@ -18,6 +18,8 @@ from medvae.errors import MedvaeError
 from medvae.evaluation.bootstrap import FEW_SUBJECTS, RESAMPLES, Interval, paired_difference
 from medvae.evaluation.case import CaseResult, measure_case
 from medvae.evaluation.curves import SparseCounts
+from medvae.evaluation.free_response import free_response as free_response_of
+from medvae.evaluation.free_response import thresholds_of
 from medvae.evaluation.lesions import OVERLAP, SMALLEST_ML
 from medvae.evaluation.maps import CaseVoxels, find_maps, lesion_regions, lesion_truth, read_case
 from medvae.evaluation.points import (
@@ -72,6 +74,8 @@ class Study:
     """AP and AUROC over the brain voxels of all cases, healthy ones too, as the MOOD challenge pools them."""
     brats: list[dict[str, Any]] = field(default_factory=list)
     """Lesion-wise Dice and HD95 of each region at each operating point, where the protocol asks for them."""
+    free_response: dict[str, Any] = field(default_factory=dict)
+    """Lesions found at numbers of false findings per scan, where it was asked for."""
     notes: list[str] = field(default_factory=list)
     """What a reader of the numbers should know."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -93,6 +97,7 @@ def evaluate(
     smallest_ml: float = SMALLEST_ML,
     resamples: int = RESAMPLES,
     protocol: str = "medvae",
+    free_response: bool = False,
     quiet: bool = True,
 ) -> Study:
     """Measure the anomaly maps of a folder against a manifest's labels.
@@ -121,6 +126,9 @@ def evaluate(
         Of the bootstrap over subjects.
     protocol
         Whose conventions to follow, by name; see `medvae.evaluation.protocols`.
+    free_response
+        Also count lesions and false findings at 40 thresholds, see `medvae.evaluation.free_response`: each map is read
+        twice.
     quiet
         No progress display.
 
@@ -170,6 +178,11 @@ def evaluate(
     pooled = pooled_numbers(ill, well, missing, pool)
     if pooled.get("oracle_dice", math.nan) > 0:
         pooled |= protocol_numbers(rules, pool, lambda id_: read(manifest.case(id_)))
+    response: dict[str, Any] = {}
+    if free_response:
+        with_map = [case for case in cases if files[case.id] is not None or not case.healthy]
+        steps = thresholds_of(SparseCounts.merged([result.counts for result in results]))
+        response = free_response_of(map(read, with_map), steps, overlap=overlap, smallest_ml=smallest_ml)
     brats, brats_intervals = brats_numbers(ill, points, resamples)
     return Study(
         method=method or found_method or folder.name,
@@ -183,6 +196,7 @@ def evaluate(
         case_level=scan_numbers(results, resamples),
         all_voxels=all_voxel_numbers(results),
         brats=brats,
+        free_response=response,
         notes=notes,
         settings={
             "splits": list(splits), "pattern": pattern, "resampled": resampled, "lesion_overlap": overlap,

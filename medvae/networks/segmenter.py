@@ -56,7 +56,9 @@ class Segmenter(nn.Module):
         super().__init__()
         self.atlas, self.mirror = atlas, mirror
         self.modalities = channels // tile_parts(atlas, mirror)
-        self.network = unet(len(size), channels + mirror * self.modalities, 1, widths, normalisation, activation, residual_blocks)
+        self.network = unet(
+            len(size), channels + mirror * self.modalities, 1, widths, normalisation, activation, residual_blocks
+        )
         nn.init.constant_(self.network.model[-1].conv.bias, RARE)
 
     def forward(self, x: Tensor) -> Segmentation:

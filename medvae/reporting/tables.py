@@ -103,6 +103,19 @@ def lesion_rows(study: Study) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
+def free_response_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the share of lesions found at numbers of false findings per scan."""
+    measured = [study for study in studies if study.free_response]
+    numbers = list(measured[0].free_response["sensitivity"]) if measured else []
+    header = ["method", "lesions from 0.3 ml", *(f"{number} per scan" for number in numbers)]
+    rows = [
+        [study.method, str(study.free_response["lesions"]),
+         *(_number(value, 2) for value in study.free_response["sensitivity"].values())]
+        for study in measured
+    ]  # fmt: skip
+    return header, rows
+
+
 def brats_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of lesion-wise Dice and HD95 as in BraTS 2023, of each region at each threshold."""
     header = ["method", "threshold", "region", "lesion-wise Dice", "lesion-wise HD95 mm", "lesions", "missed", "false"]

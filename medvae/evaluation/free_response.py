@@ -1,0 +1,82 @@
+"""Lesions found against false findings per scan, over all thresholds: the free-response curve.
+
+A threshold that suits one method is wrong for another. Here each is judged at the thresholds where it makes as many
+mistakes as a reader would bear (Bunch et al. 1977, doi:10.1117/12.955926; the numbers of false findings per scan are
+those of LUNA16, Setio et al. 2017, doi:10.1016/j.media.2017.06.015). The threshold is chosen on the scans that are
+measured, so this compares methods; it does not say what a detector with a fixed threshold finds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from medvae.evaluation.curves import SparseCounts, bin_floor
+from medvae.evaluation.lesions import match_lesions
+from medvae.evaluation.maps import CaseVoxels
+
+FALSE_PER_SCAN = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+SMALLEST_LESION_ML = 0.3
+"""Smaller lesions are not asked for; finding one is no mistake either."""
+FLAGGED = (1e-5, 0.1)
+"""Share of the voxels above the highest and the lowest threshold."""
+THRESHOLDS = 40
+
+
+def thresholds_of(counts: SparseCounts) -> list[float]:
+    """Thresholds above which about 0.001 % to 10 % of the voxels lie, evenly in the logarithm, highest first."""
+    above = np.cumsum((counts.lesion + counts.healthy)[::-1])
+    wanted = np.geomspace(*FLAGGED, THRESHOLDS) * above[-1] if len(above) else []
+    places = np.minimum(np.searchsorted(above, wanted), len(above) - 1)
+    found = (bin_floor(int(counts.bins[::-1][place])) for place in places)
+    return sorted({value for value in found if math.isfinite(value)}, reverse=True)
+
+
+def free_response(
+    cases: Iterable[CaseVoxels], thresholds: Sequence[float], *, overlap: float, smallest_ml: float
+) -> dict[str, object]:
+    """The curve over some scans, and the sensitivity at given numbers of false findings per scan.
+
+    Parameters
+    ----------
+    cases
+        Scans with and without lesions; false findings are counted in both.
+    thresholds
+        Highest first.
+    overlap, smallest_ml
+        Of `medvae.evaluation.lesions.match_lesions`.
+
+    Returns
+    -------
+    dict
+        ``lesions`` of `SMALLEST_LESION_ML` or more, ``scans``, the ``curve`` (threshold, false findings per scan,
+        sensitivity) and ``sensitivity`` by number of false findings per scan. Below a threshold where there were too
+        many false findings no sensitivity counts: lower still, findings flow together and become few again. NaN without
+        a lesion.
+    """
+    found, false = np.zeros(len(thresholds)), np.zeros(len(thresholds))
+    lesions = scans = 0
+    for case in cases:
+        scans += 1
+        for index, threshold in enumerate(thresholds):
+            flagged = (case.scores > np.float32(threshold)) & case.brain
+            voxel_ml = case.geometry.voxel_volume_ml
+            match = match_lesions(flagged, case.truth, voxel_ml, overlap=overlap, smallest_ml=smallest_ml)
+            large = match.sizes_ml >= SMALLEST_LESION_ML
+            found[index] += np.count_nonzero(match.found & large)
+            false[index] += np.count_nonzero(~match.right)
+            lesions += int(large.sum()) if index == 0 else 0
+    per_scan = false / max(scans, 1)
+    sensitivity = found / lesions if lesions else np.full(len(thresholds), math.nan)
+    at = {}
+    for asked in FALSE_PER_SCAN:
+        too_many = np.flatnonzero(per_scan > asked)
+        usable = sensitivity[: too_many[0] if len(too_many) else None]
+        at[f"{asked:g}"] = float(usable.max()) if len(usable) else (0.0 if lesions else math.nan)
+    curve = [
+        {"threshold": float(t), "false_per_scan": float(f), "sensitivity": float(s)}
+        for t, f, s in zip(thresholds, per_scan, sensitivity, strict=True)
+    ]
+    return {"lesions": lesions, "scans": scans, "sensitivity": at, "curve": curve}
