@@ -4,7 +4,7 @@
 
 The healthy test scans of a cohort, and the same with a tumour or MS-like lesions inserted, are changed before they are
 prepared, as if another scanner had made them; every change is written as a cohort of its own. The detector and a
-baseline that needs no network (normative, with the detector's preparation, fitted on the cohort's training scans) predict
+baseline that needs no network (normative, with the detector's preparation, from the cohort's training scans) predict
 all of them. Thresholds stay those of the unchanged healthy validation scans.
 
 Measured: AP on each kind of lesion, and how many times more (or fewer) healthy voxels are flagged than were asked for.
