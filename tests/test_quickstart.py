@@ -29,15 +29,17 @@ def test_quickstart_goes_from_cohort_to_report(tmp_path, repository, capsys):
     main(out, SMALL, repeats=1)
 
     table = (out / "table.md").read_text()
-    for words in ("cevae_slice", "normative_baseline", "intensity_baseline", "prevalence", "oracle", "realised FPR"):
+    for words in ("t1-2mm", "cevae_slice", "normative_baseline", "intensity_baseline", "prevalence", "oracle", "realised FPR"):
         assert words in table
-    assert {path.name for path in (out / "pictures" / "ms").iterdir()} == {f"{case.id}.png" for case in chosen[-3:]}
-    assert (out / "predictions" / "cevae_slice" / "ms" / "patient26_label-lesion_mask.nii.gz").exists()
+    for method in ("t1-2mm", "cevae_slice"):
+        drawn = {path.name for path in (out / "pictures" / method / "ms").iterdir()}
+        assert drawn == {f"{case.id}.png" for case in chosen[-3:]}
+        assert (out / "predictions" / method / "ms" / "patient26_label-lesion_mask.nii.gz").exists()
     said = "".join(capsys.readouterr().out.split())
     for name in ("ms", "inserted"):
         report = out / "report" / name / "report.html"
         assert str(report) in said
         text = report.read_text(encoding="utf-8")
-        for words in ("normative_baseline", "Loss terms over 3 training steps", "Curves over the voxels"):
+        for words in ("t1-2mm", "normative_baseline", "Curves over the voxels"):
             assert words in text
     assert (out / "report" / "ms" / "cases" / "patient07.js").exists()
