@@ -29,7 +29,15 @@ def test_quickstart_goes_from_cohort_to_report(tmp_path, repository, capsys):
     main(out, SMALL, repeats=1)
 
     table = (out / "table.md").read_text()
-    for words in ("t1-2mm", "cevae_slice", "normative_baseline", "intensity_baseline", "prevalence", "oracle", "realised FPR"):
+    for words in (
+        "t1-2mm",
+        "cevae_slice",
+        "normative_baseline",
+        "intensity_baseline",
+        "prevalence",
+        "oracle",
+        "realised FPR",
+    ):
         assert words in table
     for method in ("t1-2mm", "cevae_slice"):
         drawn = {path.name for path in (out / "pictures" / method / "ms").iterdir()}

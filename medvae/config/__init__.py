@@ -1,0 +1,38 @@
+"""Every option of a run as one typed, frozen, documented model.
+
+A config is a YAML file; ``key.key=value`` on the command line overrides single values. The resolved config is
+written beside every output.
+"""
+
+from medvae.config.learning import LesionConfig, NetworkConfig, ObjectiveConfig, TrainingConfig
+from medvae.config.maps import NETWORK_SCORES, CalibrationConfig, PostprocessingConfig, ScoreConfig, ScorePart
+from medvae.config.run import Config, dump_config, read_config
+from medvae.config.scans import (
+    PLANE_AXIS,
+    AugmentationConfig,
+    BrainMethod,
+    Plane,
+    PreparationConfig,
+    SamplingConfig,
+)
+
+__all__ = [
+    "NETWORK_SCORES",
+    "PLANE_AXIS",
+    "AugmentationConfig",
+    "BrainMethod",
+    "CalibrationConfig",
+    "Config",
+    "LesionConfig",
+    "NetworkConfig",
+    "ObjectiveConfig",
+    "Plane",
+    "PostprocessingConfig",
+    "PreparationConfig",
+    "SamplingConfig",
+    "ScoreConfig",
+    "ScorePart",
+    "TrainingConfig",
+    "dump_config",
+    "read_config",
+]

@@ -1,0 +1,171 @@
+"""Options of what is learned and how: lesions to learn from, network, objective, training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from medvae.config.scans import AugmentationConfig
+from medvae.schema import Strict
+
+LesionKind = Literal["dark", "bright", "grey", "foreign", "texture", "ring", "oedema", "smooth", "warp"]
+
+
+class LesionConfig(Strict):
+    """Lesions put into healthy tiles, for a network to learn from; see ``medvae/lesions/synthesis.py``."""
+
+    count: tuple[int, int] = (0, 5)
+    """Fewest and most lesions per tile."""
+    radius_mm: tuple[float, float] = (2.0, 25.0)
+    """Smallest and largest mean radius, drawn so that each octave is equally likely."""
+    kinds: tuple[LesionKind, ...] = Field(
+        ("dark", "bright", "grey", "foreign", "texture", "ring", "oedema"), min_length=1
+    )
+    """What a lesion does to its tissue, each with equal probability (one that is named twice, twice as often)."""
+    follows_tissue: float = Field(0.0, ge=0, le=1)
+    """Share of the lesions that stop where tissue becomes darker: at fluid, or at the edge of the white matter."""
+    cores: float = Field(0.0, ge=0, le=1)
+    """Share of the lesions from 6 mm of radius on that have a core of another kind."""
+    white_matter: float = Field(0.5, ge=0, le=1)
+    """Share of the lesions below 16 mm of radius that are placed in the brighter half of the brain."""
+
+    @model_validator(mode="after")
+    def _ranges(self) -> LesionConfig:
+        if not 0 <= self.count[0] <= self.count[1] or self.count[1] == 0:
+            raise ValueError(f"count must be a range from low to high that is not always 0; found {self.count}.")
+        if not 1 <= self.radius_mm[0] <= self.radius_mm[1]:
+            raise ValueError(f"radius_mm must be a range from low to high, at least 1 mm; found {self.radius_mm}.")
+        return self
+
+
+class NetworkConfig(Strict):
+    """A network for slices (2D) or patches (3D); see ``medvae/networks/``."""
+
+    kind: Literal["vae", "autoencoder_kl", "unet", "segmenter"] = "vae"
+    """"vae": stride-2 convolutions. "autoencoder_kl": MONAI's residual VAE (Rombach et al. 2022, arXiv 2112.10752).
+    "unet": MONAI's U-Net, without a latent, to restore the scan from coarse noise (Kascenas et al. 2022). "segmenter":
+    the same U-Net with a logit for each voxel, to find what was inserted into healthy scans."""
+    widths: tuple[int, ...] = Field((16, 32, 64, 128), min_length=1)
+    """Channels after each stride-2 convolution; their number is the depth. "autoencoder_kl": channels of each level,
+    of which the first is the full resolution."""
+    latent: Literal["dense", "spatial"] = "dense"
+    """"dense": one vector for the whole slice or patch. "spatial": a vector at each place of the lowest level."""
+    latent_size: int = Field(128, ge=1)
+    """Length of the latent vector, or of each place's."""
+    squeeze: int = Field(32, ge=1)
+    """Channels kept by a 1×1 convolution before the dense latent, which keeps its weight matrix small."""
+    normalisation: Literal["none", "instance", "group"] = "none"
+    """Normalisation before each activation, within one sample; "group" has at most 8 groups of channels."""
+    activation: Literal["leaky_relu", "silu", "gelu"] = "leaky_relu"
+    """Nonlinearity; "leaky_relu" has slope 0.1."""
+    atlas: bool = False
+    """Show the network the mean of the healthy training scans at each place, and the scan's z value against them,
+    beside the scan ("segmenter")."""
+    mirror: bool = False
+    """Show it also the scan mirrored left to right, and the z value of that: what is alike on both sides is rarely a
+    lesion (with ``atlas``)."""
+    residual_blocks: int = Field(0, ge=0)
+    """Residual blocks at each level below the full resolution ("autoencoder_kl": at every level; "unet": convolutions
+    in each level's residual unit)."""
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> NetworkConfig:
+        if min(self.widths) < 1:
+            raise ValueError(f"widths are numbers of channels, each at least 1; found {list(self.widths)}.")
+        if self.atlas and self.kind != "segmenter":
+            raise ValueError(f'only kind "segmenter" can be shown an atlas, not "{self.kind}": remove atlas.')
+        if self.mirror and not self.atlas:
+            raise ValueError("mirror is compared by z values, which need an atlas: add atlas: true, or remove mirror.")
+        if self.kind == "autoencoder_kl":
+            needed = {"latent": "spatial", "normalisation": "group", "activation": "silu"}
+            missing = [f"{key}: {value}" for key, value in needed.items() if getattr(self, key) != value]
+            if self.residual_blocks < 1:
+                missing.append("residual_blocks: 1 (or more)")
+            if missing:
+                raise ValueError(f'kind "autoencoder_kl" comes in one form only: write {", ".join(missing)}.')
+        return self
+
+
+class ObjectiveConfig(Strict):
+    """What the network is trained to minimise."""
+
+    kind: Literal["vae", "cevae", "dae", "discrepancy"] = "cevae"
+    """"vae": the negative ELBO. "cevae": mixed with context encoding (Zimmerer et al. 2018, arXiv 1812.05941). "dae":
+    restore the scan from coarse noise (Kascenas et al. 2022). "discrepancy": segment lesions that were inserted into
+    healthy scans (foreign patches, Tan et al. 2020, arXiv 2011.04197)."""
+    likelihood: Literal["laplace", "gaussian"] = "laplace"
+    """Distribution of a voxel around its reconstruction: absolute or squared error."""
+    likelihood_scale: float = Field(0.05, gt=0)
+    """Scale of that distribution in normalised intensity: Laplace's b or Gauss's sigma."""
+    beta: float = Field(1.0, ge=0)
+    """Weight of the KL divergence; both terms are sums per sample, in nats."""
+    kl_warmup_steps: int = Field(0, ge=0)
+    """Steps over which β rises from 0 to its value."""
+    geco_target: float | None = None
+    """Reconstruction term, in nats per brain voxel, that training is held to: β then starts at its value and falls
+    while the reconstruction is worse, and rises while it is better (GECO: Rezende & Viola 2018, arXiv 1810.00597).
+    The scale is that of "reconstruction" in metrics.jsonl; null keeps β."""
+    geco_speed: float = Field(0.05, gt=0)
+    """Change of log β per step and nat of difference from the target (GECO)."""
+    free_nats: float = Field(0.0, ge=0)
+    """KL that each latent dimension may spend without being charged for less (Kingma 2016, arXiv 1606.04934)."""
+    noise_cell: int = Field(8, ge=1)
+    """Voxels between two nodes of the coarse noise (DAE)."""
+    noise_standard_deviation: float = Field(0.2, gt=0)
+    """Of the coarse noise, in normalised intensity (DAE)."""
+    context_weight: float = Field(0.5, ge=0, le=1)
+    """λ, the share of the context-encoding term (ceVAE only)."""
+    context_squares: tuple[int, int] = (1, 3)
+    """Fewest and most squares (cubes in 3D) blanked per sample."""
+    context_side: tuple[float, float] = (0.1, 0.4)
+    """Side of a square as a fraction of the sample's shortest side."""
+    context_fill: Literal["zero", "value", "noise"] = "value"
+    """What replaces the blanked voxels: 0, one random value per square, or uniform noise."""
+    dice_weight: float = Field(1.0, ge=0)
+    """Of 1 − soft Dice beside the cross-entropy ("discrepancy"). 0 asks for honest probabilities and nothing else."""
+    lesions: LesionConfig = LesionConfig()
+    """What is inserted (discrepancy)."""
+    appearance: AugmentationConfig = AugmentationConfig(
+        rotation_degrees=0, scale=(1, 1), mirror=False, bias_field=0.3, gamma=(0.6, 1.6), brightness=(0.8, 1.2),
+        contrast=(0.7, 1.4), sharpness=(-0.9, 1.5), noise_variance=(0.0, 0.001),
+    )  # fmt: skip
+    """Changes to the scan after lesions were inserted, so that both look alike: other scanners (discrepancy)."""
+
+    @model_validator(mode="after")
+    def _geco(self) -> ObjectiveConfig:
+        if self.geco_target is not None:
+            if self.kind == "dae" or self.beta == 0:
+                raise ValueError("geco_target adapts β, which this objective does not use: remove it.")
+            if self.kl_warmup_steps:
+                raise ValueError("geco_target and kl_warmup_steps both change β: keep one of the two.")
+        return self
+
+
+class TrainingConfig(Strict):
+    """The loop."""
+
+    steps: int = Field(2000, ge=0)
+    """Optimiser steps."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Peak learning rate of Adam."""
+    warmup_steps: int = Field(100, ge=0)
+    """Linear warm-up; a cosine to zero follows."""
+    clip_gradient_norm: float = Field(1.0, gt=0)
+    """Gradients longer than this are shortened; loss in nats per voxel."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Automatic mixed precision. KL and sums stay in float32."""
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Decay of an exponential moving average of the weights, which is then what is kept; 0 keeps the last weights."""
+    compile: bool = False
+    """Compile the network with ``torch.compile``: pays on long runs only."""
+    channels_last: bool = False
+    """Store activations channels-last: helps convolutions on a GPU, not on a CPU."""
+    log_every: int = Field(20, ge=1)
+    """Steps between two lines of metrics.jsonl."""
+    validate_every: int = Field(500, ge=1)
+    """Steps between two measurements on the healthy validation scans."""
+    checkpoint_every: int = Field(500, ge=1)
+    """Steps between two checkpoints."""
+    tensorboard: bool = False
+    """Also write the numbers of metrics.jsonl and the reconstructions to RUN/tensorboard, for TensorBoard."""

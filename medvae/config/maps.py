@@ -1,0 +1,154 @@
+"""Options from a network to a lesion mask: score, calibration, post-processing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from medvae.schema import Strict
+
+NETWORK_SCORES = (
+    "residual", "squared_residual", "kl_gradient", "reconstruction_gradient", "elbo_gradient", "context", "restoration",
+    "product", "sum", "discrepancy",
+)  # fmt: skip
+"""Kinds of score that need a network."""
+
+
+class ScorePart(Strict):
+    """One factor or term of a combined score."""
+
+    kind: Literal[
+        "residual", "squared_residual", "kl_gradient", "reconstruction_gradient", "elbo_gradient", "context",
+        "restoration",
+    ]  # fmt: skip
+    """As in ``score.kind``; a signed score enters with its absolute value."""
+    smoothing_mm: float = Field(0.0, ge=0)
+    """Standard deviation of a Gaussian applied to the part before it is combined, in mm."""
+
+
+class ScoreConfig(Strict):
+    """From a prepared volume to a per-voxel score on the standard grid."""
+
+    kind: Literal[
+        "residual", "squared_residual", "kl_gradient", "reconstruction_gradient", "elbo_gradient", "context",
+        "restoration", "product", "sum", "discrepancy", "intensity", "equalized_intensity",
+    ] = "residual"  # fmt: skip
+    """"residual": scan − reconstruction with z = μ, signed; "squared_residual": its square. "*_gradient": |∂L/∂x| of a
+    loss term (Zimmerer et al. 2019, arXiv 1912.00003). "context": signed residual against what the network restores
+    where it was blanked. "restoration": signed change until the model believes the scan (Chen et al. 2020,
+    doi:10.1016/j.media.2020.101713). "product" and "sum" combine ``parts``. "discrepancy": the logit of a network that
+    segments (network.kind segmenter). "intensity" and
+    "equalized_intensity" are the scan itself and need no network."""
+    polarity: Literal["bright", "dark", "both"] = "both"
+    """Which sign is anomalous: brighter than expected, darker than expected, or either."""
+    smoothing_mm: float = Field(0.0, ge=0)
+    """Standard deviation of a Gaussian applied to the signed score inside the brain, in mm."""
+    normative: bool = False
+    """Turn the score into a z value at each place, by mean and SD over the healthy training scans."""
+    parts: tuple[ScorePart, ...] = (
+        ScorePart(kind="kl_gradient", smoothing_mm=4.0),
+        ScorePart(kind="squared_residual"),
+    )
+    """What "product" and "sum" combine; each part is divided by its healthy mean first. The default product is that of
+    Zimmerer et al. 2019, arXiv 1907.02796."""
+    smoothgrad_draws: int = Field(0, ge=0)
+    """Noisy copies over which a gradient is averaged (SmoothGrad); 0 uses the scan as it is."""
+    smoothgrad_noise: float = Field(0.05, gt=0)
+    """Standard deviation of that noise, in normalised intensity."""
+    context_side: int = Field(16, ge=2)
+    """Side of the blanked patches of the context score, in voxels."""
+    context_spacing: int = Field(3, ge=2)
+    """Patches this many sides apart are blanked together."""
+    context_shifts: int = Field(2, ge=1)
+    """Shifted grids along each axis of a slice; the cost is (spacing · shifts)² passes."""
+    restoration_steps: int = Field(30, ge=1)
+    """Gradient steps of the restoration score."""
+    restoration_step_size: float = Field(0.01, gt=0)
+    """Root mean square change of a step, in normalised intensity."""
+    flipped: bool = False
+    """Average with the score of the mirrored scan ("discrepancy")."""
+    batch_size: int = Field(64, ge=1)
+    """Slices scored at once (a sixteenth of it for patches); the score does not depend on it."""
+
+    @model_validator(mode="after")
+    def _signed(self) -> ScoreConfig:
+        unsigned = self.kind.endswith("_gradient") or self.kind in ("squared_residual", "product", "sum")
+        if unsigned and self.polarity == "dark":
+            raise ValueError(f'kind "{self.kind}" is never negative, so polarity "dark" finds nothing: use "bright".')
+        if self.kind == "discrepancy" and self.polarity != "bright":
+            raise ValueError('kind "discrepancy" is high where a lesion is, whatever its sign: write polarity: bright.')
+        if self.kind in ("product", "sum") and len(self.parts) < 2:
+            raise ValueError(f'kind "{self.kind}" needs at least two parts.')
+        return self
+
+
+class CalibrationConfig(Strict):
+    """Operating points, fixed on the healthy validation scans."""
+
+    false_positive_rates: tuple[float, ...] = (0.01, 0.05)
+    """Shares of healthy brain voxels above each threshold."""
+    mask_at: float | str = 0.01
+    """Which of them the written lesion mask uses; or the name of another operating point, as "fwer_0.2"."""
+    family_wise: tuple[float, ...] = ()
+    """Levels of operating points "fwer_0.2": the probability of any false finding in a new healthy scan. n healthy
+    validation subjects promise no level below 1/(n + 1); see docs/CALIBRATION.md."""
+    cluster_above: float | None = None
+    """Calibrated score above which findings are measured for "cluster_fwer_0.2": the probability of any false finding
+    beyond a size. A number fixed beforehand, as 3 for a normative z; null measures none."""
+    false_positive_volume_ml: tuple[float, ...] = ()
+    """Bounds of operating points "fpv_5ml": the expected volume flagged in a new healthy scan, in ml. n subjects
+    promise no less than false_positive_volume_cap_ml / (n + 1)."""
+    false_positive_volume_cap_ml: float = Field(20.0, gt=0)
+    """What a scan with a larger false-positive volume counts, in ml; no promise without a largest loss."""
+    case_statistic: Literal["maximum", "percentile", "largest_cluster"] = "maximum"
+    """What the p-value of a case compares: its largest score, the 99.9th percentile of its score, or the volume of its
+    largest finding above cluster_above."""
+    normative_shrinkage: float = Field(5.0, ge=0)
+    """Pseudo-subjects with which the variance of each place is drawn towards the average variance."""
+
+    @model_validator(mode="after")
+    def _known(self) -> CalibrationConfig:
+        if any(not 0 < rate < 1 for rate in self.false_positive_rates):
+            raise ValueError(f"false_positive_rates must lie between 0 and 1; found {self.false_positive_rates}.")
+        if not self.false_positive_rates:
+            raise ValueError(
+                "false_positive_rates must hold at least one: the first sets the scale of the anomaly map."
+            )
+        if isinstance(self.mask_at, str) and self.mask_at not in self.promised:
+            names = ", ".join(self.promised) or "none, as family_wise and false_positive_volume_ml are empty"
+            raise ValueError(f'mask_at="{self.mask_at}" must be a rate, or one of the promised points: {names}.')
+        if isinstance(self.mask_at, float) and self.mask_at not in self.false_positive_rates:
+            raise ValueError(f"mask_at={self.mask_at} must be one of false_positive_rates {self.false_positive_rates}.")
+        if any(not 0 < level < 1 for level in self.family_wise):
+            raise ValueError(f"family_wise must lie between 0 and 1; found {self.family_wise}.")
+        cap = self.false_positive_volume_cap_ml
+        if any(not 0 < volume < cap for volume in self.false_positive_volume_ml):
+            raise ValueError(
+                f"false_positive_volume_ml must lie between 0 and false_positive_volume_cap_ml={cap:g}: what no scan "
+                f"can exceed needs no promise; found {self.false_positive_volume_ml}."
+            )
+        if self.case_statistic == "largest_cluster" and self.cluster_above is None:
+            raise ValueError('case_statistic "largest_cluster" needs cluster_above: above which score?')
+        return self
+
+    @property
+    def promised(self) -> tuple[str, ...]:
+        """Names of the operating points that come with a promise, as ``docs/CALIBRATION.md`` explains."""
+        names = [f"fwer_{level:g}" for level in self.family_wise]
+        if self.cluster_above is not None:
+            names += [f"cluster_fwer_{level:g}" for level in self.family_wise]
+        return (*names, *(f"fpv_{volume:g}ml" for volume in self.false_positive_volume_ml))
+
+
+class PostprocessingConfig(Strict):
+    """From the anomaly map to the lesion mask; all off by default. Choose values on healthy validation scans only."""
+
+    erosion_mm: float = Field(0.0, ge=0, le=20)
+    """Nothing is flagged this near to the outside of the brain, in mm of the standard grid; nor does the rim count in
+    the maxima and volumes of the healthy scans behind family_wise and false_positive_volume_ml."""
+    grow_to: float | None = None
+    """False-positive rate (one of calibration.false_positive_rates) down to whose threshold findings grow: a voxel
+    above it is flagged if it is connected with one above the mask's own threshold (hysteresis)."""
+    minimum_lesion_ml: float = Field(0.0, ge=0)
+    """Findings of this volume or less are removed, in ml."""

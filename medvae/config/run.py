@@ -1,0 +1,165 @@
+"""A whole run: its options, what must hold between them, and its file."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, model_validator
+
+from medvae.config.learning import NetworkConfig, ObjectiveConfig, TrainingConfig
+from medvae.config.maps import NETWORK_SCORES, CalibrationConfig, PostprocessingConfig, ScoreConfig
+from medvae.config.scans import AugmentationConfig, PreparationConfig, SamplingConfig
+from medvae.errors import MedvaeError
+from medvae.networks.limits import require_fit
+from medvae.schema import Strict, parse, read_document
+
+
+class Config(Strict):
+    """A whole run: how to prepare, train, score and calibrate."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    """Name of the method in tables and sidecars."""
+    seed: int = Field(0, ge=0)
+    """Every random number of a run is derived from it."""
+    preparation: PreparationConfig = PreparationConfig()
+    """From a scan as it comes to the standard grid."""
+    sampling: SamplingConfig = SamplingConfig()
+    """From prepared volumes to batches."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """Random changes to the training slices."""
+    network: NetworkConfig | None = NetworkConfig()
+    """The network; null for a baseline that needs none."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+    """What the network minimises."""
+    training: TrainingConfig = TrainingConfig()
+    """The loop."""
+    score: ScoreConfig = ScoreConfig()
+    """From volume to score."""
+    calibration: CalibrationConfig = CalibrationConfig()
+    """Operating points."""
+    postprocessing: PostprocessingConfig = PostprocessingConfig()
+    """From the map to the lesion mask."""
+
+    @model_validator(mode="after")
+    def _known_rate(self) -> Config:
+        rates, grow_to = self.calibration.false_positive_rates, self.postprocessing.grow_to
+        if grow_to is not None and grow_to not in rates:
+            raise ValueError(
+                f"postprocessing.grow_to={grow_to} must be one of calibration.false_positive_rates {rates}."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _compatible(self) -> Config:
+        needs_network = self.score.kind in NETWORK_SCORES
+        if needs_network and self.network is None:
+            raise ValueError(f'score.kind "{self.score.kind}" needs a network, but network is null: give one.')
+        if not needs_network and self.network is not None:
+            raise ValueError(f'score.kind "{self.score.kind}" uses no network: write "network: null".')
+        return self
+
+    @model_validator(mode="after")
+    def _atlas_keeps_its_values(self) -> Config:
+        changes = self.augmentation
+        if self.network is not None and self.network.atlas and changes.enabled:
+            off = {"contrast": (1, 1), "bias_field": 0, "gamma": (1, 1), "brightness": (1, 1), "sharpness": (0, 0),
+                   "noise_variance": (0, 0)}  # fmt: skip
+            changing = [name for name, value in off.items() if getattr(changes, name) != value]
+            if changing:
+                raise ValueError(
+                    f"network.atlas: augmentation would change the intensities of scan and atlas alike, so leave "
+                    f"{', '.join(changing)} of augmentation off, and use objective.appearance: it changes the scan."
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _network_fits_tile(self) -> Config:
+        if self.network is not None:
+            try:
+                require_fit(self.network, self.sampling.tile_shape)
+            except ValueError as error:
+                raise ValueError(f"network: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _posterior(self) -> Config:
+        if self.network is None:
+            return self
+        segmenting = {
+            "network.kind: segmenter": self.network.kind == "segmenter",
+            "objective.kind: discrepancy": self.objective.kind == "discrepancy",
+            "score.kind: discrepancy": self.score.kind == "discrepancy",
+        }
+        if any(segmenting.values()):
+            missing = [option for option, given in segmenting.items() if not given]
+            if missing:
+                raise ValueError(f"a network that segments inserted lesions needs {' and '.join(segmenting)}; write "
+                                 f"{', '.join(missing)}.")  # fmt: skip
+            return self
+        unet = self.network.kind == "unet"
+        if unet and self.objective.kind in ("vae", "cevae"):
+            raise ValueError(
+                f'objective.kind "{self.objective.kind}" needs a KL divergence, which network.kind "unet" does not '
+                f"have: write objective.kind: dae, or network.kind: vae."
+            )
+        combined = self.score.kind in ("product", "sum")
+        for kind in [part.kind for part in self.score.parts] if combined else [self.score.kind]:
+            if kind in ("kl_gradient", "elbo_gradient", "restoration") and (unet or self.objective.kind == "dae"):
+                reason = (
+                    'which network.kind "unet" does not have' if unet else 'which objective.kind "dae" does not train'
+                )
+                raise ValueError(
+                    f'score.{"parts" if combined else "kind"} "{kind}" needs a KL divergence, {reason}: score with '
+                    f'"residual", "squared_residual" or "reconstruction_gradient", or train a network.kind: vae with '
+                    f"objective.kind: vae or cevae."
+                )
+        return self
+
+
+def read_config(path: Path | str | None, overrides: list[str] | None = None) -> Config:
+    """Read a YAML config and apply overrides of the form ``training.steps=200``; without a path, the defaults.
+
+    Raises
+    ------
+    MedvaeError
+        For a missing file, an unknown key (the nearest valid one is named), a wrong type or contradictory options.
+    """
+    content = {"name": "defaults"} if path is None else read_document(path)
+    source = "the default config" if path is None else str(path)
+    for override in overrides or []:
+        if not isinstance(content, dict):
+            break
+        _apply(content, override)
+    if overrides:
+        source += f" with {' '.join(overrides)}"
+    return parse(Config, content, source)
+
+
+def dump_config(config: Config) -> str:
+    """The config with every default written out, as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise MedvaeError(f'"{override}" is not an override: write key=value, for instance training.steps=200.')
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise MedvaeError(f'"{override}": the value cannot be read as YAML.') from None
+    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a word; a person means a number
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = content.get(parent)
+        if inner is None:
+            content[parent] = inner = {}
+        if not isinstance(inner, dict):
+            raise MedvaeError(f'"{override}": "{parent}" is a value, it has no key "{last}".')
+        content = inner
+    content[last] = value
