@@ -7,12 +7,14 @@ import matplotlib.image
 import nibabel as nib
 import numpy as np
 import pytest
+from matplotlib.textpath import TextPath
 from test_viewers import AFFINES, SHAPE, predict_by_hand, scan_file
 
 from medvae.config import Config
 from medvae.errors import MedvaeError
 from medvae.fitting import fit
 from medvae.prediction import Scan, predict
+from medvae.reporting import montage
 from medvae.reporting.case_picture import draw_case, draw_figure
 from medvae.reporting.colours import TRUTH_COLOUR, rgb
 from medvae.reporting.montage import (
@@ -20,6 +22,7 @@ from medvae.reporting.montage import (
     Column,
     Shown,
     draw_montage,
+    fitting_size,
     largest_finding,
     largest_slices,
     slices_at,
@@ -158,6 +161,18 @@ def test_the_same_call_writes_the_same_bytes(tmp_path, ending):
         digests.add(hashlib.sha256(file.read_bytes()).hexdigest())
     assert len(digests) == 1
     assert b"2026-" not in file.read_bytes()
+
+
+def test_long_names_of_narrow_columns_do_not_run_into_each_other(tmp_path, monkeypatch):
+    names = ("a_rather_long_name_of_a_scan_0001", "another_long_name_of_a_scan_0002")
+    long = [replace(shown(), name=name) for name in names]
+    written = []
+    real = montage._write
+    monkeypatch.setattr(montage, "_write", lambda *a, **o: (written.append((a[1], a[3], o["fontsize"])), real(*a, **o)))
+    draw_montage([Column(case, 2, 3) for case in long], tmp_path / "f.png")
+    (left, name, size), (right, _, _) = [one for one in written if one[1].endswith(("0001", "0002"))]
+    assert left + TextPath((0, 0), name, size=size).get_extents().width / 72 <= right
+    assert fitting_size("short", 5.0) == fitting_size("", 1.0) == 9.0
 
 
 def test_names_with_dollars_spaces_and_accents_are_drawn(tmp_path):

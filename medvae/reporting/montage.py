@@ -18,6 +18,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.textpath import TextPath
 from scipy import ndimage
 
 from medvae.errors import MedvaeError
@@ -194,13 +195,13 @@ def draw_montage(columns: Sequence[Column], out: Path | str, *, title: str = "",
             canvas.add_patch(Rectangle((left, top), across, tall, color="black", linewidth=0, zorder=-1))
             middle = top + (tall - up) / 2
             _draw_panel(canvas, column, kind, (left, left + across, middle + up, middle), radiological)
-    previous = None
+    firsts = [n for n, column in enumerate(columns) if n == 0 or column.shown is not columns[n - 1].shown]
+    for n, end in zip(firsts, [*(lefts[n] - _GAP for n in firsts[1:]), width], strict=True):
+        name = "" if title else columns[n].shown.name
+        _write(canvas, lefts[n], 0.06, name, fontsize=fitting_size(name, end - lefts[n]), va="top")
     for column, left, (across, _) in zip(columns, lefts, sizes, strict=True):
         _write(canvas, left + across / 2, _TOP - 0.05, _place(column), fontsize=8, ha="center", va="bottom")
         _mark_sides(canvas, column, (left, left + across), _TOP, radiological)
-        if column.shown is not previous and not title:
-            _write(canvas, left, 0.06, column.shown.name, fontsize=9, va="top")
-        previous = column.shown
     _write(canvas, _LEFT, 0.06, title, fontsize=9, va="top")
     _draw_scale_bar(canvas, _LEFT, _TOP + tall, sizes[0][0], scale)
     thresholds = sorted({column.shown.threshold for column in columns})
@@ -213,6 +214,12 @@ def draw_montage(columns: Sequence[Column], out: Path | str, *, title: str = "",
     _write(canvas, _LEFT, height - 0.08, f"{side} is on the left.", fontsize=7.5, va="bottom")
     canvas.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
     return save_figure(figure, out, dpi=200)
+
+
+def fitting_size(text: str, inches: float, largest: float = 9.0) -> float:
+    """The font size in points, 9 or less, at which a text is no wider than that."""
+    wide = TextPath((0, 0), text, size=largest, usetex=False).get_extents().width / 72 if text.strip() else 0.0
+    return largest * min(1.0, inches / wide) if wide else largest
 
 
 def plane(array: np.ndarray, axis: int, index: int, *, radiological: bool = True) -> np.ndarray:
