@@ -27,6 +27,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from medvae import objectives
+from medvae.atlas import VolumeWithAtlas
 from medvae.config import Config
 from medvae.errors import MedvaeError
 from medvae.files import remove_leftovers, whole_folder, write_bytes, write_text
@@ -103,6 +104,11 @@ def train(
     options = config.training
     if not training:
         raise MedvaeError('There is no healthy training scan: mark cases without lesions as split "train".')
+    if config.network.atlas and not isinstance(training[0], VolumeWithAtlas):
+        raise MedvaeError(
+            "network.atlas: the network is shown the healthy mean of each place, but the scans came without: give "
+            "VolumeWithAtlas(volume, fit_atlas(training), config.network.mirror) of each, or call medvae.fitting.fit."
+        )
     channels = training[0].image.shape[0]
     if (out / WEIGHTS).exists():
         return load_network(config, channels, out / WEIGHTS)

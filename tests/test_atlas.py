@@ -13,6 +13,7 @@ from medvae.fitting import fit
 from medvae.networks.segmenter import LARGEST_Z, SMALLEST_SD, Segmenter
 from medvae.objectives import corrupt
 from medvae.preparation.prepare import prepare_healthy
+from medvae.training import train
 
 INTENSITIES_KEPT = {"gamma": [1, 1], "brightness": [1, 1], "noise_variance": [0, 0]}
 TINY = {
@@ -117,6 +118,11 @@ def test_a_saved_detector_scores_as_before(cohort, volumes, tmp_path, mirror):
     assert np.array_equal(made.score(volumes[0]), loaded.score(volumes[0]))
     np.testing.assert_array_equal(loaded.atlas.mean, fit_atlas(volumes).mean)
     assert loaded.channels == 1
+
+
+def test_training_on_scans_without_their_atlas_is_told(volumes, tmp_path):
+    with pytest.raises(MedvaeError, match="the scans came without"):
+        train(Config.model_validate(TINY), volumes, [], tmp_path / "run", quiet=True)
 
 
 def test_a_detector_that_comes_with_medvae_is_found_by_its_name_unless_a_folder_is_called_so(
