@@ -58,6 +58,17 @@ def test_kinds_do_what_they_are_called():
     assert abs(float((textured - x)[truth].mean())) < 0.3 * float((textured - x)[truth].abs().mean())
 
 
+@pytest.mark.parametrize("kind", ["dark", "bright", "grey", "foreign", "texture", "ring", "oedema"])
+def test_faintness_makes_the_same_lesions_weaker(kind):
+    x, mask = tiles((32, 32, 32), count=6)
+    options = {"count": (1, 1), "radius_mm": (8, 12), "kinds": (kind,)}
+    (plain, truth), (faint, same) = (
+        insert_lesions(x, mask, LesionConfig(**options, faintness=power), (5,)) for power in (1, 4)
+    )
+    assert torch.equal(truth, same)
+    assert (faint - x)[truth].abs().mean() < 0.8 * (plain - x)[truth].abs().mean()
+
+
 def test_smooth_takes_detail_and_leaves_the_mean():
     x, mask = tiles((40, 48, 36), count=4)
     smoothed, truth = insert_lesions(x, mask, LesionConfig(radius_mm=(15, 20), kinds=("smooth",)), (3,))

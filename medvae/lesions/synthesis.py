@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -90,11 +91,12 @@ def _insert_one(
     if options.follows_tissue and rng.random() < options.follows_tissue:
         depth = depth * _bright_tissue(image[0], mask, rng)[box]
     foreign = _crop(other, inside.shape, rng)
-    after = KINDS[kind](before, depth, distance, fine, foreign, rng)
+    strength = partial(_strength, rng, options.faintness)
+    after = KINDS[kind](before, depth, distance, fine, foreign, rng, strength)
     if options.cores and radius >= SMALLEST_WITH_CORE and rng.random() < options.cores:
         kind = options.kinds[int(rng.integers(len(options.kinds)))]
         core = depth * torch.sigmoid((rng.uniform(0.4, 0.8) - distance) * radius / rng.uniform(0.2, 0.8))
-        after = KINDS[kind](after, core, distance, fine, foreign, rng)
+        after = KINDS[kind](after, core, distance, fine, foreign, rng, strength)
     after = torch.where(depth > 0.01, after, before)
     region = depth > 0.5
     if not region.any() or float((after - before).abs()[:, region].mean()) < VISIBLE:
@@ -152,28 +154,33 @@ def _crop(array: Tensor, shape: Sequence[int], rng: np.random.Generator) -> Tens
     return array[(..., *(slice(c, c + s) for c, s in zip(corners, shape, strict=True)))]
 
 
-def _dark(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng) -> Tensor:
-    return before * (1 - rng.uniform(0.08, 0.7) * depth)
+def _strength(rng: np.random.Generator, faintness: float, low: float, high: float) -> float:
+    """Between ``low`` and ``high``, the nearer to ``low`` the larger ``faintness``; uniform with 1."""
+    return low + (high - low) * rng.random() ** faintness
 
 
-def _bright(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng) -> Tensor:
-    return before * (1 + rng.uniform(0.08, 0.6) * depth)
+def _dark(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng, strength) -> Tensor:
+    return before * (1 - strength(0.08, 0.7) * depth)
 
 
-def _grey(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng) -> Tensor:
+def _bright(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng, strength) -> Tensor:
+    return before * (1 + strength(0.08, 0.6) * depth)
+
+
+def _grey(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng, strength) -> Tensor:
     grey = rng.uniform(0, 1) + rng.uniform(0, 0.1) * noise
-    return before + (grey - before) * (rng.uniform(0.3, 1) * depth)
+    return before + (grey - before) * (strength(0.3, 1) * depth)
 
 
-def _foreign(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng) -> Tensor:
-    return before + (other - before) * (rng.uniform(0.4, 1) * depth)
+def _foreign(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng, strength) -> Tensor:
+    return before + (other - before) * (strength(0.4, 1) * depth)
 
 
-def _texture(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng) -> Tensor:
-    return before * (1 + rng.uniform(0.1, 0.4) * noise * depth)
+def _texture(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng, strength) -> Tensor:
+    return before * (1 + strength(0.1, 0.4) * noise * depth)
 
 
-def _smooth(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng) -> Tensor:
+def _smooth(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng, strength) -> Tensor:
     mean, there = before, (before != 0).to(before.dtype)
     pool = functional.avg_pool3d if depth.ndim == 3 else functional.avg_pool2d
     for _ in range(2):
@@ -181,7 +188,7 @@ def _smooth(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, othe
     return before + (mean / there.clamp(min=0.1) - before) * (rng.uniform(0.5, 1) * depth)
 
 
-def _warp(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng) -> Tensor:
+def _warp(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng, strength) -> Tensor:
     """Pushed outwards (mostly) or drawn inwards by a share of the radius, largest where the distance is 1.
 
     Without folding, as t exp((1 − t²) / 2) times a share below exp(−½) rises everywhere where it is subtracted.
@@ -201,10 +208,10 @@ def _warp(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other:
     return pulled * (1 - rng.uniform(0, 0.25) * torch.sigmoid((0.5 - distance) / 0.1) * depth)
 
 
-def _ring(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng) -> Tensor:
+def _ring(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng, strength) -> Tensor:
     rim = torch.exp(-((distance - 0.85) / 0.2).square() / 2)
     core = torch.sigmoid((0.65 - distance) / 0.1)
-    return before * (1 + depth * (rng.uniform(0, 0.5) * rim - rng.uniform(0.2, 0.8) * core))
+    return before * (1 + depth * (strength(0, 0.5) * rim - strength(0.2, 0.8) * core))
 
 
 KINDS: dict[str, Callable[..., Tensor]] = {
