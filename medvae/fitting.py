@@ -135,14 +135,15 @@ def fit_ensemble(
     if out.is_dir() and any(out.iterdir()):
         raise MedvaeError(f"{out}: is not empty. Choose another --out folder; nothing was overwritten.")
     healthy = manifest.of_split("validation", healthy=True)
+    cases = {sha256(image): case.id for case in healthy for image in manifest.images(case)}
     for run in runs:
         known = trained_on(Path(run))
-        for case in healthy:
-            if any(sha256(image) in known for image in manifest.images(case)):
-                raise MedvaeError(
-                    f'{manifest.path}: case "{case.id}" would set the thresholds, but {run} was trained on it, and a '
-                    f"threshold from a scan that was learned from is too low. Give the members' own cohort."
-                )
+        learned = [case for checksum, case in cases.items() if checksum in known]
+        if learned:
+            raise MedvaeError(
+                f'{manifest.path}: case "{learned[0]}" would set the thresholds, but {run} was trained on it, and '
+                f"a threshold from a scan that was learned from is too low. Give the members' own cohort."
+            )
     detectors = [Detector.load(run) for run in runs]
     members = dict(zip(member_names([d.config.name for d in detectors]), detectors, strict=True))
     first = detectors[0]

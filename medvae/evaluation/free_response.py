@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from medvae.evaluation.curves import SparseCounts, bin_floor
-from medvae.evaluation.lesions import match_lesions
+from medvae.evaluation.lesions import components, match_components
 from medvae.evaluation.maps import CaseVoxels
 
 FALSE_PER_SCAN = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -60,10 +60,10 @@ def free_response(
     lesions = scans = 0
     for case in cases:
         scans += 1
+        truth, voxel_ml = components(case.truth), case.geometry.voxel_volume_ml
         for index, threshold in enumerate(thresholds):
             flagged = (case.scores > np.float32(threshold)) & case.brain
-            voxel_ml = case.geometry.voxel_volume_ml
-            match = match_lesions(flagged, case.truth, voxel_ml, overlap=overlap, smallest_ml=smallest_ml)
+            match = match_components(flagged, truth, voxel_ml, overlap=overlap, smallest_ml=smallest_ml)
             large = match.sizes_ml >= SMALLEST_LESION_ML
             found[index] += np.count_nonzero(match.found & large)
             false[index] += np.count_nonzero(~match.right)

@@ -13,6 +13,7 @@ import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -40,6 +41,21 @@ class LesionMatch:
     """``(P,)`` bool: it lies on a lesion."""
 
 
+class Components(NamedTuple):
+    """The 26-connected components of a mask: which one each voxel belongs to, and how many voxels each has."""
+
+    labels: np.ndarray
+    """``(X, Y, Z)``, from 1; 0 outside."""
+    sizes: np.ndarray
+    """``(L,)`` voxels."""
+
+
+def components(mask: np.ndarray) -> Components:
+    """Tell the components of ``mask`` ``(X, Y, Z)`` bool apart."""
+    labels, count = ndimage.label(mask, structure=_ALL_NEIGHBOURS)
+    return Components(labels, np.bincount(labels.ravel(), minlength=count + 1)[1:])
+
+
 def match_lesions(
     flagged: np.ndarray,
     truth: np.ndarray,
@@ -62,16 +78,23 @@ def match_lesions(
         Components below this volume count neither as lesions nor as findings. A small lesion still makes the finding
         that covers it a right one.
     """
-    labels, sizes = _components(truth)
-    findings, finding_sizes = _components(flagged)
+    return match_components(flagged, components(truth), voxel_ml, overlap=overlap, smallest_ml=smallest_ml)
+
+
+def match_components(
+    flagged: np.ndarray, lesions: Components, voxel_ml: float, *, overlap: float, smallest_ml: float
+) -> LesionMatch:
+    """`match_lesions` with true lesions that are told apart already, for many thresholds of one scan."""
+    labels, sizes = lesions
+    findings, finding_sizes = components(flagged)
     kept = finding_sizes * voxel_ml >= smallest_ml * (1 - 1e-6)  # a voxel of just this size counts
     covering = np.concatenate([[False], kept])[findings]
     covered = np.bincount(labels[covering], minlength=len(sizes) + 1)[1:]
-    lesion_inside = np.bincount(findings[truth], minlength=len(finding_sizes) + 1)[1:]
-    lesions = sizes * voxel_ml >= smallest_ml * (1 - 1e-6)
+    lesion_inside = np.bincount(findings[labels > 0], minlength=len(finding_sizes) + 1)[1:]
+    large = sizes * voxel_ml >= smallest_ml * (1 - 1e-6)
     found = (covered > 0) & (covered >= overlap * sizes)
     right = (lesion_inside > 0) & (lesion_inside >= overlap * finding_sizes)
-    return LesionMatch(sizes[lesions] * voxel_ml, found[lesions], finding_sizes[kept] * voxel_ml, right[kept])
+    return LesionMatch(sizes[large] * voxel_ml, found[large], finding_sizes[kept] * voxel_ml, right[kept])
 
 
 def lesion_numbers(matches: Iterable[LesionMatch]) -> dict[str, float]:
@@ -119,9 +142,3 @@ def sensitivity_by_size(matches: Iterable[LesionMatch]) -> list[dict[str, float 
         share = hits / total if total else math.nan
         rows.append({"size_ml": name, "lesions": total, "found": hits, "sensitivity": share})
     return rows
-
-
-def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Component of each voxel, ``(X, Y, Z)`` with 0 outside, and the voxels of each component."""
-    labels, count = ndimage.label(mask, structure=_ALL_NEIGHBOURS)
-    return labels, np.bincount(labels.ravel(), minlength=count + 1)[1:]
