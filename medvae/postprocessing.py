@@ -10,9 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from medvae.components import TOUCHING, components
 from medvae.errors import MedvaeError
-
-TOUCHING = np.ones((3, 3, 3), bool)
 
 
 def erode(mask: np.ndarray, spacing_mm: Sequence[float], distance_mm: float) -> np.ndarray:
@@ -48,18 +47,15 @@ def grow(values: np.ndarray, seed: float, low: float) -> np.ndarray:
 
 def finding_volumes_ml(mask: np.ndarray, voxel_volume_ml: float) -> np.ndarray:
     """Volume of each finding of ``mask`` ``(X, Y, Z)``, in ml, largest first."""
-    labels, _ = ndimage.label(mask, TOUCHING)
-    return np.sort(np.bincount(labels.ravel())[1:])[::-1] * voxel_volume_ml
+    return np.sort(components(mask).sizes)[::-1] * voxel_volume_ml
 
 
 def remove_small(mask: np.ndarray, voxel_volume_ml: float, minimum_ml: float) -> np.ndarray:
     """The findings of ``mask`` ``(X, Y, Z)`` that are larger than ``minimum_ml``; 0 keeps all."""
     if minimum_ml <= 0:
         return mask
-    labels, _ = ndimage.label(mask, TOUCHING)
-    kept = np.bincount(labels.ravel()) * voxel_volume_ml > minimum_ml
-    kept[0] = False
-    return kept[labels]
+    labels, sizes = components(mask)
+    return np.concatenate([[False], sizes * voxel_volume_ml > minimum_ml])[labels]
 
 
 def choose_minimum_ml(healthy_findings_ml: Sequence[np.ndarray], findings_left: int = 1) -> float:

@@ -36,6 +36,7 @@ import numpy as np
 import typer
 from scipy import ndimage
 
+from medvae.components import components
 from medvae.errors import MedvaeError
 from medvae.files import write_bytes
 from medvae.volume import Geometry, read_volume, resample
@@ -53,9 +54,9 @@ def collect(paths: list[Path], smallest_mm3: float) -> dict[str, np.ndarray]:
         if spacing is not None and not np.allclose(steps, spacing, atol=1e-3):
             raise MedvaeError(f"{path}: has voxels of {steps} mm, the masks before it {spacing} mm.")
         spacing = steps
-        components, _ = ndimage.label(lesions, np.ones((3, 3, 3)))
-        for number, box in enumerate(ndimage.find_objects(components), start=1):
-            shape = components[box] == number
+        labels = components(lesions).labels
+        for number, box in enumerate(ndimage.find_objects(labels), start=1):
+            shape = labels[box] == number
             volume = np.count_nonzero(shape) * np.prod(spacing)
             if volume < smallest_mm3:
                 continue

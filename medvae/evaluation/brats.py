@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from medvae.components import components
 from medvae.evaluation.surfaces import surface_distances
 
 DILATIONS = 3
@@ -25,7 +26,6 @@ DILATIONS = 3
 SMALLEST_MM3 = 50.0
 PENALTY_MM = 374.0
 """HD95 of what was missed or is false: the diagonal of the BraTS grid."""
-_TOUCHING = np.ones((3, 3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ def lesion_wise(flagged: np.ndarray, truth: np.ndarray, spacing_mm: tuple[float,
     Where there is neither lesion nor finding Dice is 1 and HD95 0.
     """
     grown = ndimage.binary_dilation(truth, ndimage.generate_binary_structure(3, 2), iterations=DILATIONS)
-    lesions, n_lesions = ndimage.label(grown, _TOUCHING)
-    findings, n_findings = ndimage.label(flagged, _TOUCHING)
-    met = np.zeros((n_lesions + 1, n_findings + 1), dtype=bool)
+    lesions, lesion_sizes = components(grown)
+    findings, finding_sizes = components(flagged)
+    met = np.zeros((len(lesion_sizes) + 1, len(finding_sizes) + 1), dtype=bool)
     both = (lesions > 0) & (findings > 0)
     met[lesions[both], findings[both]] = True
     voxel_mm3 = float(np.prod(spacing_mm))
     dice, hd95, missed = [], [], 0
-    for lesion in range(1, n_lesions + 1):
+    for lesion in range(1, len(lesion_sizes) + 1):
         mine = truth & (lesions == lesion)
         if mine.sum() * voxel_mm3 <= SMALLEST_MM3:
             continue

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from medvae.components import components
 from medvae.evaluation.curves import SparseCounts, bin_floor
-from medvae.evaluation.lesions import components, match_components
+from medvae.evaluation.lesions import match_components
 from medvae.evaluation.maps import CaseVoxels
 
 FALSE_PER_SCAN = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)

@@ -13,10 +13,10 @@ import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
+
+from medvae.components import Components, components
 
 OVERLAP = 0.1
 """Share of a component that has to be covered."""
@@ -24,7 +24,6 @@ SMALLEST_ML = 0.003
 """Smaller components are no lesions and no findings: 3 mm³, as in MSSEG 2016."""
 SIZE_BINS_ML = (0.1, 0.3, 1.0, 3.0)
 """Where lesion sizes are divided, in ml."""
-_ALL_NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -39,21 +38,6 @@ class LesionMatch:
     """``(P,)`` volume of each flagged component."""
     right: np.ndarray
     """``(P,)`` bool: it lies on a lesion."""
-
-
-class Components(NamedTuple):
-    """The 26-connected components of a mask: which one each voxel belongs to, and how many voxels each has."""
-
-    labels: np.ndarray
-    """``(X, Y, Z)``, from 1; 0 outside."""
-    sizes: np.ndarray
-    """``(L,)`` voxels."""
-
-
-def components(mask: np.ndarray) -> Components:
-    """Tell the components of ``mask`` ``(X, Y, Z)`` bool apart."""
-    labels, count = ndimage.label(mask, structure=_ALL_NEIGHBOURS)
-    return Components(labels, np.bincount(labels.ravel(), minlength=count + 1)[1:])
 
 
 def match_lesions(

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage, special
 
+from medvae.components import largest_component
 from medvae.lesions.tissue import depth_mm, grown, tissues, white_matter
 from medvae.volume import Geometry, Volume
-
-_TOUCHING = np.ones((3, 3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,7 @@ def highest(field: np.ndarray, allowed: np.ndarray, volume_ml: float, scene: Sce
     best = places[np.argpartition(-field.ravel()[places], wanted - 1)[:wanted]]
     form = np.zeros(field.shape, dtype=bool)
     form.flat[best] = True
-    labels, count = ndimage.label(form, _TOUCHING)
-    if count > 1:
-        form = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+    form = largest_component(form)
     return form if form.sum() >= 0.8 * wanted else None
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 from scipy import ndimage
 
+from medvae.components import TOUCHING, largest_component
 from medvae.errors import MedvaeError
 from medvae.lesions.shapes import Shapes, rasterise
 from medvae.lesions.tissue import depth_mm, distance_mm, grown, tissues, white_around, white_matter
@@ -22,8 +23,6 @@ doi:10.1007/s12021-017-9348-7), the same in both patients (medians 0.836 and 0.8
 ``pipelines/measure_lesion_contrast.py``. A result on those two patients by a method that learned from inserted
 lesions has therefore seen how dark their lesions are, though not one of their shapes.
 """
-
-_TOUCHING = np.ones((3, 3, 3), dtype=bool)
 
 
 class Settings(Strict):
@@ -249,7 +248,7 @@ def _place(
                 continue
             box = tuple(slice(a, b) for a, b in zip(start.tolist(), stop.tolist(), strict=True))
             tissue = places.tissue[box]
-            inside = _largest((fraction >= 0.5) & tissue)
+            inside = largest_component((fraction >= 0.5) & tissue)
             kept = np.count_nonzero(inside)
             if (
                 kept * geometry.voxel_volume_ml < settings.smallest_ml
@@ -261,12 +260,6 @@ def _place(
             splinters = (fraction >= 0.5) & tissue & ~inside
             here = distance_mm(inside, geometry.spacing_mm) <= distance_mm(splinters, geometry.spacing_mm)
             depth = depth * (tissue & here)
-            places.taken[box] |= ndimage.binary_dilation(depth > 0, _TOUCHING)
+            places.taken[box] |= ndimage.binary_dilation(depth > 0, TOUCHING)
             return box, inside, depth
     return None
-
-
-def _largest(region: np.ndarray) -> np.ndarray:
-    """The largest 26-connected component."""
-    labels, count = ndimage.label(region, _TOUCHING)
-    return region if count < 2 else labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1

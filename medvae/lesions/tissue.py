@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from medvae.components import components
 from medvae.errors import MedvaeError
 from medvae.volume import Volume
 
@@ -77,7 +78,7 @@ def lesion_contrast(
         Smaller lesions are left out.
     """
     geometry = volume.geometry
-    labels, _ = ndimage.label(lesions, np.ones((3, 3, 3)))
+    labels = components(lesions).labels
     rows = []
     for number, tight in enumerate(ndimage.find_objects(labels), start=1):
         box = grown(tight, 6.0, geometry.spacing_mm)

@@ -21,8 +21,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.textpath import TextPath
 from scipy import ndimage
 
+from medvae.components import components
 from medvae.errors import MedvaeError
-from medvae.postprocessing import TOUCHING
 from medvae.reporting.colours import FADE, MAP_COLOURS, MASK_COLOUR, TRUTH_COLOUR, grey_window, rgb
 from medvae.reporting.figures import save_figure
 from medvae.volume import Geometry
@@ -152,12 +152,10 @@ def slices_at(shown: Shown, axis: int, positions_mm: Sequence[float]) -> list[in
 
 def largest_finding(shown: Shown) -> tuple[int, int, int]:
     """The middle voxel of the mask's largest component, or where the map is largest if the mask is empty."""
-    labels, count = ndimage.label(shown.mask, TOUCHING)
-    if not count:
+    labels, sizes = components(shown.mask)
+    if not len(sizes):
         return tuple(int(i) for i in np.unravel_index(int(np.argmax(shown.anomaly)), shown.anomaly.shape))
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    voxels = np.argwhere(labels == int(np.argmax(sizes)))
+    voxels = np.argwhere(labels == int(np.argmax(sizes)) + 1)
     centre = voxels[np.argmin(((voxels - voxels.mean(0)) ** 2).sum(1))]  # a voxel of it, also when it is curved
     return tuple(int(i) for i in centre)
 

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from medvae.postprocessing import TOUCHING
+from medvae.components import components
 from medvae.preparation.prepare import require_same_grid
 from medvae.reporting.cases import PredictedCase
 from medvae.volume import Geometry, read_volume, resample
@@ -75,8 +75,7 @@ def voxels_above(values: np.ndarray) -> np.ndarray:
 
 def largest_findings(layers: Layers, count: int = 10) -> tuple[int, list[dict[str, object]]]:
     """How many findings (26-connected) the mask has, and the largest: ``ml``, ``peak`` of the map, where in mm RAS+."""
-    labels, found = ndimage.label(layers.mask, TOUCHING)
-    sizes = np.bincount(labels.ravel())[1:]
+    labels, sizes = components(layers.mask)
     largest = np.argsort(-sizes, kind="stable")[:count] + 1
     boxes = ndimage.find_objects(labels)
     rows = []
@@ -89,7 +88,7 @@ def largest_findings(layers: Layers, count: int = 10) -> tuple[int, list[dict[st
             {"ml": float(sizes[label - 1] * layers.geometry.voxel_volume_ml), "peak": float(values.max()),
              "mm": [round(float(x), 1) for x in place[:3]]}
         )  # fmt: skip
-    return found, rows
+    return len(sizes), rows
 
 
 def encoded(layers: Layers) -> dict[str, str]:
