@@ -24,8 +24,8 @@ class LesionConfig(Strict):
     )
     """What a lesion does to its tissue, each with equal probability (one that is named twice, twice as often)."""
     faintness: float = Field(1.0, gt=0)
-    """Power of the uniform number that sets how much a lesion darkens, brightens or replaces: above 1 most are faint,
-    which is where there is something to learn."""
+    """Power of the uniform number that sets how much a lesion darkens, brightens or replaces: above 1 most are faint.
+    A warp and a loss of detail are as strong as ever."""
     follows_tissue: float = Field(0.0, ge=0, le=1)
     """Share of the lesions that stop where tissue becomes darker: at fluid, or at the edge of the white matter."""
     cores: float = Field(0.0, ge=0, le=1)

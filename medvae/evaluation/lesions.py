@@ -68,7 +68,10 @@ def match_lesions(
 def match_components(
     flagged: np.ndarray, lesions: Components, voxel_ml: float, *, overlap: float, smallest_ml: float
 ) -> LesionMatch:
-    """`match_lesions` with true lesions that are told apart already, for many thresholds of one scan."""
+    """`match_lesions` of ``flagged`` ``(X, Y, Z)`` bool with true lesions that are told apart already.
+
+    For one scan at many thresholds, whose lesions stay the same.
+    """
     labels, sizes = lesions
     findings, finding_sizes = components(flagged)
     kept = finding_sizes * voxel_ml >= smallest_ml * (1 - 1e-6)  # a voxel of just this size counts

@@ -193,14 +193,16 @@ def draw_montage(columns: Sequence[Column], out: Path | str, *, title: str = "",
             canvas.add_patch(Rectangle((left, top), across, tall, color="black", linewidth=0, zorder=-1))
             middle = top + (tall - up) / 2
             _draw_panel(canvas, column, kind, (left, left + across, middle + up, middle), radiological)
-    firsts = [n for n, column in enumerate(columns) if n == 0 or column.shown is not columns[n - 1].shown]
-    for n, end in zip(firsts, [*(lefts[n] - _GAP for n in firsts[1:]), width], strict=True):
-        name = "" if title else columns[n].shown.name
-        _write(canvas, lefts[n], 0.06, name, fontsize=fitting_size(name, end - lefts[n]), va="top")
+    if title:
+        _write(canvas, _LEFT, 0.06, title, fontsize=9, va="top")
+    else:
+        firsts = [n for n, column in enumerate(columns) if n == 0 or column.shown is not columns[n - 1].shown]
+        for n, end in zip(firsts, [*(lefts[n] - _GAP for n in firsts[1:]), width], strict=True):
+            name = columns[n].shown.name
+            _write(canvas, lefts[n], 0.06, name, fontsize=fitting_size(name, end - lefts[n]), va="top")
     for column, left, (across, _) in zip(columns, lefts, sizes, strict=True):
         _write(canvas, left + across / 2, _TOP - 0.05, _place(column), fontsize=8, ha="center", va="bottom")
         _mark_sides(canvas, column, (left, left + across), _TOP, radiological)
-    _write(canvas, _LEFT, 0.06, title, fontsize=9, va="top")
     _draw_scale_bar(canvas, _LEFT, _TOP + tall, sizes[0][0], scale)
     thresholds = sorted({column.shown.threshold for column in columns})
     _draw_colour_bar(canvas, right + 0.08, tops[kinds.index("anomaly map")], tall, thresholds)
