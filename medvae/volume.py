@@ -273,10 +273,13 @@ def _copy_placement(source: nib.Nifti1Header, header: nib.Nifti1Header) -> None:
 def _geometry(file: ScanFile) -> Geometry:
     """Where a file's voxels lie, after checking, and where it is safe mending, what its header says."""
     if len(file.shape) < 3 or any(n != 1 for n in file.shape[3:]):
-        raise MedvaeError(
-            f"{file.path}: has shape {file.shape}, a single 3D volume was expected. Split a 4D file into one "
-            f"file per volume (for instance with nibabel.funcs.four_to_three) and give the one you want."
+        advice = (
+            "It is a slice: give the volume that it was taken from."
+            if len(file.shape) < 3
+            else "Split it into one file per volume (for instance with nibabel.funcs.four_to_three) and give the one "
+            "you want."
         )
+        raise MedvaeError(f"{file.path}: has shape {file.shape}, a single 3D volume was expected. {advice}")
     shape, affine = file.shape[:3], file.affine
     if not file.placed:
         warnings.warn(

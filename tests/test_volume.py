@@ -140,6 +140,7 @@ def bad_files(tmp_path):
     (tmp_path / "text.nii.gz").write_text("not an image")
     (tmp_path / "folder.nii.gz").mkdir()
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 3), np.float32), np.eye(4)), tmp_path / "four.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros((4, 4), np.float32), np.eye(4)), tmp_path / "slice.nii.gz")
     nan = np.ones((4, 4, 4), np.float32)
     nan[1, 1, 1] = np.nan
     nib.save(nib.Nifti1Image(nan, np.eye(4)), tmp_path / "nan.nii.gz")
@@ -158,7 +159,8 @@ def bad_files(tmp_path):
         ("text.nii.gz", "cannot be read as a volume"),
         ("empty.nii.gz", "cannot be read as a volume"),
         ("folder.nii.gz", "is a folder"),
-        ("four.nii.gz", "single 3D volume"),
+        ("four.nii.gz", "single 3D volume was expected. Split it"),
+        ("slice.nii.gz", "single 3D volume was expected. It is a slice"),
         ("nan.nii.gz", "1 voxels that are NaN"),
         ("shear.nii.gz", "not at right angles"),
     ],
