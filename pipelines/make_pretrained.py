@@ -1,10 +1,13 @@
 """Train the detector that comes with medvae, and pack it.
 
-    python pipelines/make_pretrained.py MANIFEST --cache CACHE --run runs/best_t1 --out medvae/pretrained/t1-2mm
+    python pipelines/make_pretrained.py MANIFEST --cache CACHE --runs runs/t1 --out medvae/pretrained/t1-2mm
+    python pipelines/make_pretrained.py MANIFEST --config configs/best_t1.yaml --out one
 
-MANIFEST is ``medvae manifest ixi`` of the healthy heads, or any other healthy T1 cohort; training goes on where it was
-stopped. The weights are rounded to half precision before the thresholds are set, so what is packed is exactly what was
-calibrated.
+MANIFEST is ``medvae manifest ixi`` of the healthy heads, or any other healthy T1 cohort. Each ``--config`` is trained
+in a run of its own name in ``--runs``, one after the other; training goes on where it was stopped, and runs that
+``medvae train`` has made there, side by side on several cores, are taken as they are. Several become the ensemble of
+their scores. The weights are rounded to half precision before any threshold is set, so what is packed is exactly what
+was calibrated.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from safetensors.torch import load_file, save
 
 from medvae.config import read_config
 from medvae.detector import Detector
+from medvae.ensemble import Ensemble
 from medvae.errors import MedvaeError
 from medvae.files import write_bytes
 from medvae.fitting import fit
@@ -25,35 +29,55 @@ from medvae.manifest import read_manifest
 from medvae.preparation.prepare import prepare_healthy, prepare_training
 from medvae.run_folder import COHORT
 
-CONFIG = Path(__file__).resolve().parents[1] / "configs" / "best_t1.yaml"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+MEMBERS = (CONFIGS / "best_t1.yaml", CONFIGS / "best_t1_faint.yaml")
 
 
-def main(manifest: Path, cache: Path | None, run: Path, out: Path) -> None:
-    """Make ``run`` and ``out``."""
-    cohort, config = read_manifest(manifest), read_config(CONFIG)
-    fitted = fit(config, cohort, run, cache=cache, resume=True)
-    named = config.model_copy(update={"name": out.name})
-    training, scale = prepare_training(cohort, config.preparation, cache=cache)
-    validation = prepare_healthy(cohort, "validation", config.preparation, scale=scale, cache=cache)
+def main(manifest: Path, configs: list[Path], cache: Path | None, runs: Path, out: Path) -> None:
+    """Make the runs and ``out``.
+
+    Raises
+    ------
+    MedvaeError
+        If a run cannot be made, or the configs do not prepare scans alike.
+    """
+    cohort, wanted = read_manifest(manifest), [read_config(path) for path in configs]
+    if len({config.name for config in wanted}) < len(wanted):
+        raise MedvaeError("two of the configs have one name; each needs a name of its own.")
+    fitted = {config.name: fit(config, cohort, runs / config.name, cache=cache, resume=True) for config in wanted}
+    preparation = wanted[0].preparation
+    training, scale = prepare_training(cohort, preparation, cache=cache)
+    validation = prepare_healthy(cohort, "validation", preparation, scale=scale, cache=cache)
     people = [case.subject_id for case in cohort.of_split("validation", healthy=True)]
-    network = fitted.network.half().float()
-    Detector.calibrate(named, network, training, validation, scale=scale, subjects=people).save(out)
-    weights = out / "network.safetensors"
-    write_bytes(weights, save({name: tensor.to(torch.float16) for name, tensor in load_file(weights).items()}))
-    write_bytes(out / COHORT, (run / COHORT).read_bytes())
-    size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
+    calibration = {"scale": scale, "subjects": people}
+    members = {}
+    for config in wanted:
+        named = config if len(wanted) > 1 else config.model_copy(update={"name": out.name})
+        network = fitted[config.name].network.half().float()
+        members[config.name] = Detector.calibrate(named, network, training, validation, **calibration)
+    if len(members) > 1:
+        Ensemble.calibrate(out.name, members, validation, people).save(out)
+    else:
+        members[wanted[0].name].save(out)
+    for weights in out.rglob("network.safetensors"):
+        write_bytes(weights, save({name: tensor.to(torch.float16) for name, tensor in load_file(weights).items()}))
+    write_bytes(out / COHORT, (runs / wanted[0].name / COHORT).read_bytes())
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
     print(f"written: {out}, {size:.1f} MB; healthy scans: {len(training)} training, {len(validation)} validation")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="the healthy cohort")
+    parser.add_argument(
+        "--config", type=Path, action="append", help="once for each member (default: the two of t1-2mm)"
+    )
     parser.add_argument("--cache", type=Path, help="folder of prepared scans")
-    parser.add_argument("--run", type=Path, default=Path("runs/best_t1"), help="run folder")
+    parser.add_argument("--runs", type=Path, default=Path("runs/t1"), help="folder of the run folders")
     parser.add_argument("--out", type=Path, required=True, help="the packed detector; its name becomes the model's")
     chosen = parser.parse_args()
     try:
-        main(chosen.manifest, chosen.cache, chosen.run, chosen.out)
+        main(chosen.manifest, chosen.config or list(MEMBERS), chosen.cache, chosen.runs, chosen.out)
     except MedvaeError as error:
         sys.exit(f"make_pretrained: {error}")
     except KeyboardInterrupt:

@@ -1,0 +1,251 @@
+"""Which detector to choose: lesions put into healthy validation scans, without a look at what is reported.
+
+    python pipelines/validation_lesions.py runs/a runs/b t1-2mm --data MANIFEST --cache CACHE --out runs/validation
+
+Three lesions go into every validation scan for each form, of 0.5–2, 2–8 and 8–30 ml, one per scan: a ring, a mass that
+pushes tissue aside, oedema along white matter, tissue without detail, bright tissue. Neither training nor the test
+cohort makes lesions of these forms. MS-like ones (``medvae.lesions``, the patient's whole load at once) come besides,
+three scans of each person. Their family is in the test cohort as well, in other people.
+
+The number to choose by is half the AP of the MS-like scans and half the mean AP of the other forms and sizes, so that
+neither the large lesions nor those that are easily made decide alone.
+
+Scans and scores are kept in OUT: another detector is compared without doing the work again, and after Ctrl-C the same
+command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from medvae.calibrated import Calibrated
+from medvae.ensemble import load_detector
+from medvae.errors import MedvaeError
+from medvae.evaluation.curves import SparseCounts
+from medvae.files import write_bytes, write_text
+from medvae.lesions import insert, read_shapes, white_matter
+from medvae.manifest import Manifest, read_manifest
+from medvae.preparation.grid import STANDARD_GRID
+from medvae.preparation.prepare import PreparedVolume, StandardisedVolume, prepare_healthy
+from medvae.progress import Progress
+from medvae.reporting.tables import markdown_table, print_table
+from medvae.volume import Volume
+
+SHAPES = Path(__file__).resolve().parents[1] / "data_manifests" / "included" / "lesion_shapes.npz"
+SIZES_ML = {"small": (0.5, 2.0), "medium": (2.0, 8.0), "large": (8.0, 30.0)}
+REPEATS_OF_MS = 3
+SEED = 2028
+TRIES = 200
+
+
+@dataclass(frozen=True)
+class Brain:
+    """A healthy scan in units of its white matter, ``(X, Y, Z)`` each; lengths in voxels."""
+
+    image: np.ndarray
+    mask: np.ndarray
+    white: np.ndarray
+    depth: np.ndarray
+
+
+Form = Callable[[Brain, float, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+"""From a brain and a radius in voxels to the changed image and how strongly each voxel belongs to the lesion."""
+
+
+def ring(brain: Brain, radius: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A bright rim around a dark core."""
+    distance, _ = ball(brain, radius, rng, brain.depth > 4)
+    weight = fall(distance - 1, 0.08)
+    rim = np.exp(-(((distance - 0.85) / 0.15) ** 2) / 2)
+    change = rng.uniform(0, 0.35) * rim - rng.uniform(0.15, 0.6) * fall(distance - 0.6, 0.08)
+    return brain.image * (1 + weight * change), weight
+
+
+def mass(brain: Brain, radius: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Somewhat darker than what it pushes aside."""
+    distance, offsets = ball(brain, radius, rng, brain.depth > 5)
+    away = np.sqrt((offsets**2).sum(axis=0))
+    source = np.indices(brain.mask.shape) - offsets * 0.5 * np.exp(-((away / radius) ** 2) / 2)
+    pushed = ndimage.map_coordinates(brain.image, source, order=1)
+    weight = fall(distance - 0.9, 0.08)
+    return pushed * (1 - rng.uniform(0.1, 0.35) * weight), weight
+
+
+def oedema(brain: Brain, radius: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Darkness that fades outwards and keeps to the white matter."""
+    distance, _ = ball(brain, radius, rng, brain.white & (brain.depth > 3))
+    weight = np.clip(1.3 - distance, 0, 1) * ndimage.gaussian_filter(brain.white.astype(np.float32), 0.5)
+    return brain.image * (1 - rng.uniform(0.12, 0.35) * weight), weight + 0.2  # lesion from 0.3 on
+
+
+def no_detail(brain: Brain, radius: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Tissue whose own detail is gone."""
+    distance, _ = ball(brain, radius, rng, brain.depth > 3)
+    weight = fall(distance - 1, 0.08)
+    there = np.maximum(ndimage.gaussian_filter(brain.mask.astype(np.float32), 2.5), 1e-3)
+    smooth = ndimage.gaussian_filter(brain.image * brain.mask, 2.5) / there
+    return brain.image + 0.9 * weight * (smooth - brain.image), weight
+
+
+def bright(brain: Brain, radius: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Brighter by the same in all tissues, and by a share of each."""
+    distance, _ = ball(brain, radius, rng, brain.depth > 2)
+    weight = fall(distance - 1, 0.08)
+    return brain.image + weight * (0.5 + 0.5 * brain.image) * rng.uniform(0.1, 0.35), weight
+
+
+FORMS: dict[str, Form] = {"ring": ring, "mass": mass, "oedema": oedema, "no detail": no_detail, "bright": bright}
+
+
+def ball(brain: Brain, radius: float, rng: np.random.Generator, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distance from an allowed voxel in units of the radius, roughened, and the offsets ``(3, X, Y, Z)`` from it."""
+    places = np.argwhere(allowed)
+    centre = places[rng.integers(len(places))]
+    offsets = np.indices(allowed.shape, dtype=np.float32) - centre.reshape(3, 1, 1, 1)
+    rough = ndimage.gaussian_filter(rng.standard_normal(allowed.shape, np.float32), 2.0)
+    return np.sqrt((offsets**2).sum(axis=0)) / radius * np.exp(0.25 * rough / rough.std()), offsets
+
+
+def fall(x: np.ndarray, width: float) -> np.ndarray:
+    """1 where ``x`` is well below 0, ½ at 0, 0 well above."""
+    return 1 / (1 + np.exp(np.clip(x / width, -30, 30)))
+
+
+def with_lesion(brain: Brain, form: Form, size: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The image with one lesion, and its truth; of a volume within the size's range.
+
+    Raises
+    ------
+    MedvaeError
+        If none was found: the scan is hardly a brain.
+    """
+    low, high = SIZES_ML[size]
+    for _ in range(TRIES):
+        volume_ml = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        radius = (volume_ml / STANDARD_GRID.voxel_volume_ml * 3 / (4 * np.pi)) ** (1 / 3)
+        image, weight = form(brain, radius, rng)
+        truth = (weight > 0.5) & brain.mask
+        if low <= truth.sum() * STANDARD_GRID.voxel_volume_ml <= high:
+            return np.where(brain.mask, np.maximum(image, 0.01), 0).astype(np.float32), truth
+    raise MedvaeError(f"a {size} lesion found no room in a brain of {brain.mask.sum()} voxels; check the scan.")
+
+
+def lesions_of(volume: PreparedVolume, person: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """All scans with lesions made of one healthy scan: name of the kind, image and truth."""
+    plain = Volume(volume.image[0], STANDARD_GRID)
+    white = white_matter(plain, volume.mask)
+    depth = ndimage.distance_transform_edt(ndimage.binary_fill_holes(volume.mask))
+    brain = Brain(volume.image[0], volume.mask, white, depth)
+    for number, (name, form) in enumerate(FORMS.items()):
+        for index, size in enumerate(SIZES_ML):
+            rng = np.random.default_rng([SEED, person, number, index])
+            yield f"{name}, {size}", *with_lesion(brain, form, size, rng)
+    shapes = read_shapes(SHAPES)
+    for repeat in range(REPEATS_OF_MS):
+        made = insert(plain, volume.mask, shapes, rng=np.random.default_rng([SEED, person, 100, repeat]), white=white)
+        yield f"MS-like, {repeat + 1}", made.array, made.truth
+
+
+def make_scans(manifest: Manifest, detector: Calibrated, cache: Path | None, out: Path) -> list[PreparedVolume]:
+    """The healthy validation scans in units of white matter; scans with lesions are written to ``out``."""
+    plain = {"intensity": "white_matter", "clip": None}
+    prepared = prepare_healthy(
+        manifest, "validation", detector.config.preparation.model_copy(update=plain), cache=cache
+    )
+    with Progress("Inserting lesions", len(prepared)) as progress:
+        for person, volume in enumerate(prepared):
+            if not (out / f"{person}.done").exists():
+                for kind, image, truth in lesions_of(volume, person):
+                    save(out / f"{person}, {kind}.npz", image=image, truth=truth)
+                write_text(out / f"{person}.done", "")
+            progress.update(person + 1)
+    return prepared
+
+
+def scores(detector: Calibrated, prepared: list[PreparedVolume], scans: Path, out: Path) -> None:
+    """Score all scans with lesions; what is there already is not done again."""
+    files = sorted(scans.glob("*.npz"))
+    with Progress(f"Scoring with {detector.config.name}", len(files)) as progress:
+        for done, path in enumerate(files, start=1):
+            if not (out / path.name).exists():
+                volume = prepared[int(path.name.split(",")[0])]
+                changed = PreparedVolume(
+                    np.load(path)["image"][None], volume.mask, volume.source, volume.source_mask, volume.transform,
+                    volume.registered,
+                )  # fmt: skip
+                seen = StandardisedVolume(changed, detector.scale, detector.config.preparation)
+                save(out / path.name, score=detector.score(seen))
+            progress.update(done, scan=path.stem)
+
+
+def measure(prepared: list[PreparedVolume], scans: Path, found: Path) -> dict[str, float]:
+    """AP of each kind, pooled over the voxels of its scans."""
+    counts: dict[str, list[SparseCounts]] = {}
+    for path in sorted(scans.glob("*.npz")):
+        person, kind, size = path.stem.split(", ")
+        mask = prepared[int(person)].mask
+        counted = SparseCounts.of(np.load(found / path.name)["score"][mask], np.load(path)["truth"][mask])
+        counts.setdefault(kind if kind == "MS-like" else f"{kind}, {size}", []).append(counted)
+    return {kind: SparseCounts.merged(cases).summary().ap for kind, cases in counts.items()}
+
+
+def table(results: dict[str, dict[str, float]]) -> tuple[list[str], list[list[str]]]:
+    """A row for each detector: the mean over sizes for each form, and the number to choose by."""
+    header = ["detector", "MS-like", *FORMS, *SIZES_ML, "to choose by"]
+    rows = []
+    for name, aps in results.items():
+        forms = [np.mean([aps[f"{form}, {size}"] for size in SIZES_ML]) for form in FORMS]
+        sizes = [np.mean([aps[f"{form}, {size}"] for form in FORMS]) for size in SIZES_ML]
+        number = (aps["MS-like"] + np.mean(forms)) / 2
+        rows.append([name, *(f"{ap:.3f}" for ap in (aps["MS-like"], *forms, *sizes, number))])
+    return header, rows
+
+
+def save(path: Path, **arrays: np.ndarray) -> None:
+    """Write arrays to a compressed file, whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def main(found: list[str], manifest: Path, cache: Path | None, out: Path) -> None:
+    """Make ``out``: scans with lesions, scores and the table."""
+    detectors = [load_detector(name) for name in found]
+    for name, detector in zip(found, detectors, strict=True):
+        if detector.scale is None:
+            raise MedvaeError(
+                f"{name}: has preparation.intensity={detector.config.preparation.intensity}. This program compares "
+                f"detectors with intensities by landmarks, for which a scan's own unit does not matter."
+            )
+    prepared = make_scans(read_manifest(manifest), detectors[0], cache, out / "scans")
+    results = {}
+    for name, detector in zip(found, detectors, strict=True):
+        folder = out / "scores" / detector.fingerprint[:12]
+        scores(detector, prepared, out / "scans", folder)
+        results[name] = measure(prepared, out / "scans", folder)
+    header, rows = table(results)
+    print_table("AP on lesions put into healthy validation scans", header, rows)
+    print(f"written: {write_text(out / 'table.md', markdown_table(header, rows))}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("detectors", metavar="DETECTOR", nargs="+", help="run folder, detector's folder, or its name")
+    parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="the healthy cohort")
+    parser.add_argument("--cache", type=Path, help="folder of prepared scans")
+    parser.add_argument("--out", type=Path, default=Path("runs/validation"), help="folder for everything")
+    chosen = parser.parse_args()
+    try:
+        main(chosen.detectors, chosen.data, chosen.cache, chosen.out)
+    except MedvaeError as error:
+        sys.exit(f"validation_lesions: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nStopped; run the same command again to go on.")
