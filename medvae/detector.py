@@ -99,6 +99,8 @@ class Detector(Calibrated):
             score = -score
         elif self.config.score.polarity == "both":
             score = np.abs(score)
+        if self.config.score.one_sided:
+            score = np.maximum(score, 0)
         return np.where(volume.mask, score, 0).astype(np.float32)
 
     def save(self, folder: Path | str) -> Detector:
@@ -121,10 +123,12 @@ class Detector(Calibrated):
         Raises
         ------
         MedvaeError
-            If there is no detector, for instance because the run has not finished.
+            If there is no detector, for instance because the run has not finished, or several: an ensemble.
         """
         folder = find_detector(folder)
         shared, content = read_calibrated(folder)
+        if "members" in content:
+            raise MedvaeError(f"{folder}: holds an ensemble. Load it with medvae.ensemble.load_detector.")
         config, weights = shared["config"], folder / "network.safetensors"
         if config.network is not None and not weights.is_file():
             raise MedvaeError(f"{weights}: is missing; the detector's folder is incomplete. Copy all of its files.")

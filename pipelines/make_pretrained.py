@@ -30,7 +30,7 @@ from medvae.preparation.prepare import prepare_healthy, prepare_training
 from medvae.run_folder import COHORT
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-MEMBERS = (CONFIGS / "best_t1.yaml", CONFIGS / "best_t1_faint.yaml")
+MEMBERS = tuple(CONFIGS / f"{name}.yaml" for name in ("best_t1", "best_t1_faint", "best_t1_dark"))
 
 
 def main(manifest: Path, configs: list[Path], cache: Path | None, runs: Path, out: Path) -> None:
@@ -53,8 +53,9 @@ def main(manifest: Path, configs: list[Path], cache: Path | None, runs: Path, ou
     members = {}
     for config in wanted:
         named = config if len(wanted) > 1 else config.model_copy(update={"name": out.name})
-        network = fitted[config.name].network.half().float()
-        members[config.name] = Detector.calibrate(named, network, training, validation, **calibration)
+        network = fitted[config.name].network
+        rounded = network.half().float() if network is not None else None
+        members[config.name] = Detector.calibrate(named, rounded, training, validation, **calibration)
     if len(members) > 1:
         Ensemble.calibrate(out.name, members, validation, people).save(out)
     else:
@@ -69,9 +70,7 @@ def main(manifest: Path, configs: list[Path], cache: Path | None, runs: Path, ou
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="the healthy cohort")
-    parser.add_argument(
-        "--config", type=Path, action="append", help="once for each member (default: the two of t1-2mm)"
-    )
+    parser.add_argument("--config", type=Path, action="append", help="once for each member (default: those of t1-2mm)")
     parser.add_argument("--cache", type=Path, help="folder of prepared scans")
     parser.add_argument("--runs", type=Path, default=Path("runs/t1"), help="folder of the run folders")
     parser.add_argument("--out", type=Path, required=True, help="the packed detector; its name becomes the model's")

@@ -30,7 +30,8 @@ TRAINED = {
 @pytest.fixture(scope="module")
 def runs(cohort, tmp_path_factory):
     folder = tmp_path_factory.mktemp("members")
-    for name, content in {"a": NORMATIVE, "b": PLAIN, "c": TRAINED}.items():
+    one_sided = NORMATIVE | {"score": NORMATIVE["score"] | {"one_sided": True}}
+    for name, content in {"a": NORMATIVE, "b": PLAIN, "c": TRAINED, "d": one_sided}.items():
         fit(Config.model_validate({"name": name, **content}), cohort, folder / name, quiet=True)
     return folder
 
@@ -65,6 +66,14 @@ def test_the_score_is_the_mean_in_units_of_each_members_healthy_scale(ensemble, 
     np.testing.assert_allclose(spread, expected, atol=1e-6)
 
 
+def test_a_one_sided_member_says_nothing_against_what_others_find(runs, cohort):
+    both, one = (Detector.load(runs / name) for name in "ad")
+    volume = prepare_case(cohort, cohort.case("sub07"), both.config.preparation)
+    assert (both.score(volume) < -1).any()
+    np.testing.assert_array_equal(one.score(volume), np.maximum(both.score(volume), 0))
+    assert one.points == both.points
+
+
 def test_its_thresholds_keep_the_asked_rate_on_the_validation_scans(ensemble, cohort):
     cases = cohort.of_split("validation", healthy=True)
     volumes = [prepare_case(cohort, case, ensemble.config.preparation) for case in cases]
@@ -78,6 +87,8 @@ def test_it_is_loaded_as_it_was_saved_and_predicts_with_its_spread(ensemble, run
     assert isinstance(again, Ensemble)
     assert again.fingerprint == ensemble.fingerprint
     assert isinstance(load_detector(runs / "a"), Detector)
+    with pytest.raises(MedvaeError, match=r"an ensemble.*load_detector"):
+        Detector.load(runs / "all")
     predictions, failures = predict(again, scans_of_manifest(cohort), tmp_path / "out", quiet=True)
     assert not failures
     spread = read_volume(tmp_path / "out" / "sub07_desc-spread_probseg.nii.gz")

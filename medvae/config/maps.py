@@ -42,6 +42,9 @@ class ScoreConfig(Strict):
     "equalized_intensity" are the scan itself and need no network."""
     polarity: Literal["bright", "dark", "both"] = "both"
     """Which sign is anomalous: brighter than expected, darker than expected, or either."""
+    one_sided: bool = False
+    """A departure to the other side counts as none: scores below 0 become 0. For a member of an ensemble that looks for
+    dark or for bright things, and should not speak against what others find."""
     smoothing_mm: float = Field(0.0, ge=0)
     """Standard deviation of a Gaussian applied to the signed score inside the brain, in mm."""
     normative: bool = False
