@@ -18,7 +18,8 @@ from medvae.guarantees import check_levels
 from medvae.manifest import Manifest
 from medvae.preparation.cache import known_sha256
 from medvae.preparation.prepare import prepare_healthy, prepare_training
-from medvae.run_folder import check_run, open_run, record_cohort, trained_on
+from medvae.prior import with_prior
+from medvae.run_folder import check_run, open_run, record_cohort, refuse_learned
 from medvae.tensorboard import require_tensorboard
 from medvae.training import train
 
@@ -57,6 +58,9 @@ def fit(
     KeyboardInterrupt
         After Ctrl-C, when the checkpoint is written.
     """
+    prior = None
+    if config.network is not None and config.network.prior:
+        config, prior = with_prior(config, manifest)
     out = check_run(out, config, resume=resume)
     if (out / FOLDER).is_dir():
         return Detector.load(out)
@@ -80,7 +84,7 @@ def fit(
         if config.network.atlas:
             atlas = fit_atlas(training)
             shown = ([VolumeWithAtlas(volume, atlas, config.network.mirror) for volume in volumes] for volumes in shown)
-        network = train(config, *shown, out, resume=True, quiet=quiet)
+        network = train(config, *shown, out, resume=True, quiet=quiet, prior=prior)
     detector = Detector.calibrate(config, network, training, validation, scale=scale, subjects=people)
     return detector.save(out / FOLDER) if _first_process() else detector
 
@@ -134,16 +138,7 @@ def fit_ensemble(
     out = Path(out)
     if out.is_dir() and any(out.iterdir()):
         raise MedvaeError(f"{out}: is not empty. Choose another --out folder; nothing was overwritten.")
-    healthy = manifest.of_split("validation", healthy=True)
-    cases = {sha256(image): case.id for case in healthy for image in manifest.images(case)}
-    for run in runs:
-        known = trained_on(Path(run))
-        learned = [case for checksum, case in cases.items() if checksum in known]
-        if learned:
-            raise MedvaeError(
-                f'{manifest.path}: case "{learned[0]}" would set the thresholds, but {run} was trained on it, and '
-                f"a threshold from a scan that was learned from is too low. Give the members' own cohort."
-            )
+    refuse_learned(runs, manifest)
     detectors = [Detector.load(run) for run in runs]
     members = dict(zip(member_names([d.config.name for d in detectors]), detectors, strict=True))
     first = detectors[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +17,10 @@ from torch.nn import functional
 
 from medvae.config import ObjectiveConfig
 from medvae.lesions.synthesis import insert_lesions
-from medvae.networks.build import Network
 from medvae.sampling.tensor_augmentation import augment
+
+if TYPE_CHECKING:  # one of the networks is shown gradients of these losses
+    from medvae.networks.build import Network
 
 Fill = Literal["zero", "value", "noise"]
 

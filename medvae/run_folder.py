@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,6 +100,26 @@ def trained_on(out: Path) -> set[str]:
             scans = read_document(path)["healthy_scans"]["train"]
             return {digest for images in scans.values() for digest in images}
     return set()
+
+
+def refuse_learned(runs: Sequence[Path | str], manifest: Manifest) -> None:
+    """Check that no run was trained on a healthy validation scan of the manifest.
+
+    Raises
+    ------
+    MedvaeError
+        If one was, naming the case.
+    """
+    healthy = manifest.of_split("validation", healthy=True)
+    cases = {sha256(image): case.id for case in healthy for image in manifest.images(case)}
+    for run in runs:
+        known = trained_on(Path(run))
+        learned = [case for checksum, case in cases.items() if checksum in known]
+        if learned:
+            raise MedvaeError(
+                f'{manifest.path}: case "{learned[0]}" would set the thresholds, but {run} was trained on it, and '
+                f"a threshold from a scan that was learned from is too low. Give the cohort that {run} was trained on."
+            )
 
 
 def forget_after(metrics: Path, step: int) -> None:

@@ -67,6 +67,7 @@ def train(
     *,
     resume: bool = False,
     quiet: bool = False,
+    prior: Network | None = None,
 ) -> Network:
     """Train the network of ``config`` on healthy volumes.
 
@@ -86,6 +87,8 @@ def train(
         Go on from the newest checkpoint of ``out``, if there is one.
     quiet
         No progress display.
+    prior
+        The trained network of ``config.network.prior``, see `medvae.prior.with_prior`; it stays as it is.
 
     Returns
     -------
@@ -109,13 +112,17 @@ def train(
             "network.atlas: the network is shown the healthy mean of each place, but the scans came without: give "
             "VolumeWithAtlas(volume, fit_atlas(training), config.network.mirror) of each, or call medvae.fitting.fit."
         )
+    if config.network.prior and prior is None:
+        raise MedvaeError("network.prior: a trained network is to be shown, and none came: call medvae.fitting.fit.")
     channels = training[0].image.shape[0]
     if (out / WEIGHTS).exists():
         return load_network(config, channels, out / WEIGHTS)
 
     accelerator = Accelerator(mixed_precision=options.precision)
     network = build_network(config, channels)
-    optimiser = torch.optim.Adam(network.parameters(), lr=options.learning_rate)
+    if config.network.prior:
+        network.prior.load_state_dict(prior.state_dict())
+    optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=options.learning_rate)
     if options.channels_last:
         network = network.to(
             memory_format=torch.channels_last if len(config.sampling.tile_shape) == 2 else torch.channels_last_3d

@@ -42,6 +42,19 @@ class LesionConfig(Strict):
         return self
 
 
+class PriorConfig(Strict):
+    """A network that has learned what healthy scans look like, whose opinion another is shown."""
+
+    run: str
+    """Its run folder, of a VAE, a ceVAE or a denoising network with the same preparation and tiles; read when training
+    begins, and kept with the detector from then on."""
+    shows: tuple[Literal["residual", "kl_gradient"], ...] = Field(("residual",), min_length=1)
+    """"residual": scan − reconstruction, of each modality. "kl_gradient": |∂KL/∂x| over its mean in the brain of the
+    tile. The context score would take hundreds of passes for each tile, and is not offered."""
+    network: NetworkConfig | None = None
+    """The prior's own network section: filled in when training begins."""
+
+
 class NetworkConfig(Strict):
     """A network for slices (2D) or patches (3D); see ``medvae/networks/``."""
 
@@ -68,6 +81,9 @@ class NetworkConfig(Strict):
     mirror: bool = False
     """Show it also the scan mirrored left to right, and the z value of that: what is alike on both sides is rarely a
     lesion (with ``atlas``)."""
+    prior: PriorConfig | None = None
+    """Show it also what a network that was trained before makes of the scan: reconstruct, then discriminate
+    ("segmenter")."""
     residual_blocks: int = Field(0, ge=0)
     """Residual blocks at each level below the full resolution ("autoencoder_kl": at every level; "unet": convolutions
     in each level's residual unit)."""
@@ -78,6 +94,8 @@ class NetworkConfig(Strict):
             raise ValueError(f"widths are numbers of channels, each at least 1; found {list(self.widths)}.")
         if self.atlas and self.kind != "segmenter":
             raise ValueError(f'only kind "segmenter" can be shown an atlas, not "{self.kind}": remove atlas.')
+        if self.prior and self.kind != "segmenter":
+            raise ValueError(f'only kind "segmenter" can be shown a prior, not "{self.kind}": remove prior.')
         if self.mirror and not self.atlas:
             raise ValueError("mirror is compared by z values, which need an atlas: add atlas: true, or remove mirror.")
         if self.kind == "autoencoder_kl":

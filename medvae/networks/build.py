@@ -8,7 +8,7 @@ from medvae.config import NetworkConfig
 from medvae.networks.autoencoder_kl import AutoencoderKL
 from medvae.networks.denoiser import Denoiser
 from medvae.networks.limits import require_fit
-from medvae.networks.segmenter import Segmenter
+from medvae.networks.segmenter import Segmenter, tile_parts
 from medvae.networks.vae import ConvVAE
 
 Network = ConvVAE | AutoencoderKL | Denoiser | Segmenter
@@ -43,7 +43,11 @@ def build(options: NetworkConfig, size: Sequence[int], channels: int) -> Network
     if options.kind == "unet":
         return Denoiser(size, **common)
     if options.kind == "segmenter":
-        return Segmenter(size, atlas=options.atlas, mirror=options.mirror, **common)
+        prior, shows = None, ()
+        if options.prior:
+            modalities = channels // tile_parts(options.atlas, options.mirror)
+            prior, shows = build(options.prior.network, size, modalities), options.prior.shows
+        return Segmenter(size, atlas=options.atlas, mirror=options.mirror, prior=prior, shows=shows, **common)
     return ConvVAE(
         size, latent=options.latent, latent_size=options.latent_size, squeeze=options.squeeze, **common
     )  # fmt: skip

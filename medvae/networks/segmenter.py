@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from medvae.networks.denoiser import unet
+from medvae.scoring.gradient import gradient
 
 RARE = -4.0
 """Logit that every voxel begins with, a probability of 2 %: lesions are rare, and unlearning one half takes hundreds of
@@ -19,6 +20,13 @@ SMALLEST_SD = 0.03
 
 LARGEST_Z = 6.0
 """z values are cut off here and divided by half of it, so that all inputs have about the same range."""
+
+
+TYPICAL_RATIO = 5.0
+"""Gradients are this many times smaller than over their mean, which brings them to the range of the other inputs."""
+
+SHOWN_CHANNELS = {"residual": lambda modalities: modalities, "kl_gradient": lambda modalities: 1}
+"""Channels of what a prior shows."""
 
 
 def tile_parts(atlas: bool, mirror: bool) -> int:
@@ -39,6 +47,9 @@ class Segmenter(nn.Module):
     `medvae.atlas.Atlas.beside` stacks them. The U-Net is shown the scan, the mean, and the z value of the scan: what is
     a lesion in one place is a ventricle in another, and to learn from lesions alone where everything belongs takes
     thousands of steps. With ``mirror`` the mirrored scan follows, and the U-Net is shown it and its z value as well.
+
+    A ``prior``, a network that reconstructs healthy scans, is frozen; the U-Net is shown what it ``shows`` of the scan,
+    see `medvae.config.learning.PriorConfig`.
     """
 
     def __init__(
@@ -52,21 +63,40 @@ class Segmenter(nn.Module):
         residual_blocks: int = 2,
         atlas: bool = False,
         mirror: bool = False,
+        prior: nn.Module | None = None,
+        shows: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.atlas, self.mirror = atlas, mirror
         self.modalities = channels // tile_parts(atlas, mirror)
-        self.network = unet(
-            len(size), channels + mirror * self.modalities, 1, widths, normalisation, activation, residual_blocks
-        )
+        self.prior = prior.requires_grad_(False) if prior is not None else None
+        self.shows = tuple(shows)
+        seen = channels + mirror * self.modalities + sum(SHOWN_CHANNELS[show](self.modalities) for show in self.shows)
+        self.network = unet(len(size), seen, 1, widths, normalisation, activation, residual_blocks)
         nn.init.constant_(self.network.model[-1].conv.bias, RARE)
 
     def forward(self, x: Tensor) -> Segmentation:
         """Judge ``x`` ``(N, C, *spatial)``."""
+        shown = self._of_prior(x[:, : self.modalities])
         if self.atlas:
             scan, mean, sd, *mirrored = x.chunk(tile_parts(self.atlas, self.mirror), dim=1)
             x = torch.cat([scan, mean, _z(scan, mean, sd), *(y for m in mirrored for y in (m, _z(m, mean, sd)))], dim=1)
-        return Segmentation(self.network(x))
+        return Segmentation(self.network(torch.cat([x, *shown], dim=1)))
+
+    def _of_prior(self, scan: Tensor) -> list[Tensor]:
+        """What the prior makes of the scan, ``(N, K, *spatial)`` each; 0 outside the brain, where the scan is 0."""
+        brain = (scan != 0).any(dim=1, keepdim=True)
+        maps = []
+        for show in self.shows:
+            if show == "residual":
+                with torch.no_grad():
+                    maps.append((scan - self.prior(scan).reconstruction) * brain)
+            else:
+                slope = gradient(self.prior, scan, brain)[:, None]
+                axes = tuple(range(1, slope.ndim))
+                mean = slope.sum(axes, keepdim=True) / brain.sum(axes, keepdim=True).clamp(min=1)
+                maps.append(slope / mean.clamp(min=1e-12) / TYPICAL_RATIO)
+        return maps
 
 
 def _z(scan: Tensor, mean: Tensor, sd: Tensor) -> Tensor:

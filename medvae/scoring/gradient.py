@@ -6,13 +6,15 @@ The loss is summed over the batch, and no layer mixes samples, so the gradient o
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from medvae.networks.build import Network
 from medvae.objectives import kl_divergence, negative_log_likelihood
+
+if TYPE_CHECKING:  # one of the networks is shown these gradients
+    from medvae.networks.build import Network
 
 Term = Literal["elbo", "kl", "reconstruction"]
 

@@ -1,0 +1,47 @@
+"""Reconstruct, then discriminate: a network that has learned healthy scans, shown to one that looks for lesions."""
+
+from __future__ import annotations
+
+from medvae.config import Config
+from medvae.detector import Detector
+from medvae.errors import MedvaeError
+from medvae.manifest import Manifest
+from medvae.networks.build import Network
+from medvae.run_folder import refuse_learned
+
+
+def with_prior(config: Config, manifest: Manifest) -> tuple[Config, Network]:
+    """The config with the prior's network section filled in from its run folder, and that network.
+
+    Raises
+    ------
+    MedvaeError
+        If there is no such run, it does not fit the config (another preparation, other tiles, a network that restores
+        nothing or has no KL divergence to show), or it was trained on a validation scan of the manifest.
+    """
+    options = config.network.prior
+    detector = Detector.load(options.run)
+    prior = detector.config
+    where = f"network.prior.run: {options.run}"
+    if prior.network is None or prior.network.kind == "segmenter":
+        raise MedvaeError(f"{where}: has no network that reconstructs scans. Give the run of a VAE, or dae.")
+    for name, value in _like(prior).items():
+        if value != _like(config)[name]:
+            raise MedvaeError(
+                f"{where}: was trained with {name}={value}, and here it is {_like(config)[name]}. A network can judge "
+                f"only scans and tiles like its own: give both the same."
+            )
+    if "kl_gradient" in options.shows and (prior.network.kind == "unet" or prior.objective.kind == "dae"):
+        raise MedvaeError(f"{where}: has no KL divergence. Remove kl_gradient from network.prior.shows.")
+    refuse_learned([options.run], manifest)
+    filled = options.model_copy(update={"network": prior.network})
+    network = config.network.model_copy(update={"prior": filled})
+    return config.model_copy(update={"network": network}), detector.network.cpu()
+
+
+def _like(config: Config) -> dict[str, object]:
+    """What a network and its prior must have in common."""
+    sampling, preparation = config.sampling, config.preparation.model_dump()
+    tiles = {"sampling.kind": sampling.kind, "the shape of a tile": sampling.tile_shape}
+    planes = {"sampling.plane": sampling.plane} if sampling.kind == "slice" else {}
+    return {f"preparation.{name}": value for name, value in preparation.items()} | tiles | planes
