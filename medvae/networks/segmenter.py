@@ -21,7 +21,6 @@ SMALLEST_SD = 0.03
 LARGEST_Z = 6.0
 """z values are cut off here and divided by half of it, so that all inputs have about the same range."""
 
-
 TYPICAL_RATIO = 5.0
 """Gradients are this many times smaller than over their mean, which brings them to the range of the other inputs."""
 
