@@ -16,7 +16,7 @@ demo: $(INSTALLED)
 	$(BIN)/python pipelines/quickstart.py --out demo_run
 
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
