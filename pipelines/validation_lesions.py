@@ -17,7 +17,9 @@ command goes on.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
+import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ from medvae.calibrated import Calibrated
 from medvae.ensemble import load_detector
 from medvae.errors import MedvaeError
 from medvae.evaluation.curves import SparseCounts
-from medvae.files import write_bytes, write_text
+from medvae.files import sha256, write_bytes, write_text
 from medvae.lesions import insert, read_shapes, white_matter
 from medvae.manifest import Manifest, read_manifest
 from medvae.preparation.grid import STANDARD_GRID
@@ -209,6 +211,14 @@ def table(results: dict[str, dict[str, float]]) -> tuple[list[str], list[list[st
     return header, rows
 
 
+def _key(cohort: Manifest, detector: Calibrated) -> str:
+    """Of the scans with lesions: whose brains, and how prepared before."""
+    healthy = cohort.of_split("validation", healthy=True)
+    images = [sha256(image) for case in healthy for image in cohort.images(case)]
+    preparation = detector.config.preparation.model_dump(mode="json", exclude={"intensity", "clip"})
+    return hashlib.sha256(json.dumps([SEED, images, preparation]).encode()).hexdigest()[:12]
+
+
 def save(path: Path, **arrays: np.ndarray) -> None:
     """Write arrays to a compressed file, whole or not at all."""
     buffer = io.BytesIO()
@@ -225,12 +235,14 @@ def main(found: list[str], manifest: Path, cache: Path | None, out: Path) -> Non
                 f"{name}: has preparation.intensity={detector.config.preparation.intensity}. This program compares "
                 f"detectors with intensities by landmarks, for which a scan's own unit does not matter."
             )
-    prepared = make_scans(read_manifest(manifest), detectors[0], cache, out / "scans")
+    cohort = read_manifest(manifest)
+    made = out / _key(cohort, detectors[0])  # scans of another cohort must not be taken for these
+    prepared = make_scans(cohort, detectors[0], cache, made / "scans")
     results = {}
     for name, detector in zip(found, detectors, strict=True):
-        folder = out / "scores" / detector.fingerprint[:12]
-        scores(detector, prepared, out / "scans", folder)
-        results[name] = measure(prepared, out / "scans", folder)
+        folder = made / "scores" / detector.fingerprint[:12]
+        scores(detector, prepared, made / "scans", folder)
+        results[name] = measure(prepared, made / "scans", folder)
     header, rows = table(results)
     print_table("AP on lesions put into healthy validation scans", header, rows)
     print(f"written: {write_text(out / 'table.md', markdown_table(header, rows))}")

@@ -14,7 +14,7 @@ from medvae.config import Config, PreparationConfig
 from medvae.ensemble import Ensemble, load_detector
 from medvae.errors import MedvaeError
 from medvae.fitting import fit
-from medvae.manifest import read_manifest
+from medvae.manifest import read_manifest, write_manifest
 from medvae.preparation.prepare import prepare_case, prepare_healthy
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -91,6 +91,10 @@ def test_detectors_are_compared_and_the_work_is_not_done_again(cohort, tmp_path,
     made = {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
     VALIDATION["main"](found, cohort.path, tmp_path / "cache", out)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")} == made
+    one = [case for case in cohort.cases if case.id != "sub04"]
+    smaller = write_manifest(cohort.model_copy(update={"cases": one}), cohort.path.parent / "one.json")
+    VALIDATION["main"](found[:1], smaller, tmp_path / "cache", out)
+    assert len(list(out.glob("*/scans"))) == 2  # another cohort has scans of its own
 
 
 def test_a_detector_without_landmarks_is_refused(cohort, tmp_path):

@@ -42,6 +42,7 @@ def test_overrides_reach_nested_values_with_the_right_type(tmp_path):
         ({"name": "a", "score": {"kind": "intensity"}}, [], "network: null"),
         ({"name": "a", "calibration": {"mask_at": 0.2}}, [], "mask_at"),
         ({"name": "a", "score": {"kind": "kl_gradient", "polarity": "dark"}}, [], "never negative"),
+        ({"name": "a", "score": {"one_sided": True}}, [], "leaves out one side"),
         ({"name": "a", "score": {"kind": "sum", "parts": [{"kind": "residual"}]}}, [], "at least two parts"),
         ({"name": "a", "score": {"kind": "klgradient"}}, [], "score.kind"),
         ({"name": "a", "sampling": {"kind": "patch", "patch_size": [96, 96, 96]}}, [], "larger than the standard grid"),

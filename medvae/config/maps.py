@@ -81,6 +81,8 @@ class ScoreConfig(Strict):
             raise ValueError(f'kind "{self.kind}" is never negative, so polarity "dark" finds nothing: use "bright".')
         if self.kind == "discrepancy" and self.polarity != "bright":
             raise ValueError('kind "discrepancy" is high where a lesion is, whatever its sign: write polarity: bright.')
+        if self.one_sided and self.polarity == "both":
+            raise ValueError('one_sided leaves out one side, but polarity "both" has none: write "bright" or "dark".')
         if self.kind in ("product", "sum") and len(self.parts) < 2:
             raise ValueError(f'kind "{self.kind}" needs at least two parts.')
         return self
