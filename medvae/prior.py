@@ -20,7 +20,10 @@ def with_prior(config: Config, manifest: Manifest) -> tuple[Config, Network]:
         nothing or has no KL divergence to show), or it was trained on a validation scan of the manifest.
     """
     options = config.network.prior
-    detector = Detector.load(options.run)
+    try:
+        detector = Detector.load(options.run)
+    except MedvaeError as error:
+        raise MedvaeError(f"network.prior.run: {error} A prior is the run of one network.") from None
     prior = detector.config
     where = f"network.prior.run: {options.run}"
     if prior.network is None or prior.network.kind == "segmenter":
