@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from medvae.manifest import Manifest
 from medvae.preparation.cache import known_sha256
 from medvae.preparation.prepare import prepare_healthy, prepare_training
 from medvae.prior import with_prior
-from medvae.run_folder import check_run, open_run, record_cohort, refuse_learned
+from medvae.run_folder import check_run, first_process, open_run, record_cohort, refuse_learned
 from medvae.tensorboard import require_tensorboard
 from medvae.training import train
 
@@ -76,7 +75,7 @@ def fit(
     people = _validation_subjects(manifest, config)
     open_run(out, config, resume=True)
     record_cohort(out, manifest, checksum=partial(known_sha256, cache=cache) if cache is not None else sha256)
-    if scale is not None and _first_process():
+    if scale is not None and first_process():
         write_json(out / SCALE, scale.model_dump(mode="json"))
     network = None
     if config.network is not None:
@@ -86,12 +85,7 @@ def fit(
             shown = ([VolumeWithAtlas(volume, atlas, config.network.mirror) for volume in volumes] for volumes in shown)
         network = train(config, *shown, out, resume=True, quiet=quiet, prior=prior)
     detector = Detector.calibrate(config, network, training, validation, scale=scale, subjects=people)
-    return detector.save(out / FOLDER) if _first_process() else detector
-
-
-def _first_process() -> bool:
-    """Whether this is the process that writes, where ``torchrun`` or ``accelerate launch`` started several."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return detector.save(out / FOLDER) if first_process() else detector
 
 
 def _validation_subjects(manifest: Manifest, config: Config) -> list[str]:

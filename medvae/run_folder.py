@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,8 +24,15 @@ CONFIG = "config.yaml"
 COHORT = "cohort.json"
 
 
+def first_process() -> bool:
+    """Whether this is the process that writes, where ``torchrun`` or ``accelerate launch`` started several."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def check_run(out: Path | str, config: Config, *, resume: bool) -> Path:
     """Check that ``out`` may become, or go on being, the folder of this run; nothing is written.
+
+    Of several processes only the first looks: the others might see what it is writing just then.
 
     Raises
     ------
@@ -32,6 +40,8 @@ def check_run(out: Path | str, config: Config, *, resume: bool) -> Path:
         If the folder holds something and ``resume`` is False, or another config.
     """
     out = Path(out)
+    if not first_process():
+        return out
     existing = out / CONFIG
     if existing.exists():
         if not resume:
@@ -50,9 +60,9 @@ def check_run(out: Path | str, config: Config, *, resume: bool) -> Path:
 
 
 def open_run(out: Path | str, config: Config, *, resume: bool) -> Path:
-    """`check_run`, then write the resolved config, which marks the folder as this run's."""
+    """`check_run`, then write the resolved config, which marks the folder as this run's: the first process does."""
     out = check_run(out, config, resume=resume)
-    if not (out / CONFIG).exists():
+    if first_process() and not (out / CONFIG).exists():
         write_text(out / CONFIG, dump_config(config))
     return out
 
@@ -60,13 +70,16 @@ def open_run(out: Path | str, config: Config, *, resume: bool) -> Path:
 def record_cohort(out: Path, manifest: Manifest, *, checksum: Callable[[Path], str] = sha256) -> None:
     """Write which healthy scans the run learns from, by content, or check that they are the same as when it began.
 
-    ``checksum`` gives the SHA-256 of a file; that of a cache need not read files it knows.
+    ``checksum`` gives the SHA-256 of a file; that of a cache need not read files it knows. Of several processes the
+    first does this alone.
 
     Raises
     ------
     MedvaeError
         If the run was started with other scans: resuming would mix two cohorts.
     """
+    if not first_process():
+        return
     record = {
         "manifest": manifest.name,
         "licence": manifest.licence,

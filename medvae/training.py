@@ -138,7 +138,9 @@ def train(
 
     constraint = _geco(config, accelerator.device)
     step = 0
-    remove_leftovers(out / CHECKPOINT)
+    if accelerator.is_main_process:
+        remove_leftovers(out / CHECKPOINT)
+    accelerator.wait_for_everyone()
     if (out / CHECKPOINT).is_dir():
         accelerator.load_state(str(out / CHECKPOINT))
         if average:
@@ -147,7 +149,8 @@ def train(
         step = reached["step"]
         if constraint:
             constraint.restore(reached["geco"])
-        forget_after(out / "metrics.jsonl", step)
+        if accelerator.is_main_process:
+            forget_after(out / "metrics.jsonl", step)
 
     dataset = training_tiles(config, training)
     held_out = validation_tiles(config, validation) if validation else None

@@ -15,6 +15,7 @@ from medvae.detector import Detector
 from medvae.errors import MedvaeError
 from medvae.fitting import fit
 from medvae.preparation.prepare import prepare_healthy
+from medvae.run_folder import open_run, record_cohort
 from medvae.training import train
 
 SMALL = {
@@ -190,6 +191,18 @@ def test_two_processes_share_the_steps_and_one_of_them_writes(tmp_path, cohort):
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "total" in line] == [1, 2, 3, 4]
     assert Detector.load(tmp_path / "run").fingerprint
+
+
+def test_of_several_processes_the_first_alone_looks_and_writes(tmp_path, scans, cohort, monkeypatch):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / ".config.yaml.x.part").write_text("the first process is writing its config")
+    with pytest.raises(MedvaeError, match="not empty"):
+        open_run(out, small(), resume=False)
+    monkeypatch.setenv("RANK", "1")
+    open_run(out, small(), resume=False)
+    record_cohort(out, cohort)
+    assert [file.name for file in out.iterdir()] == [".config.yaml.x.part"]
 
 
 def scalars(folder):
