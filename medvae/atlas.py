@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.numpy import load_file, save
 
 from medvae.calibration import fit_normative
 from medvae.files import write_bytes
 from medvae.preparation.prepare import PreparedVolume
+from medvae.roughness import roughness as measure_roughness
 from medvae.shading import without_shading
 
 SHRINKAGE = 5.0
@@ -20,16 +22,22 @@ SHRINKAGE = 5.0
 
 @dataclass(frozen=True)
 class Atlas:
-    """Mean and SD of normalised intensity at each place of the standard grid, ``(C, X, Y, Z)`` float32 each."""
+    """Mean and SD of normalised intensity at each place of the standard grid, ``(C, X, Y, Z)`` float32 each.
+
+    And those of its roughness, see `medvae.roughness`, for a network that is shown it.
+    """
 
     mean: np.ndarray
     sd: np.ndarray
+    rough_mean: np.ndarray | None = None
+    rough_sd: np.ndarray | None = None
 
     def beside(self, image: np.ndarray, mask: np.ndarray, mirror: bool = False) -> np.ndarray:
         """A scan ``(C, X, Y, Z)`` with the atlas inside its brain as further channels: ``(3C, X, Y, Z)`` float32.
 
         The scan's channels come first, freed of the shading in which they differ from the means; then the means, then
-        the SDs; with ``mirror`` C more, the scan mirrored left to right, inside the same mask.
+        the SDs, then those of the roughness if the atlas has them; with ``mirror`` C more, the scan mirrored left to
+        right, inside the same mask.
         """
         return self._beside(self.even(image, mask), mask, mirror)
 
@@ -41,21 +49,24 @@ class Atlas:
 
     def _beside(self, even: np.ndarray, mask: np.ndarray, mirror: bool) -> np.ndarray:
         mirrored = [even[:, ::-1] * mask] if mirror else []  # the standard grid is symmetric about the midline
-        return np.concatenate([even, self.mean * mask, self.sd * mask, *mirrored]).astype(np.float32, copy=False)
+        healthy = [array * mask for array in self._arrays().values()]
+        return np.concatenate([even, *healthy, *mirrored]).astype(np.float32, copy=False)
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {field.name: array for field in fields(self) if (array := getattr(self, field.name)) is not None}
 
     def save(self, path: Path) -> None:
         """Write the atlas as a safetensors file of half precision, which loses nothing of what `fit_atlas` made."""
-        write_bytes(path, save({name: getattr(self, name).astype(np.float16) for name in ("mean", "sd")}))
+        write_bytes(path, save({name: array.astype(np.float16) for name, array in self._arrays().items()}))
 
     @classmethod
     def load(cls, path: Path) -> Atlas:
         """Read what `save` wrote."""
-        arrays = load_file(path)
-        return cls(*(arrays[name].astype(np.float32) for name in ("mean", "sd")))
+        return cls(**{name: array.astype(np.float32) for name, array in load_file(path).items()})
 
 
-def fit_atlas(volumes: Sequence[PreparedVolume]) -> Atlas:
-    """The atlas of some healthy scans, rounded to half precision.
+def fit_atlas(volumes: Sequence[PreparedVolume], *, roughness: bool = False) -> Atlas:
+    """The atlas of some healthy scans, rounded to half precision; with that of their ``roughness`` if asked for.
 
     Raises
     ------
@@ -63,12 +74,22 @@ def fit_atlas(volumes: Sequence[PreparedVolume]) -> Atlas:
         With fewer than three scans.
     """
     masks = [volume.mask for volume in volumes]
+    found = [*_mean_and_sd([volume.image for volume in volumes], masks)]
+    if roughness:
+        found += _mean_and_sd([_roughness(volume) for volume in volumes], masks)
+    return Atlas(*(array.astype(np.float16).astype(np.float32) for array in found))
+
+
+def _mean_and_sd(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     maps = [
-        fit_normative([volume.image[channel] for volume in volumes], masks, SHRINKAGE)
-        for channel in range(volumes[0].image.shape[0] if volumes else 0)
+        fit_normative([image[channel] for image in images], masks, SHRINKAGE)
+        for channel in range(images[0].shape[0] if images else 1)
     ]
-    mean, sd = (np.stack([getattr(found, name) for found in maps]) for name in ("mean", "sd"))
-    return Atlas(*(array.astype(np.float16).astype(np.float32) for array in (mean, sd)))
+    return np.stack([found.mean for found in maps]), np.stack([found.sd for found in maps])
+
+
+def _roughness(volume: PreparedVolume) -> np.ndarray:
+    return measure_roughness(torch.from_numpy(volume.image * volume.mask)[None])[0].numpy()
 
 
 class VolumeWithAtlas(PreparedVolume):
@@ -89,7 +110,7 @@ class VolumeWithAtlas(PreparedVolume):
 
     @property
     def image(self) -> np.ndarray:
-        """``(3C, X, Y, Z)`` float32, with the mirrored scan ``(4C, X, Y, Z)``; see `Atlas.beside`."""
+        """``(3C, X, Y, Z)`` float32, or more; see `Atlas.beside`."""
         return self.atlas._beside(self.even, self.mask, self.mirror)
 
     @property

@@ -77,7 +77,8 @@ class Detector(Calibrated):
         channels = (training or validation)[0].image.shape[0] if (training or validation) else 1
         counts = {"training": len(training), "validation": len(validation)}
         network = _placed(network) if network is not None else None
-        atlas = fit_atlas(training) if config.network is not None and config.network.atlas else None
+        shown = config.network is not None and config.network.atlas
+        atlas = fit_atlas(training, roughness=config.network.roughness) if shown else None
         detector = cls(
             config=config, network=network, channels=channels, calibrated_on=counts, scale=scale, atlas=atlas
         )
@@ -135,7 +136,7 @@ class Detector(Calibrated):
         network = atlas = None
         if config.network is not None:
             atlas = Atlas.load(folder / ATLAS) if config.network.atlas else None
-            parts = tile_parts(config.network.atlas, config.network.mirror)
+            parts = tile_parts(config.network.atlas, config.network.mirror, config.network.roughness)
             network = _placed(load_network(config, content["channels"] * parts, weights))
         normative = None
         if config.score.normative:

@@ -81,7 +81,7 @@ def fit(
     if config.network is not None:
         shown = training, validation
         if config.network.atlas:
-            atlas = fit_atlas(training)
+            atlas = fit_atlas(training, roughness=config.network.roughness)
             shown = ([VolumeWithAtlas(volume, atlas, config.network.mirror) for volume in volumes] for volumes in shown)
         network = train(config, *shown, out, resume=True, quiet=quiet, prior=prior)
     detector = Detector.calibrate(config, network, training, validation, scale=scale, subjects=people)

@@ -13,6 +13,7 @@ from medvae.fitting import fit
 from medvae.networks.segmenter import LARGEST_Z, SMALLEST_SD, Segmenter
 from medvae.objectives import corrupt
 from medvae.preparation.prepare import prepare_healthy
+from medvae.roughness import roughness
 from medvae.training import train
 
 INTENSITIES_KEPT = {"gamma": [1, 1], "brightness": [1, 1], "noise_variance": [0, 0]}
@@ -110,9 +111,38 @@ def test_network_sees_the_mirrored_scan_and_its_z_value():
     assert torch.equal(seen[0], torch.cat([seen[1], seen[2][:, ::2]], 1))
 
 
-@pytest.mark.parametrize("mirror", [False, True])
-def test_a_saved_detector_scores_as_before(cohort, volumes, tmp_path, mirror):
-    config = Config.model_validate(TINY | {"network": TINY["network"] | {"mirror": mirror}})
+def test_roughness_of_healthy_scans_comes_after_their_intensity(volumes):
+    plain, atlas = fit_atlas(volumes), fit_atlas(volumes, roughness=True)
+    mask = volumes[0].mask
+    shown = VolumeWithAtlas(volumes[0], atlas, mirror=True).image
+    assert shown.shape == (6, *mask.shape)
+    assert np.array_equal(shown[[0, 1, 2, 5]], VolumeWithAtlas(volumes[0], plain, mirror=True).image)
+    everywhere = np.logical_and.reduce([volume.mask for volume in volumes])
+    values = [roughness(torch.from_numpy(v.image * v.mask)[None])[0, 0].numpy()[everywhere] for v in volumes]
+    np.testing.assert_allclose(shown[3][everywhere], np.mean(values, 0), rtol=1e-3)  # half precision
+    assert not shown[3:5, ~mask].any()
+
+
+@pytest.mark.parametrize("modalities", [1, 2])
+def test_network_sees_the_z_value_of_the_roughness_and_of_the_mirrored(modalities):
+    network = Segmenter((16, 16, 16), channels=6 * modalities, widths=(4, 8), atlas=True, mirror=True, roughness=True)
+    seen = []
+    network.eval().network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    scan, mean, sd, rough_mean, rough_sd, mirrored = torch.rand(6, 2, modalities, 16, 16, 16)
+    rough_mean = -3 + rough_mean
+    assert network(torch.cat([scan, mean, sd, rough_mean, rough_sd, mirrored], 1)).logits.shape == (2, 1, 16, 16, 16)
+    plain = Segmenter((16, 16, 16), channels=4 * modalities, widths=(4, 8), atlas=True, mirror=True).eval()
+    plain.network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    plain(torch.cat([scan, mean, sd, mirrored], 1))
+    assert torch.equal(seen[0][:, : 5 * modalities], seen[1])
+    for place, image in ((5, scan), (6, mirrored)):
+        z = (roughness(image) - rough_mean) / rough_sd.clamp(min=SMALLEST_SD) / (LARGEST_Z / 2)
+        torch.testing.assert_close(seen[0][:, place * modalities : (place + 1) * modalities], z.clamp(-2, 2))
+
+
+@pytest.mark.parametrize("also", [{}, {"mirror": True}, {"roughness": True}, {"mirror": True, "roughness": True}])
+def test_a_saved_detector_scores_as_before(cohort, volumes, tmp_path, also):
+    config = Config.model_validate(TINY | {"network": TINY["network"] | also})
     made = fit(config, cohort, tmp_path / "run", quiet=True)
     loaded = Detector.load(tmp_path / "run")
     assert np.array_equal(made.score(volumes[0]), loaded.score(volumes[0]))
@@ -146,5 +176,7 @@ def test_augmentation_that_would_change_the_atlas_is_refused():
     assert Config.model_validate(TINY | {"augmentation": {"enabled": False}})
     with pytest.raises(ValidationError, match='only kind "segmenter" can be shown an atlas'):
         Config.model_validate({"name": "a", "network": {"atlas": True}})
+    with pytest.raises(ValidationError, match="roughness is shown as a z value, which needs an atlas"):
+        Config.model_validate(TINY | {"network": {"kind": "segmenter", "roughness": True}})
     with pytest.raises(ValidationError, match="mirror is compared by z values, which need an atlas"):
         Config.model_validate(TINY | {"network": {"kind": "segmenter", "mirror": True}})

@@ -81,6 +81,9 @@ class NetworkConfig(Strict):
     mirror: bool = False
     """Show it also the scan mirrored left to right, and the z value of that: what is alike on both sides is rarely a
     lesion (with ``atlas``)."""
+    roughness: bool = False
+    """Show it also how rough the tissue is around each voxel, as a z value against healthy scans: lesions can lack
+    detail, or have some that does not belong there (with ``atlas``; see ``medvae/roughness.py``)."""
     prior: PriorConfig | None = None
     """Show it also what a network that was trained before makes of the scan: reconstruct, then discriminate
     ("segmenter")."""
@@ -96,6 +99,10 @@ class NetworkConfig(Strict):
             raise ValueError(f'only kind "segmenter" can be shown an atlas, not "{self.kind}": remove atlas.')
         if self.prior and self.kind != "segmenter":
             raise ValueError(f'only kind "segmenter" can be shown a prior, not "{self.kind}": remove prior.')
+        if self.roughness and not self.atlas:
+            raise ValueError(
+                "roughness is shown as a z value, which needs an atlas: add atlas: true, or remove roughness."
+            )
         if self.mirror and not self.atlas:
             raise ValueError("mirror is compared by z values, which need an atlas: add atlas: true, or remove mirror.")
         if self.kind == "autoencoder_kl":

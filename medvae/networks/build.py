@@ -45,9 +45,10 @@ def build(options: NetworkConfig, size: Sequence[int], channels: int) -> Network
     if options.kind == "segmenter":
         prior, shows = None, ()
         if options.prior:
-            modalities = channels // tile_parts(options.atlas, options.mirror)
+            modalities = channels // tile_parts(options.atlas, options.mirror, options.roughness)
             prior, shows = build(options.prior.network, size, modalities), options.prior.shows
-        return Segmenter(size, atlas=options.atlas, mirror=options.mirror, prior=prior, shows=shows, **common)
+        shown = {"atlas": options.atlas, "mirror": options.mirror, "roughness": options.roughness}
+        return Segmenter(size, **shown, prior=prior, shows=shows, **common)
     return ConvVAE(
         size, latent=options.latent, latent_size=options.latent_size, squeeze=options.squeeze, **common
     )  # fmt: skip

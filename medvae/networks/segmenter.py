@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from medvae.networks.denoiser import unet
+from medvae.roughness import roughness
 from medvae.scoring.gradient import gradient
 
 RARE = -4.0
@@ -28,9 +29,9 @@ SHOWN_CHANNELS = {"residual": lambda modalities: modalities, "kl_gradient": lamb
 """Channels of what a prior shows."""
 
 
-def tile_parts(atlas: bool, mirror: bool) -> int:
-    """Of how many images a tile consists: the scan, mean and SD of healthy ones, and the mirrored scan."""
-    return 1 + 2 * atlas + mirror
+def tile_parts(atlas: bool, mirror: bool, roughness: bool = False) -> int:
+    """Of how many images a tile consists: scan, healthy mean and SD, those of the roughness, and the mirrored scan."""
+    return 1 + 2 * atlas + 2 * roughness + mirror
 
 
 class Segmentation(NamedTuple):
@@ -45,7 +46,9 @@ class Segmenter(nn.Module):
     With ``atlas``, the ``channels`` of a tile are the scan, the healthy mean at each place and the SD there, as
     `medvae.atlas.Atlas.beside` stacks them. The U-Net is shown the scan, the mean, and the z value of the scan: what is
     a lesion in one place is a ventricle in another, and to learn from lesions alone where everything belongs takes
-    thousands of steps. With ``mirror`` the mirrored scan follows, and the U-Net is shown it and its z value as well.
+    thousands of steps. With ``roughness`` mean and SD of that follow, and the U-Net is shown the z value of the scan's
+    (`medvae.roughness`), which its strided convolutions would see too late. With ``mirror`` the mirrored scan comes
+    last, and the U-Net is shown it and its z values as well.
 
     A ``prior``, a network that reconstructs healthy scans, is frozen; the U-Net is shown what it ``shows`` of the scan,
     see `medvae.config.learning.PriorConfig`.
@@ -62,15 +65,20 @@ class Segmenter(nn.Module):
         residual_blocks: int = 2,
         atlas: bool = False,
         mirror: bool = False,
+        roughness: bool = False,
         prior: nn.Module | None = None,
         shows: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self.atlas, self.mirror = atlas, mirror
-        self.modalities = channels // tile_parts(atlas, mirror)
+        self.atlas, self.mirror, self.roughness = atlas, mirror, roughness
+        parts = tile_parts(atlas, mirror, roughness)
+        self.modalities = channels // parts
         self.prior = prior.requires_grad_(False) if prior is not None else None
         self.shows = tuple(shows)
-        seen = channels + mirror * self.modalities + sum(SHOWN_CHANNELS[show](self.modalities) for show in self.shows)
+        images = (
+            parts - roughness + mirror * (1 + roughness)
+        )  # a z value instead of mean and SD; of the mirror image too
+        seen = images * self.modalities + sum(SHOWN_CHANNELS[show](self.modalities) for show in self.shows)
         self.network = unet(len(size), seen, 1, widths, normalisation, activation, residual_blocks)
         nn.init.constant_(self.network.model[-1].conv.bias, RARE)
 
@@ -78,8 +86,12 @@ class Segmenter(nn.Module):
         """Judge ``x`` ``(N, C, *spatial)``."""
         shown = self._of_prior(x[:, : self.modalities])
         if self.atlas:
-            scan, mean, sd, *mirrored = x.chunk(tile_parts(self.atlas, self.mirror), dim=1)
-            x = torch.cat([scan, mean, _z(scan, mean, sd), *(y for m in mirrored for y in (m, _z(m, mean, sd)))], dim=1)
+            scan, mean, sd, *others = x.split(self.modalities, dim=1)
+            rough, mirrored = (others[:2], others[2:]) if self.roughness else ((), others)
+            seen = [scan, mean, _z(scan, mean, sd), *(y for m in mirrored for y in (m, _z(m, mean, sd)))]
+            if self.roughness:
+                seen += [_z(roughness(y), *rough) for y in (scan, *mirrored)]
+            x = torch.cat(seen, dim=1)
         return Segmentation(self.network(torch.cat([x, *shown], dim=1)))
 
     def _of_prior(self, scan: Tensor) -> list[Tensor]:
