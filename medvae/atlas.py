@@ -10,14 +10,11 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save
 
-from medvae.calibration import fit_normative
+from medvae.calibration import mean_and_sd
 from medvae.files import write_bytes
 from medvae.preparation.prepare import PreparedVolume
 from medvae.roughness import roughness as measure_roughness
-from medvae.shading import without_shading
-
-SHRINKAGE = 5.0
-"""Pseudo-subjects with which the variance of each place is drawn towards the average one."""
+from medvae.shading import SHRINKAGE, STEP, ShadingReference
 
 
 @dataclass(frozen=True)
@@ -43,9 +40,7 @@ class Atlas:
 
     def even(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """A scan ``(C, X, Y, Z)`` freed of its shading, see `medvae.shading.without_shading`."""
-        return np.stack(
-            [without_shading(x, mask, mean, sd) for x, mean, sd in zip(image, self.mean, self.sd, strict=True)]
-        )
+        return ShadingReference(self.mean[:, *STEP], self.sd[:, *STEP]).remove(image, mask)
 
     def _beside(self, even: np.ndarray, mask: np.ndarray, mirror: bool) -> np.ndarray:
         mirrored = [even[:, ::-1] * mask] if mirror else []  # the standard grid is symmetric about the midline
@@ -74,18 +69,10 @@ def fit_atlas(volumes: Sequence[PreparedVolume], *, roughness: bool = False) -> 
         With fewer than three scans.
     """
     masks = [volume.mask for volume in volumes]
-    found = [*_mean_and_sd([volume.image for volume in volumes], masks)]
+    found = [*mean_and_sd([volume.image for volume in volumes], masks, SHRINKAGE)]
     if roughness:
-        found += _mean_and_sd([_roughness(volume) for volume in volumes], masks)
+        found += mean_and_sd([_roughness(volume) for volume in volumes], masks, SHRINKAGE)
     return Atlas(*(array.astype(np.float16).astype(np.float32) for array in found))
-
-
-def _mean_and_sd(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    maps = [
-        fit_normative([image[channel] for image in images], masks, SHRINKAGE)
-        for channel in range(images[0].shape[0] if images else 1)
-    ]
-    return np.stack([found.mean for found in maps]), np.stack([found.sd for found in maps])
 
 
 def _roughness(volume: PreparedVolume) -> np.ndarray:

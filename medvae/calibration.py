@@ -84,6 +84,21 @@ def fit_normative(scores: Sequence[np.ndarray], masks: Sequence[np.ndarray], shr
     return NormativeMap(mean.astype(np.float32), sd.astype(np.float32))
 
 
+def mean_and_sd(
+    images: Sequence[np.ndarray], masks: Sequence[np.ndarray], shrinkage: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """`fit_normative` of each channel of ``(C, X, Y, Z)`` images: mean and SD, ``(C, X, Y, Z)`` float32 each.
+
+    Raises
+    ------
+    MedvaeError
+        With fewer than three scans.
+    """
+    channels = images[0].shape[0] if images else 1
+    maps = [fit_normative([image[channel] for image in images], masks, shrinkage) for channel in range(channels)]
+    return np.stack([found.mean for found in maps]), np.stack([found.sd for found in maps])
+
+
 @dataclass(frozen=True)
 class OperatingPoint:
     """A threshold: voxels with a score above it are flagged."""

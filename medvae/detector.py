@@ -5,6 +5,7 @@
 ``detector/network.safetensors``       weights, unless the method needs no network
 ``detector/healthy.safetensors``       what promises and p-values rest on
 ``detector/atlas.safetensors``         healthy mean and SD of intensity at each place, if the network is shown them
+``detector/shading.safetensors``        mean and SD against which shading is seen, if the network is to see none of it
 ``detector/normative.safetensors``     mean and SD of the score at each place, if the config asks for it
 ``detector/intensity_scale.json``      the intensity scale of the training scans, if the config asks for it
 """
@@ -12,6 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,11 +34,13 @@ from medvae.networks.segmenter import tile_parts
 from medvae.preparation.landmarks import LandmarkScale
 from medvae.preparation.prepare import PreparedVolume
 from medvae.scoring.volume import score_parts, score_volume
+from medvae.shading import ShadingReference, fit_reference
 from medvae.training import load_network
 
 FOLDER = "detector"
 PRETRAINED = Path(__file__).parent / "pretrained"
 ATLAS = "atlas.safetensors"
+SHADING = "shading.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,8 @@ class Detector(Calibrated):
     normative: NormativeMap | None = None
     atlas: Atlas | None = None
     """Of the healthy training scans, if the network is shown it."""
+    shading: ShadingReference | None = None
+    """Of the healthy training scans, if shading is removed."""
     part_scales: tuple[float, ...] = ()
     """Healthy mean of each part of a combined score."""
 
@@ -63,11 +69,13 @@ class Detector(Calibrated):
         *,
         scale: LandmarkScale | None = None,
         subjects: Sequence[str] | None = None,
+        compact: bool = False,
     ) -> Detector:
         """Fit the normative map on healthy training scans and the operating points on healthy validation scans.
 
         ``scale`` is the one that both were prepared with; ``subjects`` says whose the validation scans are, without
-        it each is another person's.
+        it each is another person's. ``compact`` rounds network and normative map to half precision first, which
+        halves the files that `save` writes.
 
         Raises
         ------
@@ -76,18 +84,25 @@ class Detector(Calibrated):
         """
         channels = (training or validation)[0].image.shape[0] if (training or validation) else 1
         counts = {"training": len(training), "validation": len(validation)}
-        network = _placed(network) if network is not None else None
-        shown = config.network is not None and config.network.atlas
-        atlas = fit_atlas(training, roughness=config.network.roughness) if shown else None
+        atlas = shading = None
+        if network is not None:
+            network = _placed(deepcopy(network).half().float() if compact else network)
+            if config.network.atlas:
+                atlas = fit_atlas(training, roughness=config.network.roughness)
+            if config.network.shading == "removed":
+                shading = fit_reference(training)
         detector = cls(
-            config=config, network=network, channels=channels, calibrated_on=counts, scale=scale, atlas=atlas
-        )
+            config=config, network=network, channels=channels, calibrated_on=counts, scale=scale, atlas=atlas,
+            shading=shading,
+        )  # fmt: skip
         if config.score.kind in ("product", "sum"):
-            detector = replace(detector, part_scales=_healthy_means(config, network, training))
+            detector = replace(detector, part_scales=detector._healthy_means(training))
         if config.score.normative:
             scores = [detector._signed_score(volume) for volume in training]
             masks = [volume.mask for volume in training]
             normative = fit_normative(scores, masks, config.calibration.normative_shrinkage)
+            if compact:
+                normative = NormativeMap(*(_rounded(array) for array in (normative.mean, normative.sd)))
             detector = replace(detector, normative=normative)
         return detector._with_points(validation, [detector.score(volume) for volume in validation], subjects)
 
@@ -105,15 +120,24 @@ class Detector(Calibrated):
         return np.where(volume.mask, score, 0).astype(np.float32)
 
     def save(self, folder: Path | str) -> Detector:
-        """Write the detector to ``folder``, whole or not at all, and return it with its fingerprint."""
+        """Write the detector to ``folder``, whole or not at all, and return it with its fingerprint.
+
+        Weights and maps that half precision holds without loss are written so.
+        """
         with self._saved(folder, part_scales=self.part_scales) as temporary:
             if self.network is not None:
                 weights = {k: v.cpu().contiguous() for k, v in self.network.state_dict().items()}
-                write_bytes(temporary / "network.safetensors", save_tensors(weights))
+                halves = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
+                lossless = all(torch.equal(halves[k].to(v.dtype), v) for k, v in weights.items())
+                write_bytes(temporary / "network.safetensors", save_tensors(halves if lossless else weights))
             if self.atlas is not None:
                 self.atlas.save(temporary / ATLAS)
+            if self.shading is not None:
+                self.shading.save(temporary / SHADING)
             if self.normative is not None:
                 arrays = {"mean": self.normative.mean, "sd": self.normative.sd}
+                if all(np.array_equal(_rounded(array), array) for array in arrays.values()):
+                    arrays = {name: array.astype(np.float16) for name, array in arrays.items()}
                 write_bytes(temporary / "normative.safetensors", save_arrays(arrays))
         return Detector.load(folder)
 
@@ -133,23 +157,41 @@ class Detector(Calibrated):
         config, weights = shared["config"], folder / "network.safetensors"
         if config.network is not None and not weights.is_file():
             raise MedvaeError(f"{weights}: is missing; the detector's folder is incomplete. Copy all of its files.")
-        network = atlas = None
+        network = atlas = shading = None
         if config.network is not None:
+            if config.network.shading == "removed":
+                shading = ShadingReference.load(folder / SHADING)
             atlas = Atlas.load(folder / ATLAS) if config.network.atlas else None
             parts = tile_parts(config.network.atlas, config.network.mirror, config.network.roughness)
             network = _placed(load_network(config, content["channels"] * parts, weights))
         normative = None
         if config.score.normative:
             arrays = load_arrays(folder / "normative.safetensors")
-            normative = NormativeMap(arrays["mean"], arrays["sd"])
+            normative = NormativeMap(*(arrays[name].astype(np.float32) for name in ("mean", "sd")))
         scales = tuple(content["part_scales"])
-        return cls(**shared, network=network, normative=normative, atlas=atlas, part_scales=scales)
+        return cls(**shared, network=network, normative=normative, atlas=atlas, shading=shading, part_scales=scales)
+
+    def shown(self, volume: PreparedVolume) -> np.ndarray:
+        """What the network is shown of a scan, ``(C, X, Y, Z)`` float32: freed of shading, or beside the atlas."""
+        if self.atlas is not None:
+            return self.atlas.beside(volume.image, volume.mask, self.config.network.mirror)
+        return volume.image if self.shading is None else self.shading.remove(volume.image, volume.mask)
 
     def _signed_score(self, volume: PreparedVolume) -> np.ndarray:
-        image = volume.image
-        if self.atlas is not None:
-            image = self.atlas.beside(image, volume.mask, self.config.network.mirror)
-        return score_volume(self.config, self.network, image, volume.mask, self.part_scales)
+        return score_volume(self.config, self.network, self.shown(volume), volume.mask, self.part_scales)
+
+    def _healthy_means(self, training: Sequence[PreparedVolume]) -> tuple[float, ...]:
+        """Mean of each part of a combined score over the brains of healthy training scans."""
+        if not training:
+            raise MedvaeError(
+                "A combined score is scaled by healthy training scans, and there is none in the manifest."
+            )
+        sums, voxels = np.zeros(len(self.config.score.parts)), 0
+        for volume in training:
+            parts = score_parts(self.config, self.network, self.shown(volume), volume.mask)
+            sums += [part[volume.mask].sum(dtype=np.float64) for part in parts]
+            voxels += int(volume.mask.sum())
+        return tuple(float(mean) for mean in np.maximum(sums / voxels, 1e-12))
 
 
 def pretrained() -> list[str]:
@@ -186,14 +228,5 @@ def _placed(network: Network) -> Network:
     return network.cuda() if torch.cuda.is_available() else network
 
 
-def _healthy_means(config: Config, network: Network, training: Sequence[PreparedVolume]) -> tuple[float, ...]:
-    """Mean of each part of a combined score over the brains of healthy training scans."""
-    if not training:
-        raise MedvaeError("A combined score is scaled by healthy training scans, and there is none in the manifest.")
-    sums, voxels = np.zeros(len(config.score.parts)), 0
-    for volume in training:
-        sums += [
-            part[volume.mask].sum(dtype=np.float64) for part in score_parts(config, network, volume.image, volume.mask)
-        ]
-        voxels += int(volume.mask.sum())
-    return tuple(float(mean) for mean in np.maximum(sums / voxels, 1e-12))
+def _rounded(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float16).astype(np.float32)

@@ -19,6 +19,7 @@ from medvae.preparation.cache import known_sha256
 from medvae.preparation.prepare import prepare_healthy, prepare_training
 from medvae.prior import with_prior
 from medvae.run_folder import check_run, first_process, open_run, record_cohort, refuse_learned
+from medvae.shading import VolumeWithoutShading, fit_reference
 from medvae.tensorboard import require_tensorboard
 from medvae.training import train
 
@@ -83,6 +84,9 @@ def fit(
         if config.network.atlas:
             atlas = fit_atlas(training, roughness=config.network.roughness)
             shown = ([VolumeWithAtlas(volume, atlas, config.network.mirror) for volume in volumes] for volumes in shown)
+        elif config.network.shading == "removed":
+            reference = fit_reference(training)
+            shown = ([VolumeWithoutShading(volume, reference) for volume in volumes] for volumes in shown)
         network = train(config, *shown, out, resume=True, quiet=quiet, prior=prior)
     detector = Detector.calibrate(config, network, training, validation, scale=scale, subjects=people)
     return detector.save(out / FOLDER) if first_process() else detector

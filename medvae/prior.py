@@ -34,6 +34,8 @@ def with_prior(config: Config, manifest: Manifest) -> tuple[Config, Network]:
                 f"{where}: was trained with {name}={value}, and here it is {_like(config)[name]}. A network can judge "
                 f"only scans and tiles like its own: give both the same."
             )
+    if prior.network.shading == "removed" and not config.network.atlas:
+        raise MedvaeError(f"{where}: was trained on scans without shading. Add network.atlas, which takes it out here.")
     if "kl_gradient" in options.shows and (prior.network.kind == "unet" or prior.objective.kind == "dae"):
         raise MedvaeError(f"{where}: has no KL divergence. Remove kl_gradient from network.prior.shows.")
     refuse_learned([options.run], manifest)

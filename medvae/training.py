@@ -38,6 +38,7 @@ from medvae.reporting.training_pictures import draw_loss, draw_reconstructions
 from medvae.run_folder import Metrics, forget_after, open_run
 from medvae.sampling.order import EpochOrder
 from medvae.sampling.tiles import Tiles, augment_batch, training_tiles, validation_tiles
+from medvae.shading import VolumeWithoutShading
 from medvae.tensorboard import add_picture, open_board
 
 WEIGHTS = "network.safetensors"
@@ -111,6 +112,11 @@ def train(
         raise MedvaeError(
             "network.atlas: the network is shown the healthy mean of each place, but the scans came without: give "
             "VolumeWithAtlas(volume, fit_atlas(training), config.network.mirror) of each, or call medvae.fitting.fit."
+        )
+    if config.network.shading == "removed" and not isinstance(training[0], VolumeWithoutShading):
+        raise MedvaeError(
+            "network.shading: the network is to see none of it, but the scans came with it: give "
+            "VolumeWithoutShading(volume, fit_reference(training)) of each, or call medvae.fitting.fit."
         )
     if config.network.prior and prior is None:
         raise MedvaeError("network.prior: a trained network is to be shown, and none came: call medvae.fitting.fit.")

@@ -6,8 +6,8 @@
 MANIFEST is ``medvae manifest ixi`` of the healthy heads, or any other healthy T1 cohort. Each ``--config`` is trained
 in a run of its own name in ``--runs``, one after the other; training goes on where it was stopped, and runs that
 ``medvae train`` has made there, side by side on several cores, are taken as they are. Several become the ensemble of
-their scores. The weights are rounded to half precision before any threshold is set, so what is packed is exactly what
-was calibrated.
+their scores. Weights and normative maps are rounded to half precision before any threshold is set, so what is packed
+is exactly what was calibrated.
 """
 
 from __future__ import annotations
@@ -15,9 +15,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-
-import torch
-from safetensors.torch import load_file, save
 
 from medvae.config import read_config
 from medvae.detector import Detector
@@ -49,19 +46,16 @@ def main(manifest: Path, configs: list[Path], cache: Path | None, runs: Path, ou
     training, scale = prepare_training(cohort, preparation, cache=cache)
     validation = prepare_healthy(cohort, "validation", preparation, scale=scale, cache=cache)
     people = [case.subject_id for case in cohort.of_split("validation", healthy=True)]
-    calibration = {"scale": scale, "subjects": people}
+    calibration = {"scale": scale, "subjects": people, "compact": True}
     members = {}
     for config in wanted:
         named = config if len(wanted) > 1 else config.model_copy(update={"name": out.name})
         network = fitted[config.name].network
-        rounded = network.half().float() if network is not None else None
-        members[config.name] = Detector.calibrate(named, rounded, training, validation, **calibration)
+        members[config.name] = Detector.calibrate(named, network, training, validation, **calibration)
     if len(members) > 1:
         Ensemble.calibrate(out.name, members, validation, people).save(out)
     else:
         members[wanted[0].name].save(out)
-    for weights in out.rglob("network.safetensors"):
-        write_bytes(weights, save({name: tensor.to(torch.float16) for name, tensor in load_file(weights).items()}))
     write_bytes(out / COHORT, (runs / wanted[0].name / COHORT).read_bytes())
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
     print(f"written: {out}, {size:.1f} MB; healthy scans: {len(training)} training, {len(validation)} validation")

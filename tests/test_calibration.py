@@ -1,8 +1,13 @@
 import numpy as np
 import pytest
+import torch
 
 from medvae.calibration import fit_normative, operating_points, smooth_in_mask
+from medvae.config import Config
+from medvae.detector import Detector
 from medvae.errors import MedvaeError
+from medvae.fitting import fit
+from medvae.preparation.prepare import prepare_healthy
 
 RNG = np.random.default_rng(0)
 MASK = np.zeros((12, 12, 12), bool)
@@ -75,3 +80,30 @@ def test_smoothing_keeps_a_constant_up_to_the_rim_and_knows_nothing_outside():
     np.testing.assert_allclose(smoothed[MASK], 2.0, rtol=1e-5)
     assert (smoothed[~MASK] == 0).all()
     np.testing.assert_array_equal(smooth_in_mask(values, MASK, (0, 0, 0)), np.where(MASK, 2.0, 0))
+
+
+def test_a_compact_detector_is_half_as_large_and_scores_as_it_was_calibrated(cohort, tmp_path):
+    config = Config.model_validate(
+        {
+            "name": "tiny", "sampling": {"kind": "patch", "patch_size": [48, 48, 48], "patch_overlap": 0, "workers": 0},
+            "network": {"kind": "unet", "widths": [8, 16]}, "objective": {"kind": "dae"}, "training": {"steps": 2},
+            "score": {"kind": "residual", "polarity": "dark", "normative": True},
+        }
+    )  # fmt: skip
+    whole = fit(config, cohort, tmp_path / "run", quiet=True)
+    training, validation = (
+        prepare_healthy(cohort, split, config.preparation, quiet=True) for split in ("train", "validation")
+    )
+    before = {name: weights.clone() for name, weights in whole.network.state_dict().items()}
+    made = Detector.calibrate(config, whole.network, training, validation, compact=True)
+    saved = made.save(tmp_path / "compact")
+    for name in ("network.safetensors", "normative.safetensors"):
+        size, before_size = (
+            (folder / name).stat().st_size for folder in (tmp_path / "compact", tmp_path / "run" / "detector")
+        )
+        assert size < 0.6 * before_size
+    assert all(torch.equal(weights, before[name]) for name, weights in whole.network.state_dict().items())
+    score = saved.score(validation[0])
+    assert np.array_equal(score, made.score(validation[0]))
+    assert saved.points == made.points
+    assert score[validation[0].mask] == pytest.approx(whole.score(validation[0])[validation[0].mask], abs=0.2)

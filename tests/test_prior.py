@@ -132,6 +132,13 @@ def test_a_prior_that_cannot_show_what_is_asked_is_refused(cohort, tmp_path):
         fit(second(tmp_path / "nowhere"), cohort, tmp_path / "third", quiet=True)
 
 
+def test_a_prior_without_shading_needs_a_network_that_sees_none(cohort, tmp_path):
+    dae = {"network": {"kind": "unet", "widths": [4, 8], "shading": "removed"}, "objective": {"kind": "dae"}}
+    fit(first(**dae, score={"kind": "residual"}), cohort, tmp_path / "dae", quiet=True)
+    with pytest.raises(MedvaeError, match=r"Add network\.atlas"):
+        fit(second(tmp_path / "dae", ["residual"]), cohort, tmp_path / "second", quiet=True)
+
+
 def test_a_prior_that_learned_from_validation_scans_is_refused(run, cohort, tmp_path):
     moved = {"sub00": "validation", "sub04": "train"}
     cases = [case.model_copy(update={"split": moved.get(case.id, case.split)}) for case in cohort.cases]

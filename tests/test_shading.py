@@ -3,17 +3,32 @@
 import numpy as np
 import pytest
 
+from medvae.config import Config
+from medvae.detector import Detector
+from medvae.errors import MedvaeError
+from medvae.fitting import fit
+from medvae.preparation.prepare import PreparedVolume, prepare_healthy
 from medvae.preparation.registration import read_template
-from medvae.shading import without_shading
+from medvae.shading import STEP, VolumeWithoutShading, fit_reference, without_shading
+from medvae.training import train
+
+TINY = {
+    "name": "tiny",
+    "sampling": {"kind": "patch", "patch_size": [48, 48, 48], "patch_overlap": 0, "batch_size": 1, "workers": 0},
+    "network": {"kind": "unet", "widths": [4, 8], "shading": "removed"},
+    "objective": {"kind": "dae"},
+    "training": {"steps": 2},
+    "score": {"kind": "residual", "polarity": "dark", "normative": True},
+}
 
 
 @pytest.fixture(scope="module")
 def healthy():
-    """Mean, SD and mask of healthy scans, and one of them: the template with folds of its own."""
+    """Mean and SD of healthy scans at every second voxel, their mask, and one: the template with folds of its own."""
     template, mask = read_template()
     mean = np.where(mask, 0.2 + 0.7 * template / template.max(), 0)
     folds = np.random.default_rng(0).normal(0, 0.1, mask.shape)
-    return mean, np.full(mask.shape, 0.1), mask, np.clip(mean * (1 + folds), 0.05, None) * mask
+    return mean[STEP], np.full(mask[STEP].shape, 0.1), mask, np.clip(mean * (1 + folds), 0.05, None) * mask
 
 
 def shading(shape, strength=0.3):
@@ -50,3 +65,45 @@ def test_twice_is_once_and_too_little_brain_is_left_alone(healthy):
     little = np.zeros_like(mask)
     little[40:44, 48:52, 40:44] = mask[40:44, 48:52, 40:44]
     assert np.array_equal(without_shading(scan, little, mean, sd), np.where(little, scan, 0).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def volumes(cohort):
+    return prepare_healthy(cohort, "train", Config.model_validate(TINY).preparation, quiet=True)
+
+
+def test_network_is_shown_no_shading(cohort, volumes, tmp_path):
+    config = Config.model_validate(TINY)
+    made = fit(config, cohort, tmp_path / "run", quiet=True)
+    loaded = Detector.load(tmp_path / "run")
+    volume = volumes[0]
+    assert np.array_equal(loaded.shown(volume), fit_reference(volumes).remove(volume.image, volume.mask))
+    assert np.array_equal(made.score(volume), loaded.score(volume))
+
+    field = shading(volume.mask.shape).astype(np.float32)
+    shaded = PreparedVolume(
+        volume.image * field, volume.mask, volume.source, volume.source_mask, volume.transform, volume.registered
+    )
+    difference = np.abs(loaded.score(shaded) - loaded.score(volume))[volume.mask].mean()
+    kept = Detector.calibrate(
+        Config.model_validate(TINY | {"network": TINY["network"] | {"shading": "kept"}}), made.network, volumes, volumes
+    )
+    assert difference < 0.3 * np.abs(kept.score(shaded) - kept.score(volume))[volume.mask].mean()
+
+
+def test_reference_is_kept_in_half_the_length_of_every_axis(cohort, volumes, tmp_path):
+    fit(Config.model_validate(TINY), cohort, tmp_path / "run", quiet=True)
+    assert (tmp_path / "run" / "detector" / "shading.safetensors").stat().st_size < 2 * 2 * volumes[0].mask.size / 7
+    shown = VolumeWithoutShading(volumes[0], fit_reference(volumes))
+    assert shown.image.shape == volumes[0].image.shape
+    assert np.array_equal(shown.source_mask, volumes[0].source_mask)
+
+
+def test_training_on_scans_with_shading_is_told(volumes, tmp_path):
+    with pytest.raises(MedvaeError, match="the scans came with it"):
+        train(Config.model_validate(TINY), volumes, [], tmp_path / "run", quiet=True)
+
+
+def test_an_atlas_takes_it_out_already():
+    with pytest.raises(ValueError, match="sees no shading anyway"):
+        Config.model_validate({"name": "a", "network": {"kind": "segmenter", "atlas": True, "shading": "removed"}})

@@ -84,6 +84,9 @@ class NetworkConfig(Strict):
     roughness: bool = False
     """Show it also how rough the tissue is around each voxel, as a z value against healthy scans: lesions can lack
     detail, or have some that does not belong there (with ``atlas``; see ``medvae/roughness.py``)."""
+    shading: Literal["kept", "removed"] = "kept"
+    """"removed" divides each scan, before the network sees it, by the smooth field in which it differs from the mean of
+    the healthy training scans (``medvae/shading.py``). A network with ``atlas`` never sees it."""
     prior: PriorConfig | None = None
     """Show it also what a network that was trained before makes of the scan: reconstruct, then discriminate
     ("segmenter")."""
@@ -99,6 +102,8 @@ class NetworkConfig(Strict):
             raise ValueError(f'only kind "segmenter" can be shown an atlas, not "{self.kind}": remove atlas.')
         if self.prior and self.kind != "segmenter":
             raise ValueError(f'only kind "segmenter" can be shown a prior, not "{self.kind}": remove prior.')
+        if self.shading == "removed" and self.atlas:
+            raise ValueError("a network with atlas sees no shading anyway: remove shading.")
         if self.roughness and not self.atlas:
             raise ValueError(
                 "roughness is shown as a z value, which needs an atlas: add atlas: true, or remove roughness."

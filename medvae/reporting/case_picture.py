@@ -166,7 +166,7 @@ def _reconstruction(case: PredictedCase, detector: Calibrated) -> np.ndarray | N
     images = case.manifest.images(case.case) if case.case else [case.scan]
     mask = case.manifest.resolve(case.case.mask) if case.case and case.case.mask else None
     volume = prepare_scan(images, detector.config.preparation, mask=mask, scale=detector.scale)
-    restored = reconstruct_volume(detector.config, detector.network, volume.image, volume.mask)
+    restored = reconstruct_volume(detector.config, detector.network, detector.shown(volume), volume.mask)
     if restored is None:
         return None
     white = np.percentile(volume.image[0][volume.mask], 99.5)
