@@ -10,6 +10,7 @@ from medvae.atlas import VolumeWithAtlas, fit_atlas
 from medvae.config import read_config
 from medvae.detector import Detector
 from medvae.preparation.prepare import prepare_healthy
+from medvae.shading import VolumeWithoutShading, fit_reference
 from medvae.training import build_network, train
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -31,6 +32,9 @@ def test_ten_steps_lower_the_loss_and_the_network_scores(tmp_path, scans, name):
     if config.network.atlas:  # which takes more scans than one
         training = scans[0]
         shown = [VolumeWithAtlas(training[0], fit_atlas(training), config.network.mirror)]
+    elif config.network.shading == "removed":
+        training = scans[0]
+        shown = [VolumeWithoutShading(training[0], fit_reference(training))]
     network = train(config, shown, [], tmp_path / "run", quiet=True)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [line["total"] for line in lines]

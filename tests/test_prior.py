@@ -135,8 +135,10 @@ def test_a_prior_that_cannot_show_what_is_asked_is_refused(cohort, tmp_path):
 def test_a_prior_without_shading_needs_a_network_that_sees_none(cohort, tmp_path):
     dae = {"network": {"kind": "unet", "widths": [4, 8], "shading": "removed"}, "objective": {"kind": "dae"}}
     fit(first(**dae, score={"kind": "residual"}), cohort, tmp_path / "dae", quiet=True)
+    alone = SEGMENTER | {"atlas": False, "mirror": False, "prior": {"run": str(tmp_path / "dae")}}
     with pytest.raises(MedvaeError, match=r"Add network\.atlas"):
-        fit(second(tmp_path / "dae", ["residual"]), cohort, tmp_path / "second", quiet=True)
+        fit(second(tmp_path / "dae", network=alone), cohort, tmp_path / "second", quiet=True)
+    fit(second(tmp_path / "dae", ["residual"]), cohort, tmp_path / "second", quiet=True)
 
 
 def test_a_prior_that_learned_from_validation_scans_is_refused(run, cohort, tmp_path):
