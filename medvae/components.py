@@ -24,8 +24,8 @@ class Components(NamedTuple):
 
 
 def components(mask: np.ndarray) -> Components:
-    """Tell the components of ``mask`` ``(X, Y, Z)`` bool apart."""
-    labels, count = ndimage.label(mask, TOUCHING)
+    """Tell the components of ``mask`` ``(X, Y, Z)`` bool, or of a slice, apart."""
+    labels, count = ndimage.label(mask, np.ones((3,) * mask.ndim))
     return Components(labels, np.bincount(labels.ravel(), minlength=count + 1)[1:])
 
 

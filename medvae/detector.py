@@ -4,7 +4,7 @@
 ``detector/calibration.json``          operating points and where they come from
 ``detector/network.safetensors``       weights, unless the method needs no network
 ``detector/healthy.safetensors``       what promises and p-values rest on
-``detector/atlas.safetensors``         healthy mean and SD of intensity at each place, if the network is shown them
+``detector/atlas.safetensors``         healthy mean and SD of intensity at each place, if they are needed
 ``detector/shading.safetensors``        mean and SD against which shading is seen, if the network is to see none of it
 ``detector/normative.safetensors``     mean and SD of the score at each place, if the config asks for it
 ``detector/intensity_scale.json``      the intensity scale of the training scans, if the config asks for it
@@ -23,14 +23,13 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 
-from medvae.atlas import Atlas, fit_atlas
+from medvae.atlas import Atlas, VolumeWithAtlas, atlas_of, fit_atlas
 from medvae.calibrated import CALIBRATION, Calibrated, read_calibrated
 from medvae.calibration import NormativeMap, fit_normative
 from medvae.config import Config
 from medvae.errors import MedvaeError
 from medvae.files import write_bytes
-from medvae.networks.build import Network
-from medvae.networks.segmenter import tile_parts
+from medvae.networks.build import Network, parts_of
 from medvae.preparation.landmarks import LandmarkScale
 from medvae.preparation.prepare import PreparedVolume
 from medvae.scoring.volume import score_parts, score_volume
@@ -70,12 +69,13 @@ class Detector(Calibrated):
         scale: LandmarkScale | None = None,
         subjects: Sequence[str] | None = None,
         compact: bool = False,
+        atlas: Atlas | None = None,
     ) -> Detector:
         """Fit the normative map on healthy training scans and the operating points on healthy validation scans.
 
         ``scale`` is the one that both were prepared with; ``subjects`` says whose the validation scans are, without
         it each is another person's. ``compact`` rounds network and normative map to half precision first, which
-        halves the files that `save` writes.
+        halves the files that `save` writes. ``atlas`` is that of the training scans, if it was made before.
 
         Raises
         ------
@@ -84,13 +84,15 @@ class Detector(Calibrated):
         """
         channels = (training or validation)[0].image.shape[0] if (training or validation) else 1
         counts = {"training": len(training), "validation": len(validation)}
-        atlas = shading = None
+        shading = None
         if network is not None:
             network = _placed(deepcopy(network).half().float() if compact else network)
             if config.network.atlas:
-                atlas = fit_atlas(training, roughness=config.network.roughness)
+                atlas = atlas or atlas_of(config.network, training)
             if config.network.shading == "removed":
                 shading = fit_reference(training)
+        if config.score.kind == "deviation":
+            atlas = atlas or fit_atlas(training, deformable=True)
         detector = cls(
             config=config, network=network, channels=channels, calibrated_on=counts, scale=scale, atlas=atlas,
             shading=shading,
@@ -124,13 +126,18 @@ class Detector(Calibrated):
 
         Weights and maps that half precision holds without loss are written so.
         """
+        self.write(folder)
+        return Detector.load(folder)
+
+    def write(self, folder: Path | str, *, with_atlas: bool = True) -> None:
+        """As `save`, without reading it back; the atlas can be left out where an ensemble keeps it for all members."""
         with self._saved(folder, part_scales=self.part_scales) as temporary:
             if self.network is not None:
                 weights = {k: v.cpu().contiguous() for k, v in self.network.state_dict().items()}
                 halves = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
                 lossless = all(torch.equal(halves[k].to(v.dtype), v) for k, v in weights.items())
                 write_bytes(temporary / "network.safetensors", save_tensors(halves if lossless else weights))
-            if self.atlas is not None:
+            if self.atlas is not None and with_atlas:
                 self.atlas.save(temporary / ATLAS)
             if self.shading is not None:
                 self.shading.save(temporary / SHADING)
@@ -139,11 +146,12 @@ class Detector(Calibrated):
                 if all(np.array_equal(_rounded(array), array) for array in arrays.values()):
                     arrays = {name: array.astype(np.float16) for name, array in arrays.items()}
                 write_bytes(temporary / "normative.safetensors", save_arrays(arrays))
-        return Detector.load(folder)
 
     @classmethod
-    def load(cls, folder: Path | str) -> Detector:
+    def load(cls, folder: Path | str, *, atlas: Atlas | None = None) -> Detector:
         """Load a detector from its folder, or from the run folder that holds it.
+
+        ``atlas`` is used where the folder has none: members of an ensemble may share one.
 
         Raises
         ------
@@ -157,24 +165,30 @@ class Detector(Calibrated):
         config, weights = shared["config"], folder / "network.safetensors"
         if config.network is not None and not weights.is_file():
             raise MedvaeError(f"{weights}: is missing; the detector's folder is incomplete. Copy all of its files.")
-        network = atlas = shading = None
+        if (folder / ATLAS).is_file():
+            atlas = Atlas.load(folder / ATLAS)
+        needed = config.score.kind == "deviation" or (config.network is not None and config.network.atlas)
+        if needed and atlas is None:
+            raise MedvaeError(f"{folder / ATLAS}: is missing; the detector's folder is incomplete. Copy all its files.")
+        network = shading = None
         if config.network is not None:
             if config.network.shading == "removed":
                 shading = ShadingReference.load(folder / SHADING)
-            atlas = Atlas.load(folder / ATLAS) if config.network.atlas else None
-            parts = tile_parts(config.network.atlas, config.network.mirror, config.network.roughness)
-            network = _placed(load_network(config, content["channels"] * parts, weights))
+            network = _placed(load_network(config, content["channels"] * parts_of(config.network), weights))
         normative = None
         if config.score.normative:
             arrays = load_arrays(folder / "normative.safetensors")
             normative = NormativeMap(*(arrays[name].astype(np.float32) for name in ("mean", "sd")))
         scales = tuple(content["part_scales"])
-        return cls(**shared, network=network, normative=normative, atlas=atlas, shading=shading, part_scales=scales)
+        return cls(**shared, network=network, normative=normative, atlas=atlas if needed else None,
+                   shading=shading, part_scales=scales)  # fmt: skip
 
     def shown(self, volume: PreparedVolume) -> np.ndarray:
-        """What the network is shown of a scan, ``(C, X, Y, Z)`` float32: freed of shading, or beside the atlas."""
+        """What is judged of a scan, ``(C, X, Y, Z)`` float32: freed of shading, beside the atlas, or its z values."""
         if self.atlas is not None:
-            return self.atlas.beside(volume.image, volume.mask, self.config.network.mirror)
+            fitted = isinstance(volume, VolumeWithAtlas) and volume.atlas is self.atlas
+            beside = volume if fitted else VolumeWithAtlas(volume, self.atlas)
+            return beside.deviation() if self.network is None else beside.beside(self.config.network.mirror)
         return volume.image if self.shading is None else self.shading.remove(volume.image, volume.mask)
 
     def _signed_score(self, volume: PreparedVolume) -> np.ndarray:

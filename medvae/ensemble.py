@@ -3,19 +3,21 @@
 ``detector/config.yaml``       name, preparation and calibration of the ensemble; the rest is the first member's
 ``detector/calibration.json``  operating points of the averaged score, and the members' names
 ``detector/members/NAME/``     the members, each a detector's folder of its own
+``detector/atlas.safetensors`` the atlas of the members, if all that have one have the same
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from medvae.atlas import Atlas, VolumeWithAtlas
 from medvae.calibrated import CALIBRATION, Calibrated, Maps, read_calibrated
 from medvae.config import Config
-from medvae.detector import Detector, find_detector
+from medvae.detector import ATLAS, Detector, find_detector
 from medvae.errors import MedvaeError
 from medvae.preparation.prepare import PreparedVolume
 from medvae.schema import parse, read_document
@@ -63,19 +65,25 @@ class Ensemble(Calibrated):
         config = parse(Config, first.config.model_dump() | {"name": name}, f'ensemble "{name}"')
         counts = {"training": first.calibrated_on["training"], "validation": len(validation)}
         ensemble = cls(
-            config=config, channels=first.channels, calibrated_on=counts, scale=first.scale, members=dict(members)
+            config=config, channels=first.channels, calibrated_on=counts, scale=first.scale, members=_sharing(members)
         )
         return ensemble._with_points(validation, [ensemble.score(volume) for volume in validation], subjects)
 
     def score(self, volume: PreparedVolume) -> np.ndarray:
         """Mean of the members' scaled scores, ``(X, Y, Z)`` float32, 0 outside the brain."""
-        return self._mean([member.score(volume) for member in self.members.values()], volume)
+        return self._mean(self._scores(volume), volume)
 
     def maps(self, volume: PreparedVolume) -> Maps:
         """The anomaly map of the mean, and the spread of the members' maps."""
-        scores = [member.score(volume) for member in self.members.values()]
+        scores = self._scores(volume)
         bounded = [m.bounded(score, volume.mask) for m, score in zip(self.members.values(), scores, strict=True)]
         return Maps(self.bounded(self._mean(scores, volume), volume.mask), np.std(bounded, axis=0, dtype=np.float32))
+
+    def _scores(self, volume: PreparedVolume) -> list[np.ndarray]:
+        """Of each member; an atlas that they share is bent onto the scan once."""
+        atlas = self.shared_atlas
+        fitted = volume if atlas is None else VolumeWithAtlas(volume, atlas)
+        return [m.score(volume if m.atlas is not atlas else fitted) for m in self.members.values()]
 
     def _mean(self, scores: Sequence[np.ndarray], volume: PreparedVolume) -> np.ndarray:
         scaled = [
@@ -87,9 +95,18 @@ class Ensemble(Calibrated):
     def save(self, folder: Path | str) -> Ensemble:
         """Write the ensemble with all its members to ``folder``, whole or not at all."""
         with self._saved(folder, members=list(self.members)) as temporary:
+            atlas = self.shared_atlas
+            if atlas is not None:
+                atlas.save(temporary / ATLAS)
             for name, member in self.members.items():
-                member.save(temporary / MEMBERS / name)
+                member.write(temporary / MEMBERS / name, with_atlas=atlas is None)
         return Ensemble.load(folder)
+
+    @property
+    def shared_atlas(self) -> Atlas | None:
+        """The atlas of all members that have one, if it is the same object, as `load` makes it."""
+        first, *others = [member.atlas for member in self.members.values() if member.atlas is not None] or [None]
+        return first if others and all(atlas is first for atlas in others) else None
 
     @classmethod
     def load(cls, folder: Path | str) -> Ensemble:
@@ -102,7 +119,8 @@ class Ensemble(Calibrated):
         """
         folder = find_detector(folder)
         shared, content = read_calibrated(folder)
-        members = {name: Detector.load(folder / MEMBERS / name) for name in content["members"]}
+        atlas = Atlas.load(folder / ATLAS) if (folder / ATLAS).is_file() else None
+        members = {name: Detector.load(folder / MEMBERS / name, atlas=atlas) for name in content["members"]}
         return cls(**shared, members=members)
 
 
@@ -124,6 +142,18 @@ def member_names(names: Sequence[str]) -> list[str]:
     if len(set(names)) == len(names):
         return list(names)
     return [f"{number}_{name}" for number, name in enumerate(names, start=1)]
+
+
+def _sharing(members: dict[str, Detector]) -> dict[str, Detector]:
+    """The members, with one atlas for those whose atlases hold the same numbers."""
+    known: list[Atlas] = []
+    shared = {}
+    for name, member in members.items():
+        alike = [atlas for atlas in known if member.atlas is not None and atlas.equals(member.atlas)]
+        if member.atlas is not None and not alike:
+            known.append(member.atlas)
+        shared[name] = replace(member, atlas=alike[0]) if alike else member
+    return shared
 
 
 def _agreeing(members: dict[str, Detector]) -> Detector:

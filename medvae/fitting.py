@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from medvae.atlas import VolumeWithAtlas, fit_atlas
+from medvae.atlas import VolumeWithAtlas, atlas_of
 from medvae.calibrated import SCALE
 from medvae.config import Config
 from medvae.detector import FOLDER, Detector
@@ -78,17 +78,17 @@ def fit(
     record_cohort(out, manifest, checksum=partial(known_sha256, cache=cache) if cache is not None else sha256)
     if scale is not None and first_process():
         write_json(out / SCALE, scale.model_dump(mode="json"))
-    network = None
+    network = atlas = None
     if config.network is not None:
         shown = training, validation
         if config.network.atlas:
-            atlas = fit_atlas(training, roughness=config.network.roughness)
+            atlas = atlas_of(config.network, training)
             shown = ([VolumeWithAtlas(volume, atlas, config.network.mirror) for volume in volumes] for volumes in shown)
         elif config.network.shading == "removed":
             reference = fit_reference(training)
             shown = ([VolumeWithoutShading(volume, reference) for volume in volumes] for volumes in shown)
         network = train(config, *shown, out, resume=True, quiet=quiet, prior=prior)
-    detector = Detector.calibrate(config, network, training, validation, scale=scale, subjects=people)
+    detector = Detector.calibrate(config, network, training, validation, scale=scale, subjects=people, atlas=atlas)
     return detector.save(out / FOLDER) if first_process() else detector
 
 

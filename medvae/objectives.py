@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medvae.components import components
 from medvae.config import ObjectiveConfig
 from medvae.lesions.synthesis import insert_lesions
 from medvae.sampling.tensor_augmentation import augment
@@ -23,6 +24,9 @@ if TYPE_CHECKING:  # one of the networks is shown gradients of these losses
     from medvae.networks.build import Network
 
 Fill = Literal["zero", "value", "noise"]
+
+TYPICAL_LESION, WEIGHTS = 300, (0.5, 6.0)
+"""Voxels of the lesion whose voxels count once where small ones count for more, and the least and most they count."""
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -124,20 +128,40 @@ def blank_squares(
 
 
 def discrepancy_loss(
-    network: torch.nn.Module, corrupted: Tensor, truth: Tensor, mask: Tensor, dice_weight: float = 1.0
+    network: torch.nn.Module,
+    corrupted: Tensor,
+    truth: Tensor,
+    mask: Tensor,
+    dice_weight: float = 1.0,
+    balance: float = 0.0,
 ) -> LossTerms:
     """Cross-entropy, in nats per in-mask voxel, plus ``dice_weight`` times 1 − soft Dice of the batch.
 
     The network is told which voxels ``truth (N, 1, *spatial)`` of ``corrupted (N, C, *spatial)`` were changed. Cross-
-    entropy alone is small where lesions are rare, and Dice alone says nothing of a healthy tile.
+    entropy alone is small where lesions are rare, and Dice alone says nothing of a healthy tile. With ``balance`` a
+    voxel of a lesion counts, in both, as `lesion_weights` says.
     """
     logits = network(corrupted).logits.float()
     wanted = truth.to(logits.dtype)
+    weights = mask * lesion_weights(truth, balance) if balance else mask
     entropy = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    entropy = (entropy * mask).sum() / mask.sum()
-    probability = logits.sigmoid() * mask
-    dice = (2 * (probability * wanted).sum() + 1) / (probability.sum() + wanted.sum() + 1)
+    entropy = (entropy * weights).sum() / mask.sum()
+    probability, wanted = logits.sigmoid() * weights, wanted * weights if balance else wanted
+    dice = (2 * (probability * truth).sum() + 1) / (probability.sum() + wanted.sum() + 1)
     return LossTerms(entropy + dice_weight * (1 - dice), entropy, dice=dice)
+
+
+def lesion_weights(truth: Tensor, power: float) -> Tensor:
+    """What a voxel counts for, float32 as ``truth (N, 1, *spatial)``: more in small lesions, 1 in healthy tissue.
+
+    `TYPICAL_LESION` over the voxels of its own lesion, to the ``power``, within `WEIGHTS`.
+    """
+    weights = np.ones(truth.shape, dtype=np.float32)
+    for sample, tile in zip(weights, truth.cpu().numpy(), strict=True):
+        labels, sizes = components(tile[0])
+        if len(sizes):
+            sample[0] = np.concatenate([[1.0], ((TYPICAL_LESION / sizes) ** power).clip(*WEIGHTS)])[labels]
+    return torch.from_numpy(weights).to(truth.device)
 
 
 def corrupt(
@@ -333,8 +357,8 @@ def training_loss(
         Instead of the config's, where `Geco` adapts it.
     """
     if options.kind == "discrepancy":
-        changed = corrupt(options, x, mask, seed, *_shown(network))
-        return discrepancy_loss(network, *changed, mask, options.dice_weight)
+        changed = with_lesions(options, network, x, mask, seed)
+        return discrepancy_loss(network, *changed, mask, options.dice_weight, options.balance)
     generator = torch.Generator(x.device)
     generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
     likelihood = {"likelihood": options.likelihood, "scale": options.likelihood_scale}
@@ -360,7 +384,7 @@ def validation_terms(
 ) -> dict[str, Tensor]:
     """Terms of healthy validation tiles without noise, each summed over the batch, in nats."""
     if options.kind == "discrepancy":
-        corrupted, truth = corrupt(options, x, mask, seed, *_shown(network))
+        corrupted, truth = with_lesions(options, network, x, mask, seed)
         entropy = discrepancy_loss(network, corrupted, truth, mask).reconstruction
         return {"reconstruction": entropy * mask.sum()}
     output = network(x)
@@ -371,10 +395,18 @@ def validation_terms(
     return terms
 
 
-def _shown(network: torch.nn.Module) -> tuple[int | None, bool]:
-    """Channels of a segmenter's tile that are the scan, and whether its mirrored copy comes last."""
+def with_lesions(
+    options: ObjectiveConfig, network: torch.nn.Module, x: Tensor, mask: Tensor, seed: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """What a segmenter is to judge, and the truth: tiles that have lesions already, or `corrupt` puts some in.
+
+    The former end with a channel of truth, and are those of a network whose atlas is bent onto each scan, see
+    `medvae.sampling.lesion_scans`.
+    """
     bare = getattr(network, "module", network)  # several processes wrap the network
-    return getattr(bare, "modalities", None), getattr(bare, "mirror", False)
+    if getattr(bare, "deformable", False):
+        return x[:, :-1], x[:, -1:] > 0.5
+    return corrupt(options, x, mask, seed, getattr(bare, "modalities", None), getattr(bare, "mirror", False))
 
 
 def _unravel(index: Tensor, shape: torch.Size | tuple[int, ...]) -> list[Tensor]:

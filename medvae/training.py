@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -36,6 +37,7 @@ from medvae.preparation.prepare import PreparedVolume
 from medvae.progress import Progress
 from medvae.reporting.training_pictures import draw_loss, draw_reconstructions
 from medvae.run_folder import Metrics, forget_after, open_run
+from medvae.sampling.lesion_scans import LesionScans, MixedPatches
 from medvae.sampling.order import EpochOrder
 from medvae.sampling.tiles import Tiles, augment_batch, training_tiles, validation_tiles
 from medvae.shading import VolumeWithoutShading
@@ -124,6 +126,7 @@ def train(
     if (out / WEIGHTS).exists():
         return load_network(config, channels, out / WEIGHTS)
 
+    AcceleratorState._reset_state()  # or it refuses another precision than that of an earlier training in this process
     accelerator = Accelerator(mixed_precision=options.precision)
     network = build_network(config, channels)
     if config.network.prior:
@@ -160,14 +163,17 @@ def train(
 
     dataset = training_tiles(config, training)
     held_out = validation_tiles(config, validation) if validation else None
-    batch = config.sampling.batch_size
-    tiles_per_step = batch * accelerator.num_processes  # every process takes a batch of its own
-    order = EpochOrder(len(dataset), seed=config.seed, start=step * tiles_per_step, stop=options.steps * tiles_per_step)
+    batch, start, stop = config.sampling.batch_size, step, options.steps
+    mixed = MixedPatches(dataset, batch, config.seed) if isinstance(dataset, LesionScans) else None
+    first, last = mixed.scans_of(start, stop) if mixed else (start * batch, stop * batch)
+    processes = accelerator.num_processes  # every process takes batches of its own
+    order = EpochOrder(len(dataset), seed=config.seed, start=first * processes, stop=last * processes)
     loader = DataLoader(
-        dataset, batch_size=batch, sampler=order, num_workers=config.sampling.workers, worker_init_fn=_one_thread,
-        pin_memory=torch.cuda.is_available(),
+        dataset, batch_size=1 if mixed else batch, sampler=order, num_workers=config.sampling.workers,
+        worker_init_fn=_one_thread, pin_memory=torch.cuda.is_available(),
     )  # fmt: skip
     loader = accelerator.prepare(loader)
+    batches = mixed.batches(loader, start, stop) if mixed else loader
 
     def kept() -> Network:
         return average.module if average else accelerator.unwrap_model(network, keep_torch_compile=False)
@@ -192,7 +198,7 @@ def train(
     progress = Progress("Training", options.steps, start=step, quiet=quiet)
     with board as board, _stop_signal() as stopping, progress as progress:
         metrics = Metrics(out / "metrics.jsonl", silent=not accelerator.is_main_process, board=board)
-        for x, mask, *keys in loader:  # keys come with tiles that are still to be augmented
+        for x, mask, *keys in batches:  # keys come with tiles that are still to be augmented
             if keys:
                 x, mask = augment_batch(config, x, mask, *keys)
             network.train()

@@ -5,29 +5,31 @@
 
 MANIFEST is ``medvae manifest ixi`` of the healthy heads, or any other healthy T1 cohort. Each ``--config`` is trained
 in a run of its own name in ``--runs``, one after the other; training goes on where it was stopped, and runs that
-``medvae train`` has made there, side by side on several cores, are taken as they are. Several become the ensemble of
-their scores. Weights and normative maps are rounded to half precision before any threshold is set, so what is packed
-is exactly what was calibrated.
+``medvae train`` has made there, side by side on several cores, are taken as they are. A config without a network shares
+the atlas of the first that has one. Several become the ensemble of their scores. Weights and normative maps are rounded
+to half precision before any threshold is set, so what is packed is exactly what was calibrated.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from medvae.config import read_config
 from medvae.detector import Detector
 from medvae.ensemble import Ensemble
 from medvae.errors import MedvaeError
-from medvae.files import write_bytes
+from medvae.files import sha256
 from medvae.fitting import fit
 from medvae.manifest import read_manifest
+from medvae.preparation.cache import known_sha256
 from medvae.preparation.prepare import prepare_healthy, prepare_training
-from medvae.run_folder import COHORT
+from medvae.run_folder import record_cohort
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-MEMBERS = tuple(CONFIGS / f"{name}.yaml" for name in ("best_t1", "best_t1_faint", "best_t1_dark"))
+MEMBERS = tuple(CONFIGS / f"{name}.yaml" for name in ("best_t1", "best_t1_broad", "best_t1_dark"))
 
 
 def main(manifest: Path, configs: list[Path], cache: Path | None, runs: Path, out: Path) -> None:
@@ -41,7 +43,9 @@ def main(manifest: Path, configs: list[Path], cache: Path | None, runs: Path, ou
     cohort, wanted = read_manifest(manifest), [read_config(path) for path in configs]
     if len({config.name for config in wanted}) < len(wanted):
         raise MedvaeError("two of the configs have one name; each needs a name of its own.")
-    fitted = {config.name: fit(config, cohort, runs / config.name, cache=cache, resume=True) for config in wanted}
+    with_network = [config for config in wanted if config.network is not None]
+    fitted = {config.name: fit(config, cohort, runs / config.name, cache=cache, resume=True) for config in with_network}
+    atlas = next((detector.atlas for detector in fitted.values() if detector.atlas is not None), None)
     preparation = wanted[0].preparation
     training, scale = prepare_training(cohort, preparation, cache=cache)
     validation = prepare_healthy(cohort, "validation", preparation, scale=scale, cache=cache)
@@ -50,13 +54,14 @@ def main(manifest: Path, configs: list[Path], cache: Path | None, runs: Path, ou
     members = {}
     for config in wanted:
         named = config if len(wanted) > 1 else config.model_copy(update={"name": out.name})
-        network = fitted[config.name].network
-        members[config.name] = Detector.calibrate(named, network, training, validation, **calibration)
+        known = fitted.get(config.name)
+        network, own = (known.network, known.atlas) if known else (None, atlas)
+        members[config.name] = Detector.calibrate(named, network, training, validation, atlas=own, **calibration)
     if len(members) > 1:
         Ensemble.calibrate(out.name, members, validation, people).save(out)
     else:
         members[wanted[0].name].save(out)
-    write_bytes(out / COHORT, (runs / wanted[0].name / COHORT).read_bytes())
+    record_cohort(out, cohort, checksum=partial(known_sha256, cache=cache) if cache is not None else sha256)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
     print(f"written: {out}, {size:.1f} MB; healthy scans: {len(training)} training, {len(validation)} validation")
 

@@ -1,18 +1,22 @@
 """A network that is shown what healthy brains look like at each place."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from scipy import ndimage
 
 from medvae.atlas import VolumeWithAtlas, fit_atlas
 from medvae.config import Config, ObjectiveConfig
 from medvae.detector import Detector
+from medvae.ensemble import Ensemble
 from medvae.errors import MedvaeError
 from medvae.fitting import fit
 from medvae.networks.segmenter import LARGEST_Z, SMALLEST_SD, Segmenter
 from medvae.objectives import corrupt
-from medvae.preparation.prepare import prepare_healthy
+from medvae.preparation.prepare import PreparedVolume, prepare_healthy
 from medvae.roughness import roughness
 from medvae.training import train
 
@@ -33,6 +37,11 @@ def volumes(cohort):
     return prepare_healthy(cohort, "train", Config.model_validate(TINY).preparation, quiet=True)
 
 
+@pytest.fixture(scope="module")
+def deformable(volumes):
+    return fit_atlas(volumes, deformable=True)
+
+
 def test_atlas_is_the_mean_and_spread_of_the_training_scans(volumes):
     atlas = fit_atlas(volumes)
     everywhere = np.logical_and.reduce([volume.mask for volume in volumes])
@@ -49,7 +58,7 @@ def test_scan_comes_first_and_the_atlas_ends_with_the_brain(volumes):
     atlas, volume = fit_atlas(volumes), volumes[0]
     shown = VolumeWithAtlas(volume, atlas).image
     assert shown.shape == (3, *volume.mask.shape)
-    assert np.array_equal(shown[:1], atlas.even(volume.image, volume.mask))
+    assert np.array_equal(shown[:1], atlas.fitted(volume.image, volume.mask)[0])
     assert np.array_equal(shown, atlas.beside(volume.image, volume.mask))
     assert np.array_equal(shown[1][volume.mask], atlas.mean[0][volume.mask])
     assert not shown[1:, ~volume.mask].any()
@@ -140,6 +149,40 @@ def test_network_sees_the_z_value_of_the_roughness_and_of_the_mirrored(modalitie
         torch.testing.assert_close(seen[0][:, place * modalities : (place + 1) * modalities], z.clamp(-2, 2))
 
 
+def test_deviation_is_the_z_value_against_the_bent_mean_and_needs_no_network(cohort, volumes, tmp_path):
+    score = {"kind": "deviation", "polarity": "dark", "one_sided": True}
+    made = fit(Config.model_validate({"name": "a", "network": None, "score": score}), cohort, tmp_path, quiet=True)
+    volume = volumes[0]
+    scan, mean, sd = made.atlas.beside(volume.image, volume.mask)[:3]
+    expected = np.where(volume.mask, np.maximum((mean - scan) / np.maximum(sd, SMALLEST_SD), 0), 0)
+    np.testing.assert_allclose(made.score(volume), expected, atol=1e-5)
+    assert np.array_equal(Detector.load(tmp_path).score(volume), made.score(volume))
+    with pytest.raises(ValidationError, match="is a z value already"):
+        Config.model_validate({"name": "a", "network": None, "score": score | {"normative": True}})
+    (tmp_path / "detector" / "atlas.safetensors").unlink()
+    with pytest.raises(MedvaeError, match=r"atlas\.safetensors: is missing"):
+        Detector.load(tmp_path)
+
+
+def test_an_ensemble_keeps_an_atlas_that_its_members_share_once(volumes, deformable, tmp_path):
+    atlas = deformable
+    copies, members = {"dark": atlas, "bright": replace(atlas)}, {}
+    for name in ("dark", "bright"):
+        config = Config.model_validate(
+            {"name": name, "network": None, "score": {"kind": "deviation", "polarity": name}}
+        )
+        members[name] = Detector.calibrate(config, None, volumes, volumes, atlas=copies[name])
+    made = Ensemble.calibrate("both", members, volumes)
+    saved = made.save(tmp_path / "both")
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("atlas.safetensors")] == [
+        "both/atlas.safetensors"
+    ]
+    assert np.array_equal(saved.score(volumes[0]), made.score(volumes[0]))
+    members["bright"] = Detector.calibrate(members["bright"].config, None, volumes, volumes, atlas=fit_atlas(volumes))
+    Ensemble.calibrate("other", members, volumes).save(tmp_path / "other")
+    assert len(list((tmp_path / "other").rglob("atlas.safetensors"))) == 2
+
+
 @pytest.mark.parametrize("also", [{}, {"mirror": True}, {"roughness": True}, {"mirror": True, "roughness": True}])
 def test_a_saved_detector_scores_as_before(cohort, volumes, tmp_path, also):
     config = Config.model_validate(TINY | {"network": TINY["network"] | also})
@@ -180,3 +223,76 @@ def test_augmentation_that_would_change_the_atlas_is_refused():
         Config.model_validate(TINY | {"network": {"kind": "segmenter", "roughness": True}})
     with pytest.raises(ValidationError, match="mirror is compared by z values, which need an atlas"):
         Config.model_validate(TINY | {"network": {"kind": "segmenter", "mirror": True}})
+
+
+def bent(volume: PreparedVolume, seed: int) -> PreparedVolume:
+    """The brain, bent by up to 4 voxels."""
+    rng = np.random.default_rng(seed)
+    field = ndimage.gaussian_filter(rng.standard_normal((3, *volume.mask.shape)), (0, 8, 8, 8))
+    places = np.indices(volume.mask.shape) + field / np.abs(field).max() * 4
+    image = ndimage.map_coordinates(volume.image[0], places, order=1)
+    mask = ndimage.map_coordinates(volume.mask.astype(np.float32), places, order=1) > 0.5
+    return replace(volume, image=np.where(mask, image, 0)[None].astype(np.float32), mask=mask)
+
+
+def test_a_bent_atlas_is_sharper_and_lies_on_the_scan(volumes):
+    """Brains that differ by a smooth field are one brain once they are bent."""
+    volumes = [bent(volume, seed) for seed, volume in enumerate(volumes)]
+    affine, bent_atlas = fit_atlas(volumes), fit_atlas(volumes, roughness=True, deformable=True)
+    covered = bent_atlas.cover[0] > 0.9
+    assert bent_atlas.sd[0][covered].mean() < 0.8 * affine.sd[0][covered].mean()
+    for volume in volumes:
+        mask = volume.mask
+        shown = VolumeWithAtlas(volume, bent_atlas, mirror=True).image
+        assert shown.shape == (7, *mask.shape)
+        assert np.array_equal(shown, bent_atlas.beside(volume.image, mask, mirror=True))
+        plain = VolumeWithAtlas(volume, affine).image
+        assert np.abs(shown[0] - shown[1])[mask].mean() < 0.8 * np.abs(plain[0] - plain[1])[mask].mean()
+        assert not shown[:, ~mask].any()
+
+
+def test_growth_tells_where_tissue_was_pushed_outwards(volumes, deformable):
+    atlas, volume = deformable, volumes[0]
+    centre, radius = np.array([28, 40, 44]), 7.0
+    offsets = np.indices(volume.mask.shape) - centre.reshape(3, 1, 1, 1)
+    away = np.sqrt((offsets**2).sum(0))
+    source = np.indices(volume.mask.shape) - offsets * 0.55 * np.exp(-((away / radius) ** 2))
+    pushed = ndimage.map_coordinates(volume.image[0], source, order=1)[None]
+    before, after = (atlas.beside(image, volume.mask)[3] for image in (volume.image, pushed))
+    core = (away < 3) & volume.mask
+    assert after[core].mean() > before[core].mean() + 1
+
+
+def test_mirrored_scan_is_that_of_the_same_place_on_the_other_side(deformable):
+    """A brain that is its own mirror image, bent: the mirrored scan lies on the scan, the flipped array does not."""
+    atlas = deformable
+    template = np.where(atlas.cover > 0.5, (atlas.mean + atlas.mean[:, ::-1]) / 2, 0)
+    inside = template[0] > 0.1
+    push = 2.5 * np.exp(-(((np.indices(inside.shape) - np.array([26, 48, 44]).reshape(3, 1, 1, 1)) / 12) ** 2).sum(0))
+    scan = ndimage.map_coordinates(
+        template[0], np.indices(inside.shape) + np.stack([push, 0 * push, 0 * push]), order=1
+    )[None]
+    mask = scan[0] > 0.1
+    shown = atlas.beside(scan.astype(np.float32), mask, mirror=True)
+    near = mask & mask[::-1] & ((push > 0.5) | (push[::-1] > 0.5))
+    flipped, mirrored = (np.abs(image - shown[0])[near].mean() for image in (shown[0][::-1], shown[4]))
+    assert mirrored < 0.8 * flipped
+
+
+def test_network_sees_the_growth_last_and_its_detail_at_full_resolution():
+    options = {"widths": (4, 8), "atlas": True, "mirror": True, "deformable": True}
+    network = Segmenter((16, 16, 16), channels=5, detail=2, **options).eval()
+    seen = []
+    network.network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    x = torch.rand(2, 5, 16, 16, 16)
+    x[:, 3] = 9.0
+    for weights in network.network.parameters():
+        weights.data.zero_()
+    logits = network(x).logits
+    assert seen[0].shape[1] == 6
+    assert torch.equal(seen[0][:, 5], torch.full((2, 16, 16, 16), 2.0))
+    moved = x.clone()
+    moved[:, 0, 8, 8, 8] += 0.5
+    change = (network(moved).logits - logits).abs()[0, 0]
+    assert change[8, 8, 8] > 0
+    assert int((change > 0).sum()) == 1  # the U-Net has no say here, and what is finer than its stride is seen

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medvae.atlas import VolumeWithAtlas, fit_atlas
+from medvae.atlas import VolumeWithAtlas, atlas_of
 from medvae.config import read_config
 from medvae.detector import Detector
 from medvae.preparation.prepare import prepare_healthy
@@ -28,10 +28,11 @@ def test_ten_steps_lower_the_loss_and_the_network_scores(tmp_path, scans, name):
     steps = ["training.steps=10", "training.warmup_steps=0", "training.log_every=1", "sampling.workers=0"]
     config = read_config(CONFIGS / f"{name}.yaml", [*steps, "sampling.batch_size=2", "score.normative=false"])
     training, validation = (volumes[:1] for volumes in scans)
-    shown = training
+    shown, atlas = training, None
     if config.network.atlas:  # which takes more scans than one
         training = scans[0]
-        shown = [VolumeWithAtlas(training[0], fit_atlas(training), config.network.mirror)]
+        atlas = atlas_of(config.network, training)
+        shown = [VolumeWithAtlas(training[0], atlas, config.network.mirror)]
     elif config.network.shading == "removed":
         training = scans[0]
         shown = [VolumeWithoutShading(training[0], fit_reference(training))]
@@ -39,7 +40,7 @@ def test_ten_steps_lower_the_loss_and_the_network_scores(tmp_path, scans, name):
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [line["total"] for line in lines]
     assert np.mean(losses[-3:]) < np.mean(losses[:2])
-    score = Detector.calibrate(config, network, training, validation).score(validation[0])
+    score = Detector.calibrate(config, network, training, validation, atlas=atlas).score(validation[0])
     assert np.isfinite(score).all()
     assert score[validation[0].mask].std() > 0
 

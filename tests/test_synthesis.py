@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from medvae.config import Config, LesionConfig, ObjectiveConfig
 from medvae.lesions.synthesis import KINDS, insert_lesions
 from medvae.networks.segmenter import Segmentation
-from medvae.objectives import corrupt, discrepancy_loss, training_loss
+from medvae.objectives import corrupt, discrepancy_loss, lesion_weights, training_loss
 from medvae.scoring.discrepancy import discrepancy
 
 SHAPES = [(48, 40), (40, 48, 36)]
@@ -184,6 +184,41 @@ def test_loss_is_zero_for_the_truth_and_ignores_what_lies_outside_the_brain():
     assert torch.equal(discrepancy_loss(Oracle(noisy), x, truth, mask).total, terms.total)
     unsure = discrepancy_loss(Oracle(torch.zeros_like(right)), x, truth, mask)
     assert float(unsure.reconstruction) == pytest.approx(math.log(2), rel=1e-5)
+
+
+def test_a_voxel_of_a_small_lesion_counts_for_more_and_a_healthy_one_once():
+    truth = torch.zeros(2, 1, 24, 24, 24, dtype=torch.bool)
+    truth[0, 0, 2:4, 2:4, 2:4] = True  # 8 voxels
+    truth[0, 0, 8:20, 8:20, 8:20] = True  # 1,728 voxels
+    weights = lesion_weights(truth, 0.5)
+    assert float(weights[0, 0, 2, 2, 2]) == 6  # √(300 / 8) is more
+    assert float(weights[0, 0, 9, 9, 9]) == pytest.approx(0.5)
+    assert float(lesion_weights(truth, 0.2)[0, 0, 2, 2, 2]) == pytest.approx(37.5**0.2)
+    assert (weights[~truth] == 1).all()
+    assert torch.equal(lesion_weights(truth[:, :, :, :, 3], 0.5)[1], torch.ones(1, 24, 24))
+
+    mask, logits = torch.ones_like(truth), torch.zeros(truth.shape)
+    plain, weighted = (discrepancy_loss(Oracle(logits), truth, truth, mask, balance=b) for b in (0.0, 0.5))
+    expected = math.log(2) * float(weights.sum()) / weights.numel()
+    assert float(weighted.reconstruction) == pytest.approx(expected, rel=1e-5)
+    assert float(plain.reconstruction) == pytest.approx(math.log(2), rel=1e-5)
+    small, large = logits - 40, logits - 40
+    small[0, 0, 2:4, 2:4, 2:4], large[0, 0, 8:20, 8:20, 8:20] = 40, 40
+    found = [[float(discrepancy_loss(Oracle(seen), truth, truth, mask, balance=b).dice) for seen in (small, large)]
+             for b in (0.0, 0.5)]  # fmt: skip
+    assert found[1][0] > 2 * found[0][0]
+    assert found[1][1] < found[0][1]
+
+
+def test_small_lesions_can_be_more_likely():
+    x, mask = tiles((48, 48, 48))
+    volumes = {}
+    for smallness in (1.0, 3.0):
+        options = LesionConfig(count=(1, 1), radius_mm=(4, 24), kinds=("dark",), smallness=smallness)
+        volumes[smallness] = np.mean(
+            [insert_lesions(x, mask, options, (seed,))[1].flatten(1).sum(1).float().mean() for seed in range(8)]
+        )
+    assert volumes[3.0] < 0.7 * volumes[1.0]
 
 
 def test_every_step_has_other_lesions_and_a_step_repeated_the_same():

@@ -162,6 +162,13 @@ def test_training_works_outside_the_main_thread(tmp_path, scans):
     assert (tmp_path / "run" / training.WEIGHTS).exists()
 
 
+def test_one_process_trains_in_several_precisions(tmp_path, scans):
+    found = [weights(train(small(training={"precision": precision}), *scans, tmp_path / str(number), quiet=True))
+             for number, precision in enumerate(("no", "bf16", "no"))]  # fmt: skip
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], found[1])
+
+
 def test_learning_rate_warms_up_and_falls_to_nothing():
     rates = [training._rate(step, 10, 100) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)

@@ -16,9 +16,12 @@ class LesionConfig(Strict):
     """Lesions put into healthy tiles, for a network to learn from; see ``medvae/lesions/synthesis.py``."""
 
     count: tuple[int, int] = (0, 5)
-    """Fewest and most lesions per tile."""
+    """Fewest and most lesions per tile; per scan with ``network.deformable``."""
     radius_mm: tuple[float, float] = (2.0, 25.0)
-    """Smallest and largest mean radius, drawn so that each octave is equally likely."""
+    """Smallest and largest mean radius, drawn so that each octave is equally likely, unless ``smallness`` says
+    otherwise."""
+    smallness: float = Field(1.0, gt=0)
+    """Power of the uniform number that sets the radius: above 1 smaller octaves are more likely than larger ones."""
     kinds: tuple[LesionKind, ...] = Field(
         ("dark", "bright", "grey", "foreign", "texture", "ring", "oedema"), min_length=1
     )
@@ -84,6 +87,14 @@ class NetworkConfig(Strict):
     roughness: bool = False
     """Show it also how rough the tissue is around each voxel, as a z value against healthy scans: lesions can lack
     detail, or have some that does not belong there (with ``atlas``; see ``medvae/roughness.py``)."""
+    deformable: bool = False
+    """Bend the atlas onto each scan before it is shown, by a smooth field, and show how much more room tissue takes
+    than in healthy brains as well (with ``atlas``; see ``medvae/deformation.py``). Lesions to learn from are then put
+    into whole scans, ``objective.lesions.count`` of them, and what is bent onto is the scan with its lesions, as it
+    will be in patients."""
+    detail: int = Field(0, ge=0)
+    """Channels in which the U-Net ends, for two pointwise layers at full resolution that see them beside all that the
+    network is shown; 0 ends in the logit itself ("segmenter")."""
     shading: Literal["kept", "removed"] = "kept"
     """"removed" divides each scan, before the network sees it, by the smooth field in which it differs from the mean of
     the healthy training scans (``medvae/shading.py``). A network with ``atlas`` never sees it."""
@@ -108,6 +119,10 @@ class NetworkConfig(Strict):
             raise ValueError(
                 "roughness is shown as a z value, which needs an atlas: add atlas: true, or remove roughness."
             )
+        if self.deformable and not self.atlas:
+            raise ValueError("deformable bends an atlas: add atlas: true, or remove deformable.")
+        if self.detail and self.kind != "segmenter":
+            raise ValueError(f'only kind "segmenter" has a last stage of detail, not "{self.kind}": remove detail.')
         if self.mirror and not self.atlas:
             raise ValueError("mirror is compared by z values, which need an atlas: add atlas: true, or remove mirror.")
         if self.kind == "autoencoder_kl":
@@ -157,6 +172,9 @@ class ObjectiveConfig(Strict):
     """What replaces the blanked voxels: 0, one random value per square, or uniform noise."""
     dice_weight: float = Field(1.0, ge=0)
     """Of 1 − soft Dice beside the cross-entropy ("discrepancy"). 0 asks for honest probabilities and nothing else."""
+    balance: float = Field(0.0, ge=0, le=1)
+    """How much the voxels of small lesions count for more ("discrepancy"): as 300 voxels over the lesion's own, to this
+    power, between ½ and 6 times. With 0 a lesion of 2 ml counts for as much as a hundred of 0.02 ml."""
     lesions: LesionConfig = LesionConfig()
     """What is inserted (discrepancy)."""
     appearance: AugmentationConfig = AugmentationConfig(

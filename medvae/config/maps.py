@@ -32,14 +32,14 @@ class ScoreConfig(Strict):
 
     kind: Literal[
         "residual", "squared_residual", "kl_gradient", "reconstruction_gradient", "elbo_gradient", "context",
-        "restoration", "product", "sum", "discrepancy", "intensity", "equalized_intensity",
+        "restoration", "product", "sum", "discrepancy", "intensity", "equalized_intensity", "deviation",
     ] = "residual"  # fmt: skip
     """"residual": scan − reconstruction with z = μ, signed; "squared_residual": its square. "*_gradient": |∂L/∂x| of a
     loss term (Zimmerer et al. 2019, arXiv 1912.00003). "context": signed residual against what the network restores
     where it was blanked. "restoration": signed change until the model believes the scan (Chen et al. 2020,
     doi:10.1016/j.media.2020.101713). "product" and "sum" combine ``parts``. "discrepancy": the logit of a network that
-    segments (network.kind segmenter). "intensity" and
-    "equalized_intensity" are the scan itself and need no network."""
+    segments (network.kind segmenter). Without a network: "intensity" and "equalized_intensity" are the scan itself,
+    "deviation" is its z value against the mean of healthy scans, bent onto it."""
     polarity: Literal["bright", "dark", "both"] = "both"
     """Which sign is anomalous: brighter than expected, darker than expected, or either."""
     one_sided: bool = False
@@ -83,6 +83,8 @@ class ScoreConfig(Strict):
             raise ValueError('kind "discrepancy" is high where a lesion is, whatever its sign: write polarity: bright.')
         if self.one_sided and self.polarity == "both":
             raise ValueError('one_sided leaves out one side, but polarity "both" has none: write "bright" or "dark".')
+        if self.kind == "deviation" and self.normative:
+            raise ValueError('kind "deviation" is a z value already: remove normative.')
         if self.kind in ("product", "sum") and len(self.parts) < 2:
             raise ValueError(f'kind "{self.kind}" needs at least two parts.')
         return self

@@ -76,6 +76,22 @@ class Config(Strict):
         return self
 
     @model_validator(mode="after")
+    def _bends_whole_scans(self) -> Config:
+        if self.network is None or not self.network.deformable:
+            return self
+        if self.sampling.kind != "patch":
+            raise ValueError(
+                "network.deformable bends whole scans, of which patches are cut: use sampling.kind: patch."
+            )
+        changes = self.augmentation
+        if changes.enabled and (changes.rotation_degrees > 0 or changes.scale != (1, 1)):
+            raise ValueError(
+                "network.deformable: the atlas is bent onto each scan, which need not be turned or scaled: use "
+                "augmentation.rotation_degrees: 0 and augmentation.scale: [1, 1]."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _network_fits_tile(self) -> Config:
         if self.network is not None:
             try:

@@ -43,12 +43,20 @@ def build(options: NetworkConfig, size: Sequence[int], channels: int) -> Network
     if options.kind == "unet":
         return Denoiser(size, **common)
     if options.kind == "segmenter":
-        prior, shows = None, ()
+        prior, shows, shown = None, (), _shown(options)
         if options.prior:
-            modalities = channels // tile_parts(options.atlas, options.mirror, options.roughness)
+            modalities = channels // parts_of(options)
             prior, shows = build(options.prior.network, size, modalities), options.prior.shows
-        shown = {"atlas": options.atlas, "mirror": options.mirror, "roughness": options.roughness}
-        return Segmenter(size, **shown, prior=prior, shows=shows, **common)
+        return Segmenter(size, **shown, detail=options.detail, prior=prior, shows=shows, **common)
     return ConvVAE(
         size, latent=options.latent, latent_size=options.latent_size, squeeze=options.squeeze, **common
     )  # fmt: skip
+
+
+def parts_of(options: NetworkConfig) -> int:
+    """Of how many images a tile for this network consists, see `medvae.networks.segmenter.tile_parts`."""
+    return tile_parts(**_shown(options))
+
+
+def _shown(options: NetworkConfig) -> dict[str, bool]:
+    return {name: getattr(options, name) for name in ("atlas", "mirror", "roughness", "deformable")}

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from medvae.config import ObjectiveConfig
 from medvae.networks.build import Network
-from medvae.objectives import corrupt
+from medvae.objectives import with_lesions
 from medvae.reporting.colours import MAP_COLOURS
 from medvae.reporting.figures import save_figure
 from medvae.sampling.tiles import Tiles
@@ -52,7 +52,7 @@ def draw_reconstructions(network: Network, tiles: Tiles, options: ObjectiveConfi
     device = next(network.parameters()).device
     with torch.no_grad():
         if options.kind == "discrepancy":
-            x, truth = corrupt(options, x, mask, (0,), network.modalities, network.mirror)
+            x, truth = with_lesions(options, network, x, mask, (0,))
             probability = network(x.to(device)).logits.float().sigmoid().cpu() * mask
             images = {"scan": x, "probability": probability, "truth": truth.float()}
             limits = {"scan": ("gray", (0, 1.1)), "probability": (MAP_COLOURS, (0, 1)), "truth": (MAP_COLOURS, (0, 1))}

@@ -9,17 +9,23 @@ from torch import Tensor
 from medvae.config import Config
 from medvae.preparation.prepare import PreparedVolume
 from medvae.sampling.augmentation import Augmenter, left_right_axis
+from medvae.sampling.lesion_scans import FixedPatches, LesionScans
 from medvae.sampling.order import WithKey
 from medvae.sampling.patches import PatchDataset
 from medvae.sampling.slices import SliceDataset
 from medvae.sampling.tensor_augmentation import augment
 
-Tiles = SliceDataset | PatchDataset
+Tiles = SliceDataset | PatchDataset | FixedPatches
 
 
-def training_tiles(config: Config, volumes: Sequence[PreparedVolume]) -> Tiles | WithKey:
-    """Tiles of the training scans: augmented, or with the keys from which `augment_batch` does it."""
+def training_tiles(config: Config, volumes: Sequence[PreparedVolume]) -> Tiles | WithKey | LesionScans:
+    """Tiles of the training scans: augmented, or with the keys from which `augment_batch` does it.
+
+    Where the atlas is bent onto each scan: the scans with lesions, of which `MixedPatches` makes batches.
+    """
     options = config.sampling
+    if config.network is not None and config.network.deformable:
+        return LesionScans(volumes, config)
     changes = config.augmentation
     augmenter = None
     if changes.enabled and changes.backend == "batchgenerators":
@@ -44,6 +50,8 @@ def augment_batch(config: Config, x: Tensor, mask: Tensor, keys: Tensor) -> tupl
 def validation_tiles(config: Config, volumes: Sequence[PreparedVolume]) -> Tiles:
     """The same tiles every time, as they are."""
     options = config.sampling
+    if config.network is not None and config.network.deformable:
+        return FixedPatches(LesionScans(volumes, config, patches=2))
     if options.kind == "patch":
         return PatchDataset(volumes, options.patch_size, per_volume=4, seed=config.seed)
     return SliceDataset(volumes, options.plane, min_brain_fraction=options.min_brain_fraction)

@@ -7,7 +7,7 @@ from scipy.stats import rankdata
 
 
 def intensity(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The normalised intensity of the first modality; ``(C, X, Y, Z)`` and ``(X, Y, Z)`` give ``(X, Y, Z)``."""
+    """The first modality as it is; ``(C, X, Y, Z)`` and ``(X, Y, Z)`` give ``(X, Y, Z)``."""
     return np.where(mask, image[0], 0).astype(np.float32)
 
 

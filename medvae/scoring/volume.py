@@ -32,7 +32,7 @@ def score_volume(
     network
         The trained network, in evaluation mode; None for a baseline.
     image, mask
-        ``(C, X, Y, Z)`` float32 and ``(X, Y, Z)`` bool on the standard grid.
+        ``(C, X, Y, Z)`` float32 and ``(X, Y, Z)`` bool on the standard grid; for "deviation" its z values.
     part_scales
         Healthy mean of each part of a combined score.
 
@@ -42,7 +42,7 @@ def score_volume(
         ``(X, Y, Z)`` float32, signed where the score is; 0 outside the mask.
     """
     kind = config.score.kind
-    if kind == "intensity":
+    if kind in ("intensity", "deviation"):
         raw = intensity.intensity(image, mask)
     elif kind == "equalized_intensity":
         raw = intensity.equalized_intensity(image, mask)

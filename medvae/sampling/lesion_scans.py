@@ -1,0 +1,132 @@
+"""Whole scans with lesions put in, bent onto the atlas with them, and cut into patches with their truth.
+
+What bends the atlas onto a scan is the scan, lesions and all. So a network that is shown a bent atlas has to learn from
+scans that were bent after they had lesions, and no patch of them can be made without the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from medvae.atlas import VolumeWithAtlas
+from medvae.config import Config
+from medvae.lesions.synthesis import insert_lesions
+from medvae.sampling.patches import patch_corner
+from medvae.sampling.tensor_augmentation import augment
+
+BLOCK = 6
+"""Scans whose patches are mixed: a batch from one scan would be one-sided."""
+
+
+class LesionScans(Dataset):
+    """Patches of scans with lesions, addressed by ``(epoch, index)`` of the scan.
+
+    Items are ``(x (K, P + C, X, Y, Z) float32, mask (K, 1, X, Y, Z) bool)`` of K random patches of one scan: what the
+    network is shown, and the truth, 0 or 1, as the last channel. All that is random depends on (seed, epoch, index).
+    """
+
+    def __init__(self, volumes: Sequence[VolumeWithAtlas], config: Config, *, patches: int | None = None) -> None:
+        self._volumes, self._config = volumes, config
+        self.patches = patches or config.sampling.patches_per_volume
+
+    def __len__(self) -> int:
+        return len(self._volumes)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        epoch, index = key
+        volume, config, seed = self._volumes[index], self._config, (self._config.seed, epoch, index)
+        mask = np.array(volume.mask)
+        scan, other, truth = self._with_lesions(volume, mask, seed)
+        even, field = volume.atlas.fitted(scan, mask)
+        gain = np.where(scan > 0.01, even / np.maximum(scan, 0.01), 1)  # the shading that was taken out
+        shown = volume.atlas.beside_fitted(even, field, mask, volume.mirror, other * gain)
+        stack = np.concatenate([shown, truth, mask[None]]).astype(np.float32, copy=False)
+        rng = np.random.default_rng((*seed, 1))
+        if config.augmentation.enabled and config.augmentation.mirror and rng.random() < 0.5:
+            stack, mask = stack[:, ::-1], mask[::-1]
+        voxels, cut = np.flatnonzero(mask), []
+        for _ in range(self.patches):
+            centre = np.unravel_index(voxels[rng.integers(len(voxels))], mask.shape)
+            corner = patch_corner(centre, config.sampling.patch_size, mask.shape)
+            box = tuple(slice(c, c + n) for c, n in zip(corner, config.sampling.patch_size, strict=True))
+            cut.append(stack[(slice(None), *box)])
+        patches = torch.from_numpy(np.stack(cut))
+        return patches[:, :-1], patches[:, -1:] > 0.5
+
+    def _with_lesions(
+        self, volume: VolumeWithAtlas, mask: np.ndarray, seed: tuple[int, ...]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The scan with lesions, the same brain with others, which looks alike, and the truth of the first."""
+        options = self._config.objective
+        box = (slice(None), *ndimage.find_objects(mask.astype(np.int8))[0])
+        whole = np.where(mask, volume.plain.image, 0).astype(np.float32)
+        image, brain = torch.from_numpy(whole[box])[None], torch.from_numpy(mask[None][box])[None]
+        sick, truth = insert_lesions(image, brain, options.lesions, (*seed, 2))
+        other, _ = insert_lesions(image, brain, options.lesions, (*seed, 3))
+        pair, brains = torch.cat([sick, other]), torch.cat([brain, brain])
+        pair, _ = augment(pair, brains, options.appearance, mirror_axis=None, seeds=[(*seed, 4)] * 2)
+        images = []
+        for array in (*pair, truth[0]):
+            image = np.zeros((len(array), *mask.shape), dtype=np.float32)
+            image[box] = array.numpy()
+            images.append(image)
+        return tuple(images)
+
+
+class FixedPatches(Dataset):
+    """Patches of the first epoch, made once: ``patches[0, i]`` is ``(x, mask)`` of the i-th."""
+
+    def __init__(self, scans: LesionScans) -> None:
+        made = [scans[0, index] for index in range(len(scans))]
+        self._x, self._mask = (torch.cat(parts) for parts in zip(*made, strict=True))
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        return self._x[key[1]], self._mask[key[1]]
+
+
+class MixedPatches:
+    """Batches of patches from blocks of scans, each block shuffled: what `LesionScans` is trained on.
+
+    Parameters
+    ----------
+    scans
+        The data set.
+    batch
+        Patches of a step.
+    seed
+        Of the shuffling.
+    """
+
+    def __init__(self, scans: LesionScans, batch: int, seed: int) -> None:
+        self._batch, self._seed = batch, seed
+        self.steps = BLOCK * scans.patches // batch
+        """Of one block."""
+
+    def scans_of(self, start: int, stop: int) -> tuple[int, int]:
+        """First scan, and last but one, that a process needs for the steps from ``start`` to ``stop``."""
+        return start // self.steps * BLOCK, -(-stop // self.steps) * BLOCK
+
+    def batches(self, loader: Iterable[tuple[Tensor, Tensor]], start: int, stop: int) -> Iterator[tuple[Tensor, ...]]:
+        """The batches of steps ``start`` to ``stop``, from a loader of single scans that begins at `scans_of`."""
+        scans, step = iter(loader), start // self.steps * self.steps
+        while step < stop:
+            x, mask = (torch.cat(parts) for parts in zip(*((a[0], b[0]) for a, b in _next(scans, BLOCK)), strict=True))
+            order = np.random.default_rng((self._seed, step)).permutation(len(x))
+            for first in range(0, self.steps * self._batch, self._batch):
+                if start <= step < stop:
+                    chosen = order[first : first + self._batch]
+                    yield x[chosen], mask[chosen]
+                step += 1
+
+
+def _next(items: Iterator, count: int) -> list:
+    return [next(items) for _ in range(count)]

@@ -1,0 +1,158 @@
+"""Scans with lesions, bent onto the atlas with them: what is learned from, and that it is what is judged later."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from medvae.atlas import VolumeWithAtlas, fit_atlas
+from medvae.config import Config
+from medvae.detector import Detector
+from medvae.fitting import fit
+from medvae.objectives import with_lesions
+from medvae.preparation.prepare import prepare_healthy
+from medvae.sampling.lesion_scans import BLOCK, FixedPatches, LesionScans, MixedPatches
+from medvae.training import build_network
+
+TINY = {
+    "name": "tiny",
+    "sampling": {"kind": "patch", "patch_size": [48, 48, 48], "batch_size": 2, "patches_per_volume": 2, "workers": 0},
+    "augmentation": {"rotation_degrees": 0, "scale": [1, 1], "gamma": [1, 1], "brightness": [1, 1],
+                     "noise_variance": [0, 0], "mirror": False},
+    "network": {"kind": "segmenter", "widths": [4, 8], "normalisation": "instance", "atlas": True, "mirror": True,
+                "deformable": True, "detail": 2},
+    "objective": {"kind": "discrepancy"},
+    "training": {"steps": 2, "warmup_steps": 0, "log_every": 1},
+    "score": {"kind": "discrepancy", "polarity": "bright"},
+}  # fmt: skip
+WHOLE = {"kind": "patch", "patch_size": [80, 96, 80], "patches_per_volume": 1, "workers": 0}
+STILL = {"rotation_degrees": 0, "scale": [1, 1], "gamma": [1, 1], "brightness": [1, 1], "noise_variance": [0, 0],
+         "mirror": False}  # fmt: skip
+NONE = {"count": [0, 1], "kinds": ["warp"], "radius_mm": [1, 1]}  # a push of half a voxel is taken back
+HEALTHY = {"kind": "discrepancy", "lesions": NONE, "appearance": STILL}
+
+
+@pytest.fixture(scope="module")
+def volumes(cohort):
+    plain = prepare_healthy(cohort, "train", Config.model_validate(TINY).preparation, quiet=True)
+    atlas = fit_atlas(plain, deformable=True)
+    return [VolumeWithAtlas(volume, atlas, mirror=True) for volume in plain]
+
+
+def test_a_scan_that_was_left_healthy_is_what_a_detector_would_see(volumes):
+    config = Config.model_validate(TINY | {"sampling": WHOLE, "objective": HEALTHY})
+    x, mask = LesionScans(volumes, config)[0, 1]
+    assert x.shape == (1, 6, 80, 96, 80)  # scan, mean, SD, growth, mirrored, truth
+    assert not x[0, -1].any()
+    assert np.array_equal(mask[0, 0], volumes[1].mask)
+    expected = torch.from_numpy(volumes[1].image)
+    torch.testing.assert_close(x[0, :4], expected[:4], atol=1e-5, rtol=0)
+    seen = expected[4] > 0.1  # the other one's shading is known by a ratio
+    torch.testing.assert_close(x[0, 4][seen], expected[4][seen], atol=0.02, rtol=0)
+
+
+def test_lesions_change_what_is_bent_and_the_truth_says_where(volumes):
+    kinds = {"lesions": {"count": [3, 3], "kinds": ["dark"], "radius_mm": [10, 14]}}
+    config = Config.model_validate(TINY | {"sampling": WHOLE, "objective": HEALTHY | kinds})
+    x, mask = LesionScans(volumes, config)[0, 1]
+    truth, healthy = x[0, -1] > 0, torch.from_numpy(volumes[1].image)
+    assert truth.any()
+    assert not (truth & ~mask[0, 0]).any()
+    assert float((x[0, 0] - healthy[0])[truth].mean()) < -0.03
+    assert float((x[0, 1] - healthy[1])[truth].abs().mean()) > 0.005  # the field has seen them
+
+
+def test_random_numbers_depend_on_seed_epoch_and_index_alone(volumes):
+    scans = LesionScans(volumes, Config.model_validate(TINY))
+    again = LesionScans(volumes, Config.model_validate(TINY))
+    assert torch.equal(scans[1, 2][0], again[1, 2][0])
+    assert not torch.equal(scans[1, 2][0], scans[2, 2][0])
+    fixed = FixedPatches(scans)
+    assert len(fixed) == 2 * len(volumes)
+    assert torch.equal(fixed[0, 3][0], scans[0, 1][0][1])
+
+
+def test_mirrored_augmentation_turns_all_alike(volumes):
+    options = TINY | {"sampling": WHOLE, "objective": HEALTHY}
+    plain = LesionScans(volumes, Config.model_validate(options))
+    turning = LesionScans(
+        volumes, Config.model_validate(options | {"augmentation": TINY["augmentation"] | {"mirror": True}})
+    )
+    found = []
+    for epoch in range(6):
+        (x, mask), (y, turned) = plain[epoch, 0], turning[epoch, 0]
+        found.append(torch.equal(x.flip(2), y) and torch.equal(mask.flip(2), turned))
+        assert found[-1] or torch.equal(x, y)
+    assert set(found) == {True, False}
+
+
+class Numbers(LesionScans):
+    """Scans whose patches say which they are."""
+
+    def __init__(self, patches: int) -> None:
+        self.patches = patches
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.arange(self.patches).reshape(-1, 1) + 100 * number
+        return x, x > -1
+
+
+@pytest.mark.parametrize("start", [0, 3, 4, 10])
+def test_blocks_are_mixed_and_any_step_can_be_the_first(start):
+    mixed = MixedPatches(Numbers(4), batch=6, seed=1)
+    assert mixed.steps == BLOCK * 4 // 6
+
+    def steps(start: int, stop: int) -> list[list[int]]:
+        first, last = mixed.scans_of(start, stop)
+        loader = ([part[None] for part in Numbers(4)[n]] for n in range(first, last))
+        return [x.flatten().tolist() for x, _ in mixed.batches(loader, start, stop)]
+
+    whole = steps(0, 11)
+    assert len(whole) == 11
+    assert whole[start:] == steps(start, 11)
+    block = sorted(patch for step in whole[: mixed.steps] for patch in step)
+    assert block == [100 * scan + patch for scan in range(BLOCK) for patch in range(4)]
+    assert len({n // 100 for n in whole[0]}) > 1
+
+
+def test_network_is_told_what_is_wrong_from_tiles_that_have_lesions(volumes):
+    config = Config.model_validate(TINY)
+    network = build_network(config, 5)
+    x, mask = LesionScans(volumes, config)[0, 0]
+    seen, truth = with_lesions(config.objective, network, x, mask, (0,))
+    assert torch.equal(seen, x[:, :-1])
+    assert torch.equal(truth, x[:, -1:] > 0)
+    assert network(seen).logits.shape == truth.shape
+
+
+def test_six_steps_equal_three_a_stop_and_three_more_and_the_detector_comes_back(cohort, volumes, tmp_path):
+    config = Config.model_validate(TINY | {"training": TINY["training"] | {"steps": 6, "checkpoint_every": 3}})
+    whole = fit(config, cohort, tmp_path / "whole", quiet=True)
+    fit(config, cohort, tmp_path / "parts", quiet=True)
+    parts = tmp_path / "parts"  # as if it had been killed after the checkpoint of step 3
+    (parts / "network.safetensors").unlink()
+    for path in sorted((parts / "detector").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    (parts / "detector").rmdir()
+    assert json.loads((parts / "checkpoints" / "latest" / "step.json").read_text())["step"] == 3
+    again = fit(config, cohort, parts, resume=True, quiet=True)
+    for name, weights in whole.network.state_dict().items():
+        assert torch.equal(weights, again.network.state_dict()[name]), name
+    loaded = Detector.load(tmp_path / "whole")
+    assert np.array_equal(loaded.score(volumes[0].plain), whole.score(volumes[0].plain))
+    assert loaded.atlas.cover is not None
+
+
+def test_what_does_not_fit_is_refused():
+    for network, message in (
+        ({"atlas": False, "mirror": False}, "deformable bends an atlas"),
+        ({"kind": "unet", "atlas": False, "mirror": False, "deformable": False}, "last stage of detail"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            Config.model_validate(TINY | {"network": TINY["network"] | network})
+    with pytest.raises(ValidationError, match=r"augmentation\.rotation_degrees: 0"):
+        Config.model_validate(TINY | {"augmentation": TINY["augmentation"] | {"rotation_degrees": 5}})
+    with pytest.raises(ValidationError, match=r"sampling\.kind: patch"):
+        Config.model_validate(TINY | {"sampling": {"kind": "slice"}})
