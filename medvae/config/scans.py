@@ -114,6 +114,9 @@ class AugmentationConfig(Strict):
     detail. Scanners differ in it."""
     noise_variance: tuple[float, float] = (0.0, 0.0004)
     """Variance of additive Gaussian noise, on normalised intensities."""
+    bending_mm: float = Field(0.0, ge=0)
+    """Two scans of three are bent before lesions are put in: SD of the displacement of points 16 mm apart, linear
+    between them (with ``network.deformable``)."""
     enabled: bool = True
     """False trains on the slices as they are."""
 

@@ -12,13 +12,19 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import Dataset
 
+from medvae import deformation
 from medvae.atlas import VolumeWithAtlas
 from medvae.config import Config
 from medvae.lesions.synthesis import insert_lesions
+from medvae.preparation.grid import STANDARD_GRID
 from medvae.sampling.patches import patch_corner
 from medvae.sampling.tensor_augmentation import augment
+
+POINTS = 8
+"""Voxels between two points that are moved at random where scans are bent for training."""
 
 BLOCK = 6
 """Scans whose patches are mixed: a batch from one scan would be one-sided."""
@@ -41,8 +47,8 @@ class LesionScans(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
         epoch, index = key
         volume, config, seed = self._volumes[index], self._config, (self._config.seed, epoch, index)
-        mask = np.array(volume.mask)
-        scan, other, truth = self._with_lesions(volume, mask, seed)
+        image, mask = self._host(volume, seed)
+        scan, other, truth = self._with_lesions(image, mask, seed)
         even, field = volume.atlas.fitted(scan, mask)
         gain = np.where(scan > 0.01, even / np.maximum(scan, 0.01), 1)  # the shading that was taken out
         shown = volume.atlas.beside_fitted(even, field, mask, volume.mirror, other * gain)
@@ -59,13 +65,28 @@ class LesionScans(Dataset):
         patches = torch.from_numpy(np.stack(cut))
         return patches[:, :-1], patches[:, -1:] > 0.5
 
+    def _host(self, volume: VolumeWithAtlas, seed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """The healthy scan and its mask, as they are or bent: a brain that nobody has."""
+        mask = np.array(volume.mask)
+        image = np.where(mask, volume.plain.image, 0).astype(np.float32)
+        options, rng = self._config.augmentation, np.random.default_rng((*seed, 5))
+        if not (options.enabled and options.bending_mm) or rng.random() < 1 / 3:
+            return image, mask
+        points = [n // POINTS for n in mask.shape]
+        spread = options.bending_mm / STANDARD_GRID.spacing_mm[0]
+        moves = torch.from_numpy(rng.normal(0, spread, (3, *points)).astype(np.float32))
+        field = functional.interpolate(moves[None], size=mask.shape, mode="trilinear", align_corners=True)[0]
+        both = torch.from_numpy(np.concatenate([image, mask[None].astype(np.float32)]))
+        moved = deformation.pull(both, field).numpy()
+        mask = moved[-1] > 0.5
+        return np.where(mask, moved[:-1], 0).astype(np.float32), mask
+
     def _with_lesions(
-        self, volume: VolumeWithAtlas, mask: np.ndarray, seed: tuple[int, ...]
+        self, whole: np.ndarray, mask: np.ndarray, seed: tuple[int, ...]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The scan with lesions, the same brain with others, which looks alike, and the truth of the first."""
         options = self._config.objective
         box = (slice(None), *ndimage.find_objects(mask.astype(np.int8))[0])
-        whole = np.where(mask, volume.plain.image, 0).astype(np.float32)
         image, brain = torch.from_numpy(whole[box])[None], torch.from_numpy(mask[None][box])[None]
         sick, truth = insert_lesions(image, brain, options.lesions, (*seed, 2))
         other, _ = insert_lesions(image, brain, options.lesions, (*seed, 3))
