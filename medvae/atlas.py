@@ -45,17 +45,15 @@ class Atlas:
     growth_mean: np.ndarray | None = None
     growth_sd: np.ndarray | None = None
 
-    def beside(
-        self, image: np.ndarray, mask: np.ndarray, mirror: bool = False, other: np.ndarray | None = None
-    ) -> np.ndarray:
+    def beside(self, image: np.ndarray, mask: np.ndarray, mirror: bool = False) -> np.ndarray:
         """A scan ``(C, X, Y, Z)`` with the atlas inside its brain as further channels: ``(3C, X, Y, Z)`` float32.
 
         The scan's channels come first, freed of the shading in which they differ from the means; then the means, then
         the SDs, then those of the roughness if the atlas has them; then, if it is bent onto the scan, how much more
         room tissue takes than in healthy brains, as a z value; with ``mirror`` C more, the scan mirrored left to
-        right, inside the same mask. ``other`` is mirrored instead of the scan: the same brain with other lesions.
+        right, inside the same mask.
         """
-        return self.beside_fitted(*self.fitted(image, mask), mask, mirror, other)
+        return self.beside_fitted(*self.fitted(image, mask), mask, mirror)
 
     def fitted(self, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, Tensor | None]:
         """A scan ``(C, X, Y, Z)`` freed of its shading, and the field that bends the atlas onto it if it is to be bent.
@@ -77,7 +75,10 @@ class Atlas:
         mirror: bool = False,
         other: np.ndarray | None = None,
     ) -> np.ndarray:
-        """As `beside`, for what `fitted` gave."""
+        """As `beside`, for what `fitted` gave.
+
+        ``other`` ``(C, X, Y, Z)`` is mirrored instead of the scan: the same brain with other lesions, to learn from.
+        """
         source = even if other is None else other
         if field is None:
             healthy = [array for _, array in self._arrays()]

@@ -165,9 +165,9 @@ def train(
     held_out = validation_tiles(config, validation) if validation else None
     batch, start, stop = config.sampling.batch_size, step, options.steps
     mixed = MixedPatches(dataset, batch, config.seed) if isinstance(dataset, LesionScans) else None
-    first, last = mixed.scans_of(start, stop) if mixed else (start * batch, stop * batch)
+    begin, end = mixed.scans_of(start, stop) if mixed else (start * batch, stop * batch)
     processes = accelerator.num_processes  # every process takes batches of its own
-    order = EpochOrder(len(dataset), seed=config.seed, start=first * processes, stop=last * processes)
+    order = EpochOrder(len(dataset), seed=config.seed, start=begin * processes, stop=end * processes)
     loader = DataLoader(
         dataset, batch_size=1 if mixed else batch, sampler=order, num_workers=config.sampling.workers,
         worker_init_fn=_one_thread, pin_memory=torch.cuda.is_available(),

@@ -134,6 +134,24 @@ def test_blocks_are_mixed_and_any_step_can_be_the_first(start):
     assert len({n // 100 for n in whole[0]}) > 1
 
 
+def test_a_batch_may_be_larger_than_the_patches_of_a_block():
+    mixed = MixedPatches(Numbers(2), batch=15, seed=1)
+    first, last = mixed.scans_of(0, 2)
+    loader = ([part[None] for part in Numbers(2)[n]] for n in range(first, last))
+    batches = [x.flatten().tolist() for x, _ in mixed.batches(loader, 0, 2)]
+    assert [len(set(batch)) for batch in batches] == [15, 15]
+
+
+def test_the_number_of_workers_does_not_matter(cohort, tmp_path):
+    trained = [
+        fit(Config.model_validate(TINY | {"sampling": TINY["sampling"] | {"workers": workers}}), cohort,
+            tmp_path / str(workers), quiet=True).network.state_dict()
+        for workers in (0, 2)
+    ]  # fmt: skip
+    for name, weights in trained[0].items():
+        assert torch.equal(weights, trained[1][name]), name
+
+
 def test_network_is_told_what_is_wrong_from_tiles_that_have_lesions(volumes):
     config = Config.model_validate(TINY)
     network = build_network(config, 5)

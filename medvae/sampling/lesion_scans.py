@@ -27,7 +27,7 @@ POINTS = 8
 """Voxels between two points that are moved at random where scans are bent for training."""
 
 BLOCK = 6
-"""Scans whose patches are mixed: a batch from one scan would be one-sided."""
+"""Scans, at least, whose patches are mixed: a batch from one scan would be one-sided."""
 
 
 class LesionScans(Dataset):
@@ -129,18 +129,21 @@ class MixedPatches:
 
     def __init__(self, scans: LesionScans, batch: int, seed: int) -> None:
         self._batch, self._seed = batch, seed
-        self.steps = BLOCK * scans.patches // batch
+        self._block = max(BLOCK, -(-batch // scans.patches))
+        self.steps = self._block * scans.patches // batch
         """Of one block."""
 
     def scans_of(self, start: int, stop: int) -> tuple[int, int]:
         """First scan, and last but one, that a process needs for the steps from ``start`` to ``stop``."""
-        return start // self.steps * BLOCK, -(-stop // self.steps) * BLOCK
+        return start // self.steps * self._block, -(-stop // self.steps) * self._block
 
     def batches(self, loader: Iterable[tuple[Tensor, Tensor]], start: int, stop: int) -> Iterator[tuple[Tensor, ...]]:
         """The batches of steps ``start`` to ``stop``, from a loader of single scans that begins at `scans_of`."""
         scans, step = iter(loader), start // self.steps * self.steps
         while step < stop:
-            x, mask = (torch.cat(parts) for parts in zip(*((a[0], b[0]) for a, b in _next(scans, BLOCK)), strict=True))
+            x, mask = (
+                torch.cat(parts) for parts in zip(*((a[0], b[0]) for a, b in _next(scans, self._block)), strict=True)
+            )
             order = np.random.default_rng((self._seed, step)).permutation(len(x))
             for first in range(0, self.steps * self._batch, self._batch):
                 if start <= step < stop:
