@@ -10,11 +10,10 @@ from pydantic import ValidationError
 from medvae.atlas import VolumeWithAtlas, fit_atlas
 from medvae.config import Config
 from medvae.detector import Detector
-from medvae.fitting import fit
 from medvae.objectives import with_lesions
 from medvae.preparation.prepare import prepare_healthy
 from medvae.sampling.lesion_scans import BLOCK, FixedPatches, LesionScans, MixedPatches
-from medvae.training import build_network
+from medvae.training import build_network, train
 
 TINY = {
     "name": "tiny",
@@ -142,14 +141,13 @@ def test_a_batch_may_be_larger_than_the_patches_of_a_block():
     assert [len(set(batch)) for batch in batches] == [15, 15]
 
 
-def test_the_number_of_workers_does_not_matter(cohort, tmp_path):
-    trained = [
-        fit(Config.model_validate(TINY | {"sampling": TINY["sampling"] | {"workers": workers}}), cohort,
-            tmp_path / str(workers), quiet=True).network.state_dict()
-        for workers in (0, 2)
-    ]  # fmt: skip
-    for name, weights in trained[0].items():
-        assert torch.equal(weights, trained[1][name]), name
+def test_the_number_of_workers_does_not_matter(volumes, tmp_path):
+    weights = []
+    for workers in (0, 2):
+        config = Config.model_validate(TINY | {"sampling": TINY["sampling"] | {"workers": workers}})
+        weights.append(train(config, volumes, [], tmp_path / str(workers), quiet=True).state_dict())
+    for name, expected in weights[0].items():
+        assert torch.equal(expected, weights[1][name]), name
 
 
 def test_network_is_told_what_is_wrong_from_tiles_that_have_lesions(volumes):
@@ -162,21 +160,20 @@ def test_network_is_told_what_is_wrong_from_tiles_that_have_lesions(volumes):
     assert network(seen).logits.shape == truth.shape
 
 
-def test_six_steps_equal_three_a_stop_and_three_more_and_the_detector_comes_back(cohort, volumes, tmp_path):
+def test_six_steps_equal_three_a_stop_and_three_more_and_the_detector_comes_back(volumes, tmp_path):
     config = Config.model_validate(TINY | {"training": TINY["training"] | {"steps": 6, "checkpoint_every": 3}})
-    whole = fit(config, cohort, tmp_path / "whole", quiet=True)
-    fit(config, cohort, tmp_path / "parts", quiet=True)
+    whole = train(config, volumes, volumes[:1], tmp_path / "whole", quiet=True)
+    train(config, volumes, volumes[:1], tmp_path / "parts", quiet=True)
     parts = tmp_path / "parts"  # as if it had been killed after the checkpoint of step 3
     (parts / "network.safetensors").unlink()
-    for path in sorted((parts / "detector").rglob("*"), reverse=True):
-        path.unlink() if path.is_file() else path.rmdir()
-    (parts / "detector").rmdir()
     assert json.loads((parts / "checkpoints" / "latest" / "step.json").read_text())["step"] == 3
-    again = fit(config, cohort, parts, resume=True, quiet=True)
-    for name, weights in whole.network.state_dict().items():
-        assert torch.equal(weights, again.network.state_dict()[name]), name
-    loaded = Detector.load(tmp_path / "whole")
-    assert np.array_equal(loaded.score(volumes[0].plain), whole.score(volumes[0].plain))
+    again = train(config, volumes, volumes[:1], parts, resume=True, quiet=True)
+    for name, weights in whole.state_dict().items():
+        assert torch.equal(weights, again.state_dict()[name]), name
+    plain, atlas = [volume.plain for volume in volumes], volumes[0].atlas
+    made = Detector.calibrate(config, whole, plain, plain[:1], atlas=atlas)
+    loaded = made.save(tmp_path / "detector")
+    assert np.array_equal(loaded.score(plain[0]), made.score(plain[0]))
     assert loaded.atlas.cover is not None
 
 

@@ -24,10 +24,8 @@ def scans(cohort):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_ten_steps_lower_the_loss_and_the_network_scores(tmp_path, scans, name):
-    many = (
-        40 if name.startswith("best_t1_bent") or name == "best_t1" else 10
-    )  # each scan with other lesions: a noisy loss
+def test_some_steps_lower_the_loss_and_the_network_scores(tmp_path, scans, name):
+    many, late, early = (40, 14, 8) if name in ("best_t1", "best_t1_bent") else (10, 3, 2)  # or the loss is too noisy
     steps = [f"training.steps={many}", "training.warmup_steps=0", "training.log_every=1", "sampling.workers=0"]
     config = read_config(CONFIGS / f"{name}.yaml", [*steps, "sampling.batch_size=2", "score.normative=false"])
     training, validation = (volumes[:1] for volumes in scans)
@@ -42,7 +40,7 @@ def test_ten_steps_lower_the_loss_and_the_network_scores(tmp_path, scans, name):
     network = train(config, shown, [], tmp_path / "run", quiet=True)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [line["total"] for line in lines]
-    assert np.mean(losses[-many // 3 :]) < np.mean(losses[: many // 5])
+    assert np.mean(losses[-late:]) < np.mean(losses[:early])
     score = Detector.calibrate(config, network, training, validation, atlas=atlas).score(validation[0])
     assert np.isfinite(score).all()
     assert score[validation[0].mask].std() > 0
