@@ -1,6 +1,6 @@
 """Train the detector that comes with medvae, and pack it.
 
-    python pipelines/make_pretrained.py MANIFEST --cache CACHE --runs runs/t1 --out medvae/pretrained/t1-2mm-bent
+    python pipelines/make_pretrained.py MANIFEST --cache CACHE --runs runs/t1 --out medvae/pretrained/t1-2mm
     python pipelines/make_pretrained.py MANIFEST --config configs/best_t1.yaml --out one
 
 MANIFEST is ``medvae manifest ixi`` of the healthy heads, or any other healthy T1 cohort. Each ``--config`` is trained
@@ -69,7 +69,7 @@ def main(manifest: Path, configs: list[Path], cache: Path | None, runs: Path, ou
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="the healthy cohort")
-    parser.add_argument("--config", type=Path, action="append", help="once for each member (default: t1-2mm-bent's)")
+    parser.add_argument("--config", type=Path, action="append", help="once for each member (default: t1-2mm's)")
     parser.add_argument("--cache", type=Path, help="folder of prepared scans")
     parser.add_argument("--runs", type=Path, default=Path("runs/t1"), help="folder of the run folders")
     parser.add_argument("--out", type=Path, required=True, help="the packed detector; its name becomes the model's")

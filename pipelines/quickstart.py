@@ -3,8 +3,8 @@
     python pipelines/quickstart.py --out demo_run
 
 1. Lesions of known place and shape are inserted into the healthy test scans.
-2. A context-encoding VAE is trained on 20 healthy brains; two baselines that need no network are fitted beside it. The
-   detector that comes with medvae, which was trained on other scans of IXI, is taken as it is.
+2. A context-encoding VAE is trained on 20 healthy brains; three baselines that need no network are fitted beside it.
+   The detector that comes with medvae, which was trained on other scans of IXI, is taken as it is.
 3. Each of the others sets its thresholds on 6 more healthy brains.
 4. Each predicts the test scans: healthy people, MS patients, and the scans with inserted lesions.
 5. The maps are measured against the truth and drawn, and a report of it all is written.
@@ -39,7 +39,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 COHORT = REPOSITORY / "data_manifests" / "included_t1.json"
 SHAPES = REPOSITORY / "data_manifests" / "included" / "lesion_shapes.npz"
 READY, NETWORK = "t1-2mm", "cevae_slice"
-METHODS = (READY, NETWORK, "normative_baseline", "intensity_baseline")
+METHODS = (READY, NETWORK, "deviation_baseline", "normative_baseline", "intensity_baseline")
 LESION_SEED = 2026
 
 

@@ -28,7 +28,7 @@ from medvae.prediction import FAILURES, MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX
 from medvae.reporting.report import _plain, write_report
 from medvae.reporting.report_cases import page_names
 from medvae.reporting.report_volumes import NATIVE_VOXELS, STEPS, Layers, encoded, voxels_above
-from medvae.reporting.tables import point_name
+from medvae.reporting.tables import percent, point_name
 from medvae.schema import read_document
 from medvae.volume import Geometry, read_volume, write_volume
 
@@ -448,3 +448,9 @@ def test_command_line(made: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "5 cases; open in a browser" in result.output
     assert (out / "report.html").is_file()
+
+
+def test_a_small_share_is_not_written_as_none():
+    assert [percent(share) for share in (None, 0.0, 0.0004, 0.0005, 0.0017, 0.5)] == [
+        "–", "0.0 %", "0.04 %", "0.1 %", "0.2 %", "50.0 %"
+    ]  # fmt: skip

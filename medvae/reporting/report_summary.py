@@ -66,23 +66,24 @@ def headline(rows: Sequence[CaseRow], study: Study | None, point: str, missing: 
 
 def _measured(study: Study, at: str) -> list[dict[str, str]]:
     pooled, points = study.pooled, {point.name: point for point in study.operating_points}
-    found = [("average precision", pooled.get("ap"), "ap", "{:.3f}", f"chance {pooled.get('prevalence', 0):.3f}")]
+    found = [
+        ("average precision", pooled.get("ap"), "ap", "{:.3f}".format, f"chance {pooled.get('prevalence', 0):.3f}")
+    ]
     if points:
         point = points.get(at) or next(iter(points.values()))
         asked = f"asked {100 * point.asked_fpr:g} %" if math.isfinite(point.asked_fpr) else ""
         found += [
-            ("Dice", point.dice, f"dice_{point.name}", "{:.3f}", f"at {made.point_name(point.name)}"),
-            ("lesions found", 100 * point.lesion_sensitivity, "", "{:.1f} %", f"of {point.lesions}"),
-            ("realised FPR", 100 * point.fpr, f"fpr_{point.name}", "{:.1f} %", asked),
+            ("Dice", point.dice, f"dice_{point.name}", "{:.3f}".format, f"at {made.point_name(point.name)}"),
+            ("lesions found", point.lesion_sensitivity, "", made.percent, f"of {point.lesions}"),
+            ("realised FPR", point.fpr, f"fpr_{point.name}", made.percent, asked),
         ]
     tiles = []
-    for name, value, key, digits, more in found:
+    for name, value, key, written, more in found:
         if value is not None and math.isfinite(value):
             interval = study.intervals.get(key)
             if interval and not interval.means_little:
-                ends = [digits.format(100 * end if "%" in digits else end) for end in (interval.low, interval.high)]
-                more += f"{'; ' if more else ''}{ends[0]} to {ends[1]}"
-            tiles.append({"name": name, "value": digits.format(value), "more": more})
+                more += f"{'; ' if more else ''}{written(interval.low)} to {written(interval.high)}"
+            tiles.append({"name": name, "value": written(value), "more": more})
     return tiles
 
 

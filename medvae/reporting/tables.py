@@ -42,7 +42,7 @@ def study_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
         for name in named:
             point = points.get(name)
             row += [_with_interval(point and point.dice, study.intervals.get(f"dice_{name}"))]
-            row += [_percent(point and point.fpr)]
+            row += [percent(point and point.fpr)]
         rows.append(row)
     kept = [i for i in range(len(header)) if i == 0 or any(row[i] != ABSENT for row in rows)]
     return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
@@ -76,11 +76,11 @@ def point_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
             study.method,
             f"{point.threshold:.4g}" + ("" if math.isnan(point.asked_fpr) else f" ({point_name(point.name)})"),
             _number(point.mean_dice, 3),
-            _percent(point.lesion_sensitivity),
+            percent(point.lesion_sensitivity),
             _number(point.lesion_f1, 3),
             _number(point.false_positives_per_scan, 1),
             _number(point.false_positives_per_healthy_scan, 1),
-            _percent(point.false_alarm_slices),
+            percent(point.false_alarm_slices),
             _number(point.hd95_mm, 1),
             _number(point.assd_mm, 1),
         ]
@@ -98,7 +98,7 @@ def lesion_rows(study: Study) -> tuple[list[str], list[list[str]]]:
     rows = []
     for bins in sizes:
         if bins[0]["lesions"]:
-            found = [f"{one['found']} ({_percent(one['sensitivity'])})" for one in bins]
+            found = [f"{one['found']} ({percent(one['sensitivity'])})" for one in bins]
             rows.append([str(bins[0]["size_ml"]), str(bins[0]["lesions"]), *found])
     return header, rows
 
@@ -197,5 +197,6 @@ def _number(value: float | None, digits: int, sign: str = "") -> str:
     return ABSENT if value is None or math.isnan(value) else f"{value:{sign}.{digits}f}"
 
 
-def _percent(value: float | None) -> str:
-    return ABSENT if value is None or math.isnan(value) else f"{100 * value:.1f} %"
+def percent(value: float | None) -> str:
+    """A share as a percentage; with two decimals where one would say 0.0 %."""
+    return ABSENT if value is None or math.isnan(value) else f"{100 * value:.{2 if 0 < value < 0.0005 else 1}f} %"
