@@ -58,6 +58,39 @@ def test_a_large_lesion_stays_as_dark_as_it_is(healthy):
     assert found[lesion].mean() / healthy_there == pytest.approx(0.5, abs=0.02)
 
 
+def finer_shading(shape, strength):
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    return np.exp(strength * (x + 0.6 * (8 * y**4 - 8 * y**2 + 1) - 0.5 * x * (2 * z**2 - 1) * y**2))
+
+
+def test_strong_shading_is_followed_more_finely(healthy):
+    mean, sd, mask, scan = healthy
+    field = finer_shading(mask.shape, 0.25)
+    assert np.log(field)[mask].std() > 0.13
+    alone = without_shading(scan, mask, mean, sd)
+    left = np.abs(without_shading(scan * field, mask, mean, sd) - alone)[mask].mean()
+    assert left < 0.1 * np.abs(scan * field - scan)[mask].mean()
+
+
+def test_weak_shading_is_taken_for_what_a_cubic_follows(healthy):
+    """So that a large lesion on a scan with next to no shading is not taken for some."""
+    mean, sd, mask, scan = healthy
+    places = np.indices(mask.shape) - np.array([28, 50, 45]).reshape(3, 1, 1, 1)
+    lesion = (np.square(places).sum(0) < 12**2) & mask
+    bright = np.where(lesion, 1.2 * scan, scan)
+    kept = without_shading(bright, mask, mean, sd)[lesion].mean() / without_shading(scan, mask, mean, sd)[lesion].mean()
+    assert kept == pytest.approx(1.2, abs=0.05)
+
+
+def test_more_shading_never_jumps(healthy):
+    """Between weak and strong shading the two fields are mixed: no threshold that a scan may just miss."""
+    mean, sd, mask, scan = healthy
+    strengths = np.linspace(0.1, 0.25, 16)
+    results = [without_shading(scan * finer_shading(mask.shape, s), mask, mean, sd)[mask] for s in strengths]
+    steps = [np.abs(b - a).mean() for a, b in zip(results, results[1:], strict=False)]
+    assert max(steps) < 0.01
+
+
 def test_twice_is_once_and_too_little_brain_is_left_alone(healthy):
     mean, sd, mask, scan = healthy
     once = without_shading(scan * shading(mask.shape), mask, mean, sd)
@@ -80,7 +113,7 @@ def test_network_is_shown_no_shading(cohort, volumes, tmp_path):
     assert np.array_equal(loaded.shown(volume), fit_reference(volumes).remove(volume.image, volume.mask))
     assert np.array_equal(made.score(volume), loaded.score(volume))
 
-    field = shading(volume.mask.shape).astype(np.float32)
+    field = shading(volume.mask.shape, 0.08).astype(np.float32)
     shaded = PreparedVolume(
         volume.image * field, volume.mask, volume.source, volume.source_mask, volume.transform, volume.registered
     )
