@@ -14,8 +14,8 @@ from medvae.files import write_bytes
 from medvae.preparation.prepare import PreparedVolume
 
 ORDERS = (3, 5)
-"""Of the polynomials. What a cubic can follow is wider than any lesion; one of order 5 also takes a part of lesions above
-8 ml, and is asked only where shading is strong."""
+"""Of the polynomials. What a cubic can follow is wider than any lesion; one of order 5 also takes a part of lesions
+above 8 ml, and is asked only where shading is strong."""
 
 PLAIN, STRONG = 0.09, 0.12
 """SD over the brain of the cubic's logarithm up to which it is all that is taken out, and from which the finer one is;

@@ -1,5 +1,7 @@
 """A scan freed of the smooth field by which it differs from healthy scans."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -87,7 +89,7 @@ def test_more_shading_never_jumps(healthy):
     mean, sd, mask, scan = healthy
     strengths = np.linspace(0.1, 0.25, 16)
     results = [without_shading(scan * finer_shading(mask.shape, s), mask, mean, sd)[mask] for s in strengths]
-    steps = [np.abs(b - a).mean() for a, b in zip(results, results[1:], strict=False)]
+    steps = [np.abs(b - a).mean() for a, b in pairwise(results)]
     assert max(steps) < 0.01
 
 
