@@ -10,12 +10,12 @@ from scipy import ndimage
 
 from medvae.atlas import VolumeWithAtlas, fit_atlas
 from medvae.config import Config, ObjectiveConfig
+from medvae.corruptions import corrupt
 from medvae.detector import Detector
 from medvae.ensemble import Ensemble
 from medvae.errors import MedvaeError
 from medvae.fitting import fit
 from medvae.networks.segmenter import LARGEST_Z, SMALLEST_SD, Segmenter
-from medvae.objectives import corrupt
 from medvae.preparation.prepare import PreparedVolume, prepare_healthy
 from medvae.roughness import roughness
 from medvae.training import train

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from medvae.atlas import VolumeWithAtlas, fit_atlas
 from medvae.config import Config
+from medvae.corruptions import with_lesions
 from medvae.detector import Detector
-from medvae.objectives import with_lesions
 from medvae.preparation.prepare import prepare_healthy
 from medvae.sampling.lesion_scans import BLOCK, FixedPatches, LesionScans, MixedPatches
 from medvae.training import build_network, train

@@ -5,12 +5,11 @@ import torch
 from torch import distributions
 
 from medvae.config import ObjectiveConfig
+from medvae.corruptions import blank_squares, coarse_noise
 from medvae.networks.vae import ConvVAE, VAEOutput
 from medvae.objectives import (
     Geco,
-    blank_squares,
     cevae_loss,
-    coarse_noise,
     denoising_loss,
     free_nats_divergence,
     kl_divergence,

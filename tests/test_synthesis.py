@@ -8,9 +8,10 @@ import torch
 from pydantic import ValidationError
 
 from medvae.config import Config, LesionConfig, ObjectiveConfig
+from medvae.corruptions import corrupt
 from medvae.lesions.synthesis import KINDS, insert_lesions
 from medvae.networks.segmenter import Segmentation
-from medvae.objectives import corrupt, discrepancy_loss, lesion_weights, training_loss
+from medvae.objectives import discrepancy_loss, lesion_weights, training_loss
 from medvae.scoring.discrepancy import discrepancy
 
 SHAPES = [(48, 40), (40, 48, 36)]

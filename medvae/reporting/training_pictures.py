@@ -10,8 +10,8 @@ import torch
 from matplotlib.figure import Figure
 
 from medvae.config import ObjectiveConfig
+from medvae.corruptions import with_lesions
 from medvae.networks.build import Network
-from medvae.objectives import with_lesions
 from medvae.reporting.colours import MAP_COLOURS
 from medvae.reporting.figures import save_figure
 from medvae.sampling.tiles import Tiles

@@ -1,0 +1,155 @@
+"""What is done to healthy tiles so that a network has something to undo or to find.
+
+``x`` is a tile ``(N, C, *spatial)``, ``mask`` its brain mask ``(N, 1, *spatial)`` bool; both are left as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from medvae.config import ObjectiveConfig
+from medvae.lesions.synthesis import insert_lesions
+from medvae.sampling.tensor_augmentation import augment
+
+Fill = Literal["zero", "value", "noise"]
+
+
+def blank_squares(
+    x: Tensor,
+    mask: Tensor,
+    generator: torch.Generator,
+    *,
+    count: tuple[int, int] = (1, 3),
+    side: tuple[float, float] = (0.1, 0.4),
+    fill: Fill = "value",
+) -> tuple[Tensor, Tensor]:
+    """Blank random squares (cubes in 3D) centred on brain voxels: the corruption of context encoding.
+
+    Parameters
+    ----------
+    x, mask
+        Tiles ``(N, C, *spatial)`` and brain masks ``(N, 1, *spatial)``; each mask holds at least one voxel.
+    generator
+        Source of all random numbers, on the device of ``x``.
+    count
+        Fewest and most squares per sample; at least one.
+    side
+        Side of a square as a fraction of the shortest spatial side of the tile.
+    fill
+        ``"zero"``, one uniform ``"value"`` per square, or uniform ``"noise"`` per voxel, within [0, 1].
+
+    Returns
+    -------
+    corrupted, blanked
+        ``(N, C, *spatial)`` and the union of squares inside the brain, ``(N, 1, *spatial)`` bool. Squares may
+        overlap, but none takes away what another has blanked. ``x`` is left as it is.
+    """
+    samples, spatial = x.shape[0], x.shape[2:]
+    device = x.device
+    most = count[1]
+    centres = torch.multinomial(mask.flatten(1).float(), most, replacement=True, generator=generator)
+    sizes = torch.rand(samples, most, generator=generator, device=device)
+    half = (side[0] + sizes * (side[1] - side[0])) * min(spatial) / 2
+    wanted = torch.randint(count[0], count[1] + 1, (samples,), generator=generator, device=device)
+    values = torch.rand(samples, most, generator=generator, device=device)
+
+    blanked = torch.zeros_like(mask)
+    content = torch.zeros_like(x)
+    index = torch.arange(math.prod(spatial), device=device).reshape(spatial)
+    coordinates = _unravel(index, spatial)
+    shape = (samples, *[1] * len(spatial))
+    for k in range(most):
+        inside = (k < wanted).view(shape)
+        for axis, centre in enumerate(_unravel(centres[:, k], spatial)):
+            inside = inside & ((coordinates[axis][None] - centre.view(shape)).abs() <= half[:, k].view(shape))
+        square = inside[:, None] & mask
+        blanked = blanked | square
+        content = torch.where(square, values[:, k].view(samples, 1, *[1] * len(spatial)), content)
+    if fill == "noise":
+        content = torch.rand(x.shape, generator=generator, device=device, dtype=x.dtype)
+    elif fill == "zero":
+        content = torch.zeros_like(x)
+    return torch.where(blanked, content, x), blanked
+
+
+def coarse_noise(
+    x: Tensor, mask: Tensor, generator: torch.Generator, *, cell: int = 8, standard_deviation: float = 0.2
+) -> Tensor:
+    """``x`` plus coarse Gaussian noise inside the brain: the corruption of the denoising model.
+
+    White noise on a grid ``cell`` times coarser than the tile is interpolated linearly to the tile, rolled by a random
+    offset so that its nodes lie anywhere, and added inside the mask (Kascenas et al. 2022, MIDL, "Denoising
+    Autoencoders for Unsupervised Anomaly Detection in Brain MRI": 16 × 16 noise on 128 × 128 slices, σ 0.2).
+
+    Parameters
+    ----------
+    x, mask
+        ``(N, C, *spatial)`` and ``(N, 1, *spatial)`` bool.
+    generator
+        Source of all random numbers, on the device of ``x``.
+    cell
+        Voxels between two nodes of the noise.
+    standard_deviation
+        Of the noise at its nodes, in normalised intensity.
+    """
+    spatial = x.shape[2:]
+    nodes = [max(2, math.ceil(n / cell)) for n in spatial]
+    low = torch.randn(*x.shape[:2], *nodes, generator=generator, device=x.device) * standard_deviation
+    mode = ("bilinear", "trilinear")[len(spatial) - 2]
+    field = torch.nn.functional.interpolate(low, size=spatial, mode=mode, align_corners=False)
+    offsets = [int(torch.randint(n, (1,), generator=generator, device=x.device)) for n in spatial]
+    return x + torch.roll(field, offsets, dims=tuple(range(2, x.ndim))).to(x.dtype) * mask
+
+
+def corrupt(
+    options: ObjectiveConfig,
+    x: Tensor,
+    mask: Tensor,
+    seed: Sequence[int],
+    modalities: int | None = None,
+    mirror: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Insert lesions, then change the look of the whole scan: ``(corrupted, truth)`` as of `insert_lesions`.
+
+    Channels of ``x`` after the first ``modalities`` are an atlas and stay as they are; all are the scan by default.
+    With ``mirror`` the last ``modalities`` are the mirrored scan. It looks as the scan does and has lesions of its own,
+    which are not in the truth: a network that never saw both sides ill would take what is alike for healthy.
+    """
+    modalities = modalities or x.shape[1]
+    scan, others = x[:, :modalities], x[:, modalities:]
+    corrupted, truth = insert_lesions(scan, mask, options.lesions, (*seed, 1))
+    seeds = [(*seed, 2, index) for index in range(len(x))]
+    corrupted, _ = augment(corrupted, mask, options.appearance, mirror_axis=None, seeds=seeds)
+    if mirror:
+        others, mirrored = others[:, :-modalities], others[:, -modalities:]
+        mirrored, _ = insert_lesions(mirrored, mask, options.lesions, (*seed, 3))
+        turned, _ = augment(mirrored.flip(2), mask.flip(2), options.appearance, mirror_axis=None, seeds=seeds)
+        others = torch.cat([others, turned.flip(2)], dim=1)  # turned: neither noise nor shading is that of the scan
+    return torch.cat([corrupted, others], dim=1), truth
+
+
+def with_lesions(
+    options: ObjectiveConfig, network: torch.nn.Module, x: Tensor, mask: Tensor, seed: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """What a segmenter is to judge, and the truth: tiles that have lesions already, or `corrupt` puts some in.
+
+    The former end with a channel of truth, and are those of a network whose atlas is bent onto each scan, see
+    `medvae.sampling.lesion_scans`.
+    """
+    bare = getattr(network, "module", network)  # several processes wrap the network
+    if getattr(bare, "deformable", False):
+        return x[:, :-1], x[:, -1:] > 0.5
+    return corrupt(options, x, mask, seed, getattr(bare, "modalities", None), getattr(bare, "mirror", False))
+
+
+def _unravel(index: Tensor, shape: torch.Size | tuple[int, ...]) -> list[Tensor]:
+    coordinates = []
+    for n in reversed(shape):
+        coordinates.append(index % n)
+        index = torch.div(index, n, rounding_mode="floor")
+    return coordinates[::-1]
