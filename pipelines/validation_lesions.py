@@ -4,7 +4,8 @@
 
 Three lesions go into every validation scan for each form, of 0.5–2, 2–8 and 8–30 ml, one per scan: a ring, a mass that
 pushes tissue aside, oedema along white matter, tissue without detail, bright tissue. Neither training nor the test
-cohort makes lesions of these forms. MS-like ones (``medvae.lesions``, the patient's whole load at once) come besides,
+cohort makes lesions by this code; but a network that learned from the kinds *smooth* and *warp* has seen the like of
+tissue without detail and of a mass. MS-like ones (``medvae.lesions``, the patient's whole load at once) come besides,
 three scans of each person. Their family is in the test cohort as well, in other people.
 
 The number to choose by is half the AP of the MS-like scans and half the mean AP of the other forms and sizes, so that
