@@ -9,6 +9,7 @@ import difflib
 import json
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,8 +69,14 @@ def parse(model: type[Model], content: Any, source: Path | str) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        problems = [_describe(model, problem) for problem in error.errors()]
+        problems = [_describe(model, problem) for problem in _causes(error.errors())]
         raise MedvaeError(f"{source}: " + "\n".join(dict.fromkeys(problems))) from None
+
+
+def _causes(problems: Sequence[Any]) -> list[Any]:
+    """Without the lists that are too short only because pydantic does not count their wrong items."""
+    with_wrong_items = {problem["loc"][:-1] for problem in problems}
+    return [p for p in problems if p["type"] != "too_short" or p["loc"] not in with_wrong_items]
 
 
 def _describe(model: type[BaseModel], problem: Any) -> str:

@@ -58,6 +58,19 @@ def test_mistakes_are_named(tmp_path, content, overrides, words):
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize("kinds", ["[smoth]", "[dark, smoth]"])
+def test_a_wrong_item_is_one_mistake_and_not_a_list_too_short_as_well(tmp_path, kinds):
+    with pytest.raises(MedvaeError) as raised:
+        read_config(write(tmp_path, {"name": "a"}), [f"objective.lesions.kinds={kinds}"])
+    assert "found 'smoth'" in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_an_empty_list_is_too_short(tmp_path):
+    with pytest.raises(MedvaeError, match="at least 1 item"):
+        read_config(write(tmp_path, {"name": "a"}), ["objective.lesions.kinds=[]"])
+
+
 def test_every_option_is_documented():
     def fields(model, prefix=""):
         for name, field in model.model_fields.items():
