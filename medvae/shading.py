@@ -31,6 +31,9 @@ SMALLEST_SPREAD = 0.05
 ROUNDS, CUT = 5, 4.685
 """Of the robust fit; at this many SDs Tukey's biweight gives a voxel no weight (95 % efficiency on normal errors)."""
 
+NEAR = 1.75
+"""SDs from the cubic within which a voxel has a say in the finer polynomial: most of a lesion lies further off, and a
+polynomial that can follow it must not see it. With 1 it no longer sees all of the shading."""
 
 STEP = (slice(None, None, 2),) * 3
 """The voxels that are looked at: every second along each axis."""
@@ -104,7 +107,7 @@ def without_shading(image: np.ndarray, mask: np.ndarray, mean: np.ndarray, sd: n
     part of a field that looks like anatomy.
 
     A field that is strong has finer parts as well, which a cubic leaves: then a polynomial of order 5 is fitted too,
-    and the stronger the cubic's field, the more of it is taken out, see `PLAIN`.
+    to what lies near the cubic, and the stronger the cubic's field, the more of it is taken out, see `PLAIN`.
 
     Parameters
     ----------
@@ -130,7 +133,9 @@ def without_shading(image: np.ndarray, mask: np.ndarray, mean: np.ndarray, sd: n
     field = polynomials[0].everywhere(coefficients)
     share = float(np.clip((there.std() - PLAIN) / (STRONG - PLAIN), 0, 1))
     if share:
-        coefficients, _ = polynomials[1].fit(places, ratio, spread)
+        off = (ratio - there) / spread
+        near = np.abs(off) < NEAR * _scale(off)
+        coefficients, _ = polynomials[1].fit([place[near] for place in places], ratio[near], spread[near])
         field += share * (polynomials[1].everywhere(coefficients) - field)
     return np.where(mask, image / np.exp(np.clip(field, -1, 1)), 0).astype(np.float32)
 
@@ -157,8 +162,7 @@ class _Polynomial:
             weighted = design * weights[:, None]
             found, *_ = np.linalg.lstsq(weighted.T @ design, weighted.T @ values, rcond=None)
             residual = (values - design @ found) / spread
-            scale = max(1.4826 * float(np.median(np.abs(residual))), 1e-6)
-            weights = spread**-2.0 * np.maximum(0, 1 - (residual / (CUT * scale)) ** 2) ** 2
+            weights = spread**-2.0 * np.maximum(0, 1 - (residual / (CUT * _scale(residual))) ** 2) ** 2
         return found, design @ found
 
     def everywhere(self, coefficients: np.ndarray) -> np.ndarray:
@@ -166,3 +170,8 @@ class _Polynomial:
         cube = np.zeros(self._size)
         cube[tuple(np.transpose(self.terms))] = coefficients
         return np.einsum("ijk,xi,yj,zk->xyz", cube, *self._axes, optimize=True)
+
+
+def _scale(residual: np.ndarray) -> float:
+    """Robust SD, never 0."""
+    return max(1.4826 * float(np.median(np.abs(residual))), 1e-6)
