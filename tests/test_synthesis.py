@@ -132,6 +132,20 @@ def test_sizes_follow_the_asked_radius():
         assert 0.6 * expected < float(volumes[volumes > 0].median()) < 1.6 * expected
 
 
+def test_textures_are_of_several_finenesses():
+    """Correlation of neighbours in the changed voxels: low in fine grain, high in blotches."""
+    x, mask = torch.full((1, 1, 48, 48, 48), 0.6), torch.ones(1, 1, 48, 48, 48, dtype=torch.bool)
+    alike = []
+    for seed in range(30):
+        options = LesionConfig(count=(1, 1), radius_mm=(16, 18), kinds=("texture",))
+        corrupted, truth = insert_lesions(x, mask, options, (seed,))
+        pairs = truth[0, 0, 1:] & truth[0, 0, :-1]
+        change = (corrupted - x)[0, 0]
+        alike.append(np.corrcoef(change[1:][pairs], change[:-1][pairs])[0, 1])
+    assert min(alike) < 0.45
+    assert max(alike) > 0.8
+
+
 def test_lesions_are_placed_in_the_bright_half_as_often_as_asked():
     x, mask = tiles((40, 48, 36), count=8)
     x[:, :, :20] *= 0.3  # one hemisphere is dark

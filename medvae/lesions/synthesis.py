@@ -22,8 +22,8 @@ from medvae.preparation.grid import STANDARD_GRID
 VISIBLE = 0.02
 """Mean absolute change of normalised intensity below which a lesion is taken back: nobody could learn to see it."""
 
-NOISE_CELLS = (2, 5)
-"""Voxels between two nodes of the smooth noise that roughens borders and makes texture."""
+BORDER_CELL, TEXTURE_CELLS = 5, (1, 2, 3)
+"""Voxels between two nodes of the smooth noise that roughens borders, and of that which makes texture."""
 
 WIDE = ("oedema", "warp")
 """Kinds whose edge is half as wide as the lesion."""
@@ -56,11 +56,12 @@ def insert_lesions(x: Tensor, mask: Tensor, options: LesionConfig, seed: Sequenc
     rng = np.random.default_rng(tuple(seed))
     generator = torch.Generator(x.device).manual_seed(int(rng.integers(2**63)))
     corrupted, truth = x.clone(), torch.zeros_like(mask)
-    noises = [_smooth_noise(x.shape[2:], cell, generator, x.device) for cell in NOISE_CELLS]
+    cells = (BORDER_CELL, *TEXTURE_CELLS)
+    border, *textures = (_smooth_noise(x.shape[2:], cell, generator, x.device) for cell in cells)
     for index in range(len(x)):
         other = x[int(rng.integers(len(x)))]
         for _ in range(int(rng.integers(options.count[0], options.count[1] + 1))):
-            _insert_one(corrupted[index], truth[index, 0], mask[index, 0], other, noises, options, rng)
+            _insert_one(corrupted[index], truth[index, 0], mask[index, 0], other, border, textures, options, rng)
     return corrupted, truth
 
 
@@ -69,7 +70,8 @@ def _insert_one(
     truth: Tensor,
     mask: Tensor,
     other: Tensor,
-    noises: Sequence[Tensor],
+    border: Tensor,
+    textures: Sequence[Tensor],
     options: LesionConfig,
     rng: np.random.Generator,
 ) -> None:
@@ -82,7 +84,8 @@ def _insert_one(
         for c, n in zip(centre, mask.shape, strict=True)
     )
     inside = mask[box]
-    coarse, fine = (_crop(noise, inside.shape, rng) for noise in reversed(noises))
+    coarse = _crop(border, inside.shape, rng)
+    fine = _crop(textures[int(rng.integers(len(textures)))], inside.shape, rng)
     distance = _ellipsoid(box, centre, radius, rng, image.device) * torch.exp(rng.uniform(0, 0.4) * coarse)
     kind = options.kinds[int(rng.integers(len(options.kinds)))]
     edge = rng.uniform(0.5, 0.8) if kind in WIDE else rng.uniform(0.3, 1.2) / radius
@@ -177,7 +180,7 @@ def _foreign(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, oth
 
 
 def _texture(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng, strength) -> Tensor:
-    return before * (1 + strength(0.1, 0.4) * noise * depth)
+    return before * (1 + strength(0.08, 0.4) * noise * depth)
 
 
 def _smooth(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng, strength) -> Tensor:
