@@ -59,9 +59,9 @@ def insert_lesions(x: Tensor, mask: Tensor, options: LesionConfig, seed: Sequenc
     cells = (BORDER_CELL, *TEXTURE_CELLS)
     border, *textures = (_smooth_noise(x.shape[2:], cell, generator, x.device) for cell in cells)
     for index in range(len(x)):
-        other = x[int(rng.integers(len(x)))]
+        other, brain = x[int(rng.integers(len(x)))], mask[index].flatten().nonzero()[:, 0]
         for _ in range(int(rng.integers(options.count[0], options.count[1] + 1))):
-            _insert_one(corrupted[index], truth[index, 0], mask[index, 0], other, border, textures, options, rng)
+            _insert_one(corrupted[index], truth[index, 0], mask[index, 0], brain, other, border, textures, options, rng)
     return corrupted, truth
 
 
@@ -69,16 +69,17 @@ def _insert_one(
     image: Tensor,
     truth: Tensor,
     mask: Tensor,
+    brain: Tensor,
     other: Tensor,
     border: Tensor,
     textures: Sequence[Tensor],
     options: LesionConfig,
     rng: np.random.Generator,
 ) -> None:
-    """Change ``image (C, *spatial)`` and ``truth (*spatial)`` where they are."""
+    """Change ``image (C, *spatial)``, ``truth (*spatial)`` where they are; ``brain (V,)``: the voxels of the mask."""
     low, high = (radius / STANDARD_GRID.spacing_mm[0] for radius in options.radius_mm)
     radius = low * (high / low) ** (rng.random() ** options.smallness)
-    centre = _place(image, mask, options.white_matter if radius < 8 else 0.0, rng)
+    centre = _place(image[0], brain, options.white_matter if radius < 8 else 0.0, rng)
     box = tuple(
         slice(max(0, c - math.ceil(2 * radius) - 1), min(n, c + math.ceil(2 * radius) + 2))
         for c, n in zip(centre, mask.shape, strict=True)
@@ -115,14 +116,15 @@ def _bright_tissue(image: Tensor, mask: Tensor, rng: np.random.Generator) -> Ten
     return torch.sigmoid((image - cut) / 0.03)
 
 
-def _place(image: Tensor, mask: Tensor, white_matter: float, rng: np.random.Generator) -> tuple[int, ...]:
-    """A brain voxel; with probability ``white_matter`` one of the brighter half, which on T1 is mostly white matter."""
-    region = mask
+def _place(image: Tensor, brain: Tensor, white_matter: float, rng: np.random.Generator) -> tuple[int, ...]:
+    """One of the voxels ``brain (V,)``; with probability ``white_matter`` of the brighter half, on T1 white matter."""
+    places = brain
     if rng.random() < white_matter:
-        values = image[0][mask]
-        region = mask & (image[0] > values.median())
-    chosen = torch.nonzero(region if region.any() else mask)
-    return tuple(int(i) for i in chosen[int(rng.integers(len(chosen)))])
+        values = image.flatten()[brain]
+        bright = values > values.median()
+        places = brain[bright] if bright.any() else brain
+    chosen = int(places[int(rng.integers(len(places)))])
+    return tuple(int(i) for i in np.unravel_index(chosen, image.shape))
 
 
 def _ellipsoid(
