@@ -29,7 +29,7 @@ from medvae.preparation.prepare import prepare_healthy, prepare_training
 from medvae.run_folder import record_cohort
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-MEMBERS = tuple(CONFIGS / f"{name}.yaml" for name in ("best_t1", "best_t1_broad", "best_t1_dark"))
+MEMBERS = tuple(CONFIGS / f"{name}.yaml" for name in ("best_t1", "best_t1_large", "best_t1_dark"))
 
 
 def main(manifest: Path, configs: list[Path], cache: Path | None, runs: Path, out: Path) -> None:

@@ -25,7 +25,7 @@ def scans(cohort):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_some_steps_lower_the_loss_and_the_network_scores(tmp_path, scans, name):
-    many, late, early = (40, 14, 8) if name in ("best_t1", "best_t1_broad") else (10, 3, 2)  # or the loss is too noisy
+    many, late, early = (40, 14, 8) if name in ("best_t1", "best_t1_large") else (10, 3, 2)  # or the loss is too noisy
     steps = [f"training.steps={many}", "training.warmup_steps=0", "training.log_every=1", "sampling.workers=0"]
     config = read_config(CONFIGS / f"{name}.yaml", [*steps, "sampling.batch_size=2", "score.normative=false"])
     training, validation = (volumes[:1] for volumes in scans)
