@@ -31,9 +31,9 @@ SMALLEST_SPREAD = 0.05
 ROUNDS, CUT = 5, 4.685
 """Of the robust fit; at this many SDs Tukey's biweight gives a voxel no weight (95 % efficiency on normal errors)."""
 
-NEAR = 1.75
-"""SDs from the cubic within which a voxel has a say in the finer polynomial: most of a lesion lies further off, and a
-polynomial that can follow it must not see it. With 1 it no longer sees all of the shading."""
+NEAR = (1.5, 2.5, 2.5)
+"""SDs within which a voxel has a say in the finer polynomial: from the cubic at first, then from the finer one itself.
+Most of a lesion lies further off, and a polynomial that can follow it must not see it."""
 
 STEP = (slice(None, None, 2),) * 3
 """The voxels that are looked at: every second along each axis."""
@@ -107,7 +107,7 @@ def without_shading(image: np.ndarray, mask: np.ndarray, mean: np.ndarray, sd: n
     part of a field that looks like anatomy.
 
     A field that is strong has finer parts as well, which a cubic leaves: then a polynomial of order 5 is fitted too,
-    to what lies near the cubic, and the stronger the cubic's field, the more of it is taken out, see `PLAIN`.
+    to what lies near it, and the stronger the cubic's field, the more of it is taken out, see `PLAIN`.
 
     Parameters
     ----------
@@ -133,10 +133,13 @@ def without_shading(image: np.ndarray, mask: np.ndarray, mean: np.ndarray, sd: n
     field = polynomials[0].everywhere(coefficients)
     share = float(np.clip((there.std() - PLAIN) / (STRONG - PLAIN), 0, 1))
     if share:
-        off = (ratio - there) / spread
-        near = np.abs(off) < NEAR * _scale(off)
-        coefficients, _ = polynomials[1].fit([place[near] for place in places], ratio[near], spread[near])
-        field += share * (polynomials[1].everywhere(coefficients) - field)
+        for distance in NEAR:
+            off = (ratio - there) / spread
+            near = np.abs(off) < distance * _scale(off)
+            coefficients, _ = polynomials[1].fit([place[near] for place in places], ratio[near], spread[near])
+            finer = polynomials[1].everywhere(coefficients)
+            there = finer[STEP][usable]
+        field += share * (finer - field)
     return np.where(mask, image / np.exp(np.clip(field, -1, 1)), 0).astype(np.float32)
 
 
