@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 
+from medvae.config import read_config
 from medvae.detector import PRETRAINED
 from medvae.ensemble import load_detector
 from medvae.lesions.families import insert_family
@@ -36,3 +37,15 @@ def test_it_is_small_and_was_trained_on_other_people(repository):
         held_out = {case.subject_id for case in cohort.of_split(split, healthy=True)}
         assert not held_out & set(told["train"])
     assert sum(path.stat().st_size for path in (PRETRAINED / NAME).rglob("*") if path.is_file()) < 20e6
+
+
+def test_it_was_made_with_the_configs_that_its_card_names(repository):
+    card = (PRETRAINED / f"{NAME}.md").read_text()
+    members = sorted(path.name for path in (PRETRAINED / NAME / "members").iterdir())
+    for name in members:
+        packed = read_config(PRETRAINED / NAME / "members" / name / "config.yaml")
+        assert packed == read_config(repository / "configs" / f"{name}.yaml")
+        assert f"{name}.yaml" in card
+    assert card.count(".yaml") == len(members)
+    kept_ml = read_config(PRETRAINED / NAME / "config.yaml").postprocessing.minimum_lesion_ml
+    assert f"without findings of {kept_ml:g} ml or less" in card
