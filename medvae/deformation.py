@@ -77,9 +77,11 @@ def pull(image: Tensor, field: Tensor) -> Tensor:
 
 def sample(image: Tensor, places: Tensor) -> Tensor:
     """An image ``(C, x, y, z)`` at places ``(3, ...)`` in voxels, ``(C, ...)``; beyond the border its rim."""
-    shape = image.shape[1:]
-    relative = torch.stack([2 * places[axis] / (shape[axis] - 1) - 1 for axis in (2, 1, 0)], dim=-1)
-    return functional.grid_sample(image[None], relative[None], padding_mode="border", align_corners=True)[0]
+    scale = places.new_tensor([2 / (n - 1) for n in image.shape[1:]])
+    relative = (places * scale.reshape(3, *[1] * (places.ndim - 1)) - 1).flip(0)
+    points = relative.reshape(3, -1, 1, 1).movedim(0, -1)[None]
+    found = functional.grid_sample(image[None], points, padding_mode="border", align_corners=True)
+    return found.reshape(len(image), *places.shape[1:])
 
 
 def expand(field: Tensor, shape: Sequence[int]) -> Tensor:
@@ -113,17 +115,7 @@ def growth(field: Tensor) -> Tensor:
 
 def smooth(image: Tensor, sigma: float) -> Tensor:
     """Gaussian smoothing of each channel of ``(C, x, y, z)``, SD in voxels; the rim continues outwards."""
-    reach = math.ceil(3 * sigma)
-    weights = torch.exp(
-        -(torch.arange(-reach, reach + 1, dtype=image.dtype, device=image.device) ** 2) / (2 * sigma**2)
-    )
-    weights /= weights.sum()
-    image = image[:, None]
-    for axis in range(3):
-        margins = [reach * (axis == 2 - side // 2) for side in range(6)]
-        shape = [1, 1, *(-1 if a == axis else 1 for a in range(3))]
-        image = functional.conv3d(functional.pad(image, margins, mode="replicate"), weights.reshape(shape))
-    return image[:, 0]
+    return _along_axes(image, [_smoothing(n, sigma) for n in image.shape[1:]])
 
 
 @lru_cache(maxsize=8)
@@ -133,7 +125,38 @@ def grid(shape: tuple[int, ...]) -> Tensor:
 
 
 def _coarser(image: Tensor, shape: Sequence[int], sigma: float) -> Tensor:
-    return functional.interpolate(smooth(image, sigma)[None], size=shape, mode="trilinear", align_corners=True)[0]
+    """Smoothed, then sampled on a coarser grid by linear interpolation."""
+    return _along_axes(
+        image, [_interpolation(m, n) @ _smoothing(n, sigma) for m, n in zip(shape, image.shape[1:], strict=True)]
+    )
+
+
+def _along_axes(image: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Each axis of ``(C, x, y, z)`` multiplied by its matrix ``(new, old)``.
+
+    A convolution of one channel along one axis took four times as long on a CPU.
+    """
+    first, second, third = (matrix.to(image.device) for matrix in weights)
+    image = second @ (image @ third.T)
+    channels, x, y, z = image.shape
+    return (first @ image.reshape(channels, x, y * z)).reshape(channels, len(first), y, z)
+
+
+@lru_cache(maxsize=32)
+def _smoothing(length: int, sigma: float) -> Tensor:
+    """What each of ``length`` voxels weighs in each smoothed one: ``(length, length)``, rows sum to 1."""
+    reach = math.ceil(3 * sigma)
+    offsets = torch.arange(-reach, reach + 1)
+    weights = torch.exp(-offsets.to(torch.float32).square() / (2 * sigma**2))
+    sources = (torch.arange(length)[:, None] + offsets).clamp(0, length - 1)
+    matrix = torch.zeros(length, length)
+    return matrix.scatter_add_(1, sources, (weights / weights.sum()).expand(length, -1))
+
+
+@lru_cache(maxsize=32)
+def _interpolation(new: int, old: int) -> Tensor:
+    """What each of ``old`` voxels weighs in each of ``new`` ones, ``(new, old)``; both share the outermost ones."""
+    return functional.interpolate(torch.eye(old)[None], size=new, mode="linear", align_corners=True)[0].T
 
 
 def _gradients(image: Tensor) -> Tensor:
