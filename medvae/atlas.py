@@ -64,7 +64,7 @@ class Atlas:
         if self.cover is None:
             return even, None
         field = deformation.register(torch.from_numpy(even), torch.from_numpy(self._template()))
-        mean, sd = self._bent(("mean", "sd"), deformation.expand(field, mask.shape)).values()
+        mean, sd = self._bent(("mean", "sd"), deformation.expand(field, mask.shape), mask).values()
         return self._reference(mean, sd).remove(image, mask), field
 
     def beside_fitted(
@@ -85,11 +85,11 @@ class Atlas:
             mirrored = [source[:, ::-1]] if mirror else []  # the standard grid is symmetric about the midline
         else:
             whole = deformation.expand(field, mask.shape)
-            healthy = self._bent([name for name, _ in self._arrays() if name != "cover"], whole)
+            healthy = self._bent([name for name, _ in self._arrays() if name != "cover"], whole, mask)
             grown = deformation.expand_map(deformation.growth(field), mask.shape).numpy()[None]
             grown = (grown - healthy.pop("growth_mean")) / np.maximum(healthy.pop("growth_sd"), SMALLEST_GROWTH_SD)
             healthy = [*healthy.values(), np.repeat(grown, len(even), axis=0)]
-            mirrored = [_mirrored(torch.from_numpy(source), field, whole).numpy()] if mirror else []
+            mirrored = [_mirrored(torch.from_numpy(source), field, whole, mask)] if mirror else []
         shown = np.concatenate([even, *healthy, *mirrored]).astype(np.float32, copy=False)
         return shown * mask
 
@@ -98,10 +98,11 @@ class Atlas:
         mine, others = dict(self._arrays()), dict(other._arrays())
         return mine.keys() == others.keys() and all(np.array_equal(mine[name], others[name]) for name in mine)
 
-    def _bent(self, names: Sequence[str], field: Tensor) -> dict[str, np.ndarray]:
-        """Arrays of the atlas bent by a field of full resolution."""
+    def _bent(self, names: Sequence[str], field: Tensor, mask: np.ndarray) -> dict[str, np.ndarray]:
+        """Arrays of the atlas bent by a field of full resolution, inside the mask; 0 outside."""
         arrays = [getattr(self, name) for name in names]
-        bent = deformation.pull(torch.from_numpy(np.concatenate(arrays)), field).numpy()
+        places = _within(deformation.grid(mask.shape) + field, mask)
+        bent = _filled(deformation.sample(torch.from_numpy(np.concatenate(arrays)), places), mask)
         return dict(zip(names, np.split(bent, np.cumsum([len(array) for array in arrays])[:-1]), strict=True))
 
     def _template(self) -> np.ndarray:
@@ -188,16 +189,28 @@ def _bent_to_mean(
     return found
 
 
-def _mirrored(image: Tensor, field: Tensor, whole: Tensor) -> Tensor:
+def _mirrored(image: Tensor, field: Tensor, whole: Tensor, mask: np.ndarray) -> np.ndarray:
     """A scan ``(C, X, Y, Z)`` mirrored at the midline of the atlas: at each voxel what the other side has in its place.
 
     By the field that bends the atlas onto the scan, coarse and ``whole``: from a voxel to its place in the atlas, to
-    the place mirrored there, and back into the scan.
+    the place mirrored there, and back into the scan. 0 outside the mask.
     """
-    places = deformation.grid(tuple(whole.shape[1:])) + whole
-    places = torch.stack([whole.shape[1] - 1 - places[0], places[1], places[2]])
-    back = deformation.expand(deformation.inverse(field), whole.shape[1:])
-    return deformation.sample(image, places + deformation.sample(back, places))
+    places = _within(deformation.grid(mask.shape) + whole, mask)
+    places[0] = len(mask) - 1 - places[0]
+    back = deformation.expand(deformation.inverse(field), mask.shape)
+    return _filled(deformation.sample(image, places + deformation.sample(back, places)), mask)
+
+
+def _within(places: Tensor, mask: np.ndarray) -> Tensor:
+    """Those of the places ``(3, X, Y, Z)`` that lie in the mask, ``(3, V)``: a third of the grid is brain."""
+    return places[:, torch.from_numpy(np.ascontiguousarray(mask))]
+
+
+def _filled(values: Tensor, mask: np.ndarray) -> np.ndarray:
+    """Values ``(C, V)`` of the mask's voxels on the whole grid, ``(C, X, Y, Z)``, 0 outside."""
+    whole = np.zeros((len(values), *mask.shape), dtype=np.float32)
+    whole[:, mask] = values.numpy()
+    return whole
 
 
 def _roughness_of(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
