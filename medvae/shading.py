@@ -129,17 +129,17 @@ def without_shading(image: np.ndarray, mask: np.ndarray, mean: np.ndarray, sd: n
     polynomials = [_Polynomial(order, image.shape) for order in ORDERS]
     if len(ratio) < 10 * len(polynomials[-1].terms):
         return np.where(mask, image, 0).astype(np.float32)
-    coefficients, there = polynomials[0].fit(places, ratio, spread)
+    coefficients, there = _fit(polynomials[0].terms_at(places), ratio, spread)
     field = polynomials[0].everywhere(coefficients)
     share = float(np.clip((there.std() - PLAIN) / (STRONG - PLAIN), 0, 1))
     if share:
+        terms = polynomials[1].terms_at(places)
         for distance in NEAR:
             off = (ratio - there) / spread
             near = np.abs(off) < distance * _scale(off)
-            coefficients, _ = polynomials[1].fit([place[near] for place in places], ratio[near], spread[near])
-            finer = polynomials[1].everywhere(coefficients)
-            there = finer[STEP][usable]
-        field += share * (finer - field)
+            coefficients, _ = _fit(terms[near], ratio[near], spread[near])
+            there = terms @ coefficients
+        field += share * (polynomials[1].everywhere(coefficients) - field)
     return np.where(mask, image / np.exp(np.clip(field, -1, 1)), 0).astype(np.float32)
 
 
@@ -151,28 +151,29 @@ class _Polynomial:
         self._size = (order + 1,) * 3
         self.terms = [term for term in np.ndindex(*self._size) if sum(term) <= order]
 
-    def fit(
-        self, places: Sequence[np.ndarray], values: np.ndarray, spread: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Coefficients ``(terms,)`` that fit ``values`` ``(N,)`` of that ``spread`` robustly, and the fit ``(N,)``.
-
-        ``places`` are three index arrays ``(N,)`` of the grid of every second voxel.
-        """
-        factors = [axis[::2][place] for axis, place in zip(self._axes, places, strict=True)]
-        design = np.stack([np.prod([f[:, n] for f, n in zip(factors, term, strict=True)], 0) for term in self.terms], 1)
-        weights = spread**-2.0
-        for _ in range(ROUNDS):
-            weighted = design * weights[:, None]
-            found, *_ = np.linalg.lstsq(weighted.T @ design, weighted.T @ values, rcond=None)
-            residual = (values - design @ found) / spread
-            weights = spread**-2.0 * np.maximum(0, 1 - (residual / (CUT * _scale(residual))) ** 2) ** 2
-        return found, design @ found
+    def terms_at(self, places: Sequence[np.ndarray]) -> np.ndarray:
+        """Each term ``(N, terms)`` at places given as three index arrays ``(N,)`` of the grid of every second voxel."""
+        orders = np.transpose(self.terms)
+        x, y, z = (axis[::2][place][:, n] for axis, place, n in zip(self._axes, places, orders, strict=True))
+        return x * y * z
 
     def everywhere(self, coefficients: np.ndarray) -> np.ndarray:
         """The polynomial at all voxels of the grid, ``shape``."""
         cube = np.zeros(self._size)
         cube[tuple(np.transpose(self.terms))] = coefficients
         return np.einsum("ijk,xi,yj,zk->xyz", cube, *self._axes, optimize=True)
+
+
+def _fit(terms: np.ndarray, values: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients ``(terms,)`` with which ``terms`` ``(N, terms)`` fit ``values`` ``(N,)`` robustly, and the fit."""
+    weights = spread**-2.0
+    for _ in range(ROUNDS):
+        weighted = terms * weights[:, None]
+        found, *_ = np.linalg.lstsq(weighted.T @ terms, weighted.T @ values, rcond=None)
+        fitted = terms @ found
+        residual = (values - fitted) / spread
+        weights = spread**-2.0 * np.maximum(0, 1 - (residual / (CUT * _scale(residual))) ** 2) ** 2
+    return found, fitted
 
 
 def _scale(residual: np.ndarray) -> float:
