@@ -32,12 +32,13 @@ from medvae.atlas import VolumeWithAtlas
 from medvae.config import Config
 from medvae.errors import MedvaeError
 from medvae.files import remove_leftovers, whole_folder, write_bytes, write_text
+from medvae.memory import keep_freed_memory
 from medvae.networks.build import Network, build
 from medvae.preparation.prepare import PreparedVolume
 from medvae.progress import Progress
 from medvae.reporting.training_pictures import draw_loss, draw_reconstructions
 from medvae.run_folder import Metrics, forget_after, open_run
-from medvae.sampling.lesion_scans import LesionScans, MixedPatches
+from medvae.sampling.lesion_scans import LesionScans, MixedPatches, single
 from medvae.sampling.order import EpochOrder
 from medvae.sampling.tiles import Tiles, augment_batch, training_tiles, validation_tiles
 from medvae.shading import VolumeWithoutShading
@@ -128,6 +129,8 @@ def train(
 
     AcceleratorState._reset_state()  # or it refuses another precision than that of an earlier training in this process
     accelerator = Accelerator(mixed_precision=options.precision)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     network = build_network(config, channels)
     if config.network.prior:
         network.prior.load_state_dict(prior.state_dict())
@@ -170,7 +173,7 @@ def train(
     order = EpochOrder(len(dataset), seed=config.seed, start=begin * processes, stop=end * processes)
     loader = DataLoader(
         dataset, batch_size=1 if mixed else batch, sampler=order, num_workers=config.sampling.workers,
-        worker_init_fn=_one_thread, pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_one_thread, pin_memory=torch.cuda.is_available(), collate_fn=single if mixed else None,
     )  # fmt: skip
     loader = accelerator.prepare(loader)
     batches = mixed.batches(loader, start, stop) if mixed else loader

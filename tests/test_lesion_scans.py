@@ -122,7 +122,7 @@ def test_blocks_are_mixed_and_any_step_can_be_the_first(start):
 
     def steps(start: int, stop: int) -> list[list[int]]:
         first, last = mixed.scans_of(start, stop)
-        loader = ([part[None] for part in Numbers(4)[n]] for n in range(first, last))
+        loader = (Numbers(4)[n] for n in range(first, last))
         return [x.flatten().tolist() for x, _ in mixed.batches(loader, start, stop)]
 
     whole = steps(0, 11)
@@ -136,7 +136,7 @@ def test_blocks_are_mixed_and_any_step_can_be_the_first(start):
 def test_a_batch_may_be_larger_than_the_patches_of_a_block():
     mixed = MixedPatches(Numbers(2), batch=15, seed=1)
     first, last = mixed.scans_of(0, 2)
-    loader = ([part[None] for part in Numbers(2)[n]] for n in range(first, last))
+    loader = (Numbers(2)[n] for n in range(first, last))
     batches = [x.flatten().tolist() for x, _ in mixed.batches(loader, 0, 2)]
     assert [len(set(batch)) for batch in batches] == [15, 15]
 
