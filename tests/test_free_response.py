@@ -40,6 +40,17 @@ def test_sensitivity_at_false_findings_per_scan_by_hand():
     }  # fmt: skip
 
 
+def test_a_finding_is_as_large_as_in_the_mask_and_as_certain_as_its_peak():
+    ill = scan([(0, 0)], [((0, 0), 5), ((10, 0), 5), ((20, 0), 3)])
+    ill.scores[0, 0, 2] = 9  # a 64th of the lesion
+    ill.scores[10, 0, [2, 5]] = 7, 6  # one false finding with two peaks
+    plain = free_response([ill], [8.0, 5.5, 2.0], **RULE)
+    assert [(point["sensitivity"], point["false_per_scan"]) for point in plain["curve"]] == [(0, 0), (0, 2), (1, 2)]
+    grown = free_response([ill], [8.0, 5.5, 2.0], **RULE, findings_above=4.0)
+    assert [(point["sensitivity"], point["false_per_scan"]) for point in grown["curve"]] == [(1, 0), (1, 1), (1, 2)]
+    assert (plain["findings_above"], grown["findings_above"]) == (None, 4.0)
+
+
 def test_flagging_the_whole_brain_is_no_way_to_few_false_findings():
     ill = scan([(0, 0)], [((8 * i, 8 * j), 5) for i in range(1, 4) for j in range(3)])
     found = free_response([ill], [4.0, -1.0], overlap=0.0, smallest_ml=0.003)
@@ -80,10 +91,11 @@ def test_evaluate_prints_it_when_asked(cohort, tmp_path):
         write_volume(tmp_path / "maps" / f"{case.id}_desc-anomaly_probseg.nii.gz", map_, scan)
     arguments = ["evaluate", str(tmp_path / "maps"), "--manifest", str(cohort.path)]
     arguments += ["-q", "--out", str(tmp_path / "out")]
-    done = CliRunner().invoke(app, [*arguments, "--free-response"])
+    done = CliRunner().invoke(app, [*arguments, "--free-response", "--threshold", "0.6"])
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "out" / "results.json").read_text())["free_response"]
     assert 0 < found["sensitivity"]["8"] <= 1
+    assert found["findings_above"] == 0.6
     assert "false findings per scan" in done.output
     CliRunner().invoke(app, [*arguments[:-1], str(tmp_path / "plain")])
     assert json.loads((tmp_path / "plain" / "results.json").read_text())["free_response"] == {}

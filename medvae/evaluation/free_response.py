@@ -1,9 +1,13 @@
-"""Lesions found against false findings per scan, over all thresholds: the free-response curve.
+"""Lesions found against false findings per scan, the most certain findings first: the free-response curve.
 
-A threshold that suits one method is wrong for another. Here each is judged at the thresholds where it makes as many
-mistakes as a reader would bear (Bunch et al. 1977, doi:10.1117/12.955926; the numbers of false findings per scan are
-those of LUNA16, Setio et al. 2017, doi:10.1016/j.media.2017.06.015). The threshold is chosen on the scans that are
-measured, so this compares methods; it does not say what a detector with a fixed threshold finds.
+A reader is given findings with a confidence each, and looks at them from the top (Bunch et al. 1977,
+doi:10.1117/12.955926; the numbers of false findings per scan are those of LUNA16, Setio et al. 2017,
+doi:10.1016/j.media.2017.06.015). Here a finding is a component of the map above the detector's first operating
+point, and its confidence is its highest value. So a lesion is one finding, as large as in the mask, however certain one
+has to be; a map without an operating point is cut at each confidence instead, and a lesion's peak is a speck then.
+
+How certain one has to be for so many false findings is read off the scans that are measured, so this compares methods;
+it does not say what a detector with a fixed threshold finds.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from scipy import ndimage
 
 from medvae.components import components
 from medvae.evaluation.curves import SparseCounts, bin_floor
@@ -36,7 +41,12 @@ def thresholds_of(counts: SparseCounts) -> list[float]:
 
 
 def free_response(
-    cases: Iterable[CaseVoxels], thresholds: Sequence[float], *, overlap: float, smallest_ml: float
+    cases: Iterable[CaseVoxels],
+    thresholds: Sequence[float],
+    *,
+    overlap: float,
+    smallest_ml: float,
+    findings_above: float = math.inf,
 ) -> dict[str, object]:
     """The curve over some scans, and the sensitivity at given numbers of false findings per scan.
 
@@ -45,25 +55,30 @@ def free_response(
     cases
         Scans with and without lesions; false findings are counted in both.
     thresholds
-        Highest first.
+        Of the confidence, highest first.
     overlap, smallest_ml
         Of `medvae.evaluation.lesions.match_lesions`.
+    findings_above
+        What lies above it is a finding. A threshold that is lower is taken for both.
 
     Returns
     -------
     dict
-        ``lesions`` of `SMALLEST_LESION_ML` or more, ``scans``, the ``curve`` (threshold, false findings per scan,
-        sensitivity) and ``sensitivity`` by number of false findings per scan. Below a threshold where there were too
-        many false findings no sensitivity counts: lower still, findings flow together and become few again. NaN without
-        a lesion.
+        ``lesions`` of `SMALLEST_LESION_ML` or more, ``scans``, ``findings_above`` (None without), the ``curve``
+        (threshold, false findings per scan, sensitivity) and ``sensitivity`` by number of false findings per scan.
+        Below a threshold where there were too many false findings no sensitivity counts: lower still, findings flow
+        together and become few again. NaN without a lesion.
     """
     found, false = np.zeros(len(thresholds)), np.zeros(len(thresholds))
     lesions = scans = 0
     for case in cases:
         scans += 1
         truth, voxel_ml = components(case.truth), case.geometry.voxel_volume_ml
-        for index, threshold in enumerate(thresholds):
-            flagged = (case.scores > np.float32(threshold)) & case.brain
+        scores = np.where(case.brain, case.scores, -np.inf)
+        findings, sizes = components(scores > np.float32(findings_above))
+        confidence = np.append(-np.inf, ndimage.maximum(scores, findings, np.arange(1, len(sizes) + 1)))
+        for index, threshold in enumerate(map(np.float32, thresholds)):
+            flagged = (confidence > threshold)[findings] if threshold > findings_above else scores > threshold
             match = match_components(flagged, truth, voxel_ml, overlap=overlap, smallest_ml=smallest_ml)
             large = match.sizes_ml >= SMALLEST_LESION_ML
             found[index] += np.count_nonzero(match.found & large)
@@ -80,4 +95,5 @@ def free_response(
         {"threshold": float(t), "false_per_scan": float(f), "sensitivity": float(s)}
         for t, f, s in zip(thresholds, per_scan, sensitivity, strict=True)
     ]
-    return {"lesions": lesions, "scans": scans, "sensitivity": at, "curve": curve}
+    above = findings_above if math.isfinite(findings_above) else None
+    return {"lesions": lesions, "scans": scans, "findings_above": above, "sensitivity": at, "curve": curve}

@@ -127,8 +127,8 @@ def evaluate(
     protocol
         Whose conventions to follow, by name; see `medvae.evaluation.protocols`.
     free_response
-        Also count lesions and false findings at 40 thresholds, see `medvae.evaluation.free_response`: each map is read
-        twice.
+        Also count lesions and false findings at 40 levels of confidence, see `medvae.evaluation.free_response`: each
+        map is read twice.
     quiet
         No progress display.
 
@@ -182,7 +182,12 @@ def evaluate(
     if free_response:
         with_map = [case for case in cases if files[case.id] is not None or not case.healthy]
         steps = thresholds_of(SparseCounts.merged([result.counts for result in results]))
-        response = free_response_of(map(read, with_map), steps, overlap=overlap, smallest_ml=smallest_ml)
+        rule = {
+            "overlap": overlap,
+            "smallest_ml": smallest_ml,
+            "findings_above": points[0].threshold if points else math.inf,
+        }
+        response = free_response_of(map(read, with_map), steps, **rule)
     brats, brats_intervals = brats_numbers(ill, points, resamples)
     return Study(
         method=method or found_method or folder.name,
