@@ -173,6 +173,12 @@ def make_scans(manifest: Manifest, detector: Calibrated, cache: Path | None, out
     return prepared
 
 
+def score(detector: Calibrated, volume: PreparedVolume, image: np.ndarray) -> np.ndarray:
+    """The score of a healthy scan whose image ``(1, X, Y, Z)``, in units of white matter, is another now."""
+    changed = PreparedVolume(image, volume.mask, volume.source, volume.source_mask, volume.transform, volume.registered)
+    return detector.score(StandardisedVolume(changed, detector.scale, detector.config.preparation))
+
+
 def scores(detector: Calibrated, prepared: list[PreparedVolume], scans: Path, out: Path) -> None:
     """Score all scans with lesions; what is there already is not done again."""
     files = sorted(scans.glob("*.npz"))
@@ -180,12 +186,7 @@ def scores(detector: Calibrated, prepared: list[PreparedVolume], scans: Path, ou
         for done, path in enumerate(files, start=1):
             if not (out / path.name).exists():
                 volume = prepared[int(path.name.split(",")[0])]
-                changed = PreparedVolume(
-                    np.load(path)["image"][None], volume.mask, volume.source, volume.source_mask, volume.transform,
-                    volume.registered,
-                )  # fmt: skip
-                seen = StandardisedVolume(changed, detector.scale, detector.config.preparation)
-                save(out / path.name, score=detector.score(seen))
+                save(out / path.name, score=score(detector, volume, np.load(path)["image"][None]))
             progress.update(done, scan=path.stem)
 
 
@@ -227,8 +228,10 @@ def save(path: Path, **arrays: np.ndarray) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def main(found: list[str], manifest: Path, cache: Path | None, out: Path) -> None:
-    """Make ``out``: scans with lesions, scores and the table."""
+def ready(
+    found: list[str], manifest: Path, cache: Path | None, out: Path
+) -> tuple[list[Calibrated], list[PreparedVolume], Path]:
+    """The detectors, the healthy validation scans, and the folder in ``out`` that keeps ``scans`` and ``scores``."""
     detectors = [load_detector(name) for name in found]
     for name, detector in zip(found, detectors, strict=True):
         if detector.scale is None:
@@ -238,12 +241,23 @@ def main(found: list[str], manifest: Path, cache: Path | None, out: Path) -> Non
             )
     cohort = read_manifest(manifest)
     made = out / _key(cohort, detectors[0])  # scans of another cohort must not be taken for these
-    prepared = make_scans(cohort, detectors[0], cache, made / "scans")
-    results = {}
-    for name, detector in zip(found, detectors, strict=True):
-        folder = made / "scores" / detector.fingerprint[:12]
-        scores(detector, prepared, made / "scans", folder)
-        results[name] = measure(prepared, made / "scans", folder)
+    return detectors, make_scans(cohort, detectors[0], cache, made / "scans"), made
+
+
+def scored(detector: Calibrated, prepared: list[PreparedVolume], made: Path) -> Path:
+    """The folder of a detector's scores, one file for each of the scans."""
+    folder = made / "scores" / detector.fingerprint[:12]
+    scores(detector, prepared, made / "scans", folder)
+    return folder
+
+
+def main(found: list[str], manifest: Path, cache: Path | None, out: Path) -> None:
+    """Make ``out``: scans with lesions, scores and the table."""
+    detectors, prepared, made = ready(found, manifest, cache, out)
+    results = {
+        name: measure(prepared, made / "scans", scored(detector, prepared, made))
+        for name, detector in zip(found, detectors, strict=True)
+    }
     header, rows = table(results)
     print_table("AP on lesions put into healthy validation scans", header, rows)
     print(f"written: {write_text(out / 'table.md', markdown_table(header, rows))}")

@@ -1,5 +1,6 @@
 """The programs that make and choose the detector that comes with medvae, run small."""
 
+import importlib
 import runpy
 from itertools import islice
 from pathlib import Path
@@ -75,6 +76,7 @@ def test_detectors_are_compared_and_the_work_is_not_done_again(cohort, tmp_path,
         score = {"kind": "intensity", "polarity": polarity, "normative": True, "smoothing_mm": 0}
         config = Config.model_validate({"name": name, "network": None, "score": score, **LANDMARKS})
         fit(config, cohort, tmp_path / name, quiet=True)
+    monkeypatch.syspath_prepend(REPOSITORY / "pipelines")
     names = VALIDATION["main"].__globals__
     monkeypatch.setitem(names, "SIZES_ML", {"medium": (2.0, 8.0)})
     monkeypatch.setitem(names, "REPEATS_OF_MS", 1)
@@ -91,6 +93,18 @@ def test_detectors_are_compared_and_the_work_is_not_done_again(cohort, tmp_path,
     made = {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
     VALIDATION["main"](found, cohort.path, tmp_path / "cache", out)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")} == made
+    masks = importlib.import_module("validation_masks")
+    monkeypatch.setattr(masks, "RULES", (masks.Rule(0.01, 0.01), masks.Rule(0.001, 0.01), masks.Rule(0.01, 0.01, 1e3)))
+    masks.main(found[0], cohort.path, tmp_path / "cache", out)
+    lines = (out / "masks.md").read_text().splitlines()
+    plain, certain, nothing = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[4:7])
+    assert float(plain[3]) > float(certain[3]) > float(nothing[3]) == 0
+    dice, f1, share = map(float, plain[4].split())
+    assert min(dice, f1, share) > 0
+    assert max(dice, f1, share) <= 1
+    assert nothing[4] == "0.000 0.000 0.000"
+    cut, whole = (line.split("|")[2:-1] for line in lines[-2:])
+    assert 0 <= float(cut[0]) <= float(whole[0]) <= 1
     one = [case for case in cohort.cases if case.id != "sub04"]
     smaller = write_manifest(cohort.model_copy(update={"cases": one}), cohort.path.parent / "one.json")
     VALIDATION["main"](found[:1], smaller, tmp_path / "cache", out)

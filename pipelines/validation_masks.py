@@ -1,0 +1,163 @@
+"""How to make masks of a detector's maps, on the scans of validation_lesions.py, without a look at what is reported.
+
+    python pipelines/validation_masks.py t1-2mm --data MANIFEST --cache CACHE --out runs/validation
+
+A mask is what lies above one threshold and is connected with something above another (hysteresis), without findings of
+some volume or less. Thresholds are those above which a share of the voxels of the healthy validation scans lies. For
+each way: findings per healthy scan, and of each kind of lesion the mean Dice of its scans, the lesion F1 and the share
+of lesions that are found, all sizes together. MS-like scans hold many lesions, the others one.
+
+A second table says what a reader finds who looks at the most certain findings first, until there is one false finding
+per scan (`medvae.evaluation.free_response`).
+
+Scans and scores are kept in OUT; those that validation_lesions.py has made are taken from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from validation_lesions import FORMS, ready, save, score, scored
+
+from medvae.calibrated import Calibrated
+from medvae.components import components
+from medvae.errors import MedvaeError
+from medvae.evaluation.curves import SparseCounts
+from medvae.evaluation.free_response import SMALLEST_LESION_ML, free_response, thresholds_of
+from medvae.evaluation.lesions import OVERLAP, SMALLEST_ML, lesion_numbers, match_lesions
+from medvae.evaluation.maps import CaseVoxels
+from medvae.files import write_text
+from medvae.postprocessing import grow, remove_small
+from medvae.preparation.grid import STANDARD_GRID
+from medvae.preparation.prepare import PreparedVolume
+from medvae.progress import Progress
+from medvae.reporting.tables import markdown_table, print_table
+
+KINDS = ("MS-like", *FORMS)
+
+
+class Rule(NamedTuple):
+    """How a mask is made: shares of healthy voxels above both thresholds, and the volume of what is left out, in ml."""
+
+    seed: float
+    grown_to: float
+    minimum_ml: float = 0.0
+
+    def mask(self, scores: np.ndarray, healthy: np.ndarray) -> np.ndarray:
+        """From scores ``(X, Y, Z)`` and the sorted scores of healthy voxels."""
+        return remove_small(
+            grow(scores, threshold(healthy, self.seed), threshold(healthy, self.grown_to)),
+            STANDARD_GRID.voxel_volume_ml,
+            self.minimum_ml,
+        )
+
+
+RULES = (
+    Rule(0.001, 0.001), Rule(0.001, 0.001, 0.02), Rule(0.001, 0.001, 0.1), Rule(0.0005, 0.001), Rule(0.0003, 0.001),
+    Rule(0.0002, 0.001), Rule(0.0001, 0.001), Rule(0.0003, 0.0003), Rule(0.0003, 0.0005), Rule(0.0003, 0.002),
+)  # fmt: skip
+FINDINGS_ABOVE = {"cut at each confidence": None, "above 0.1 %": 0.001}
+
+
+def threshold(healthy: np.ndarray, share: float) -> float:
+    """The score above which a share of the sorted scores lies."""
+    return float(healthy[min(len(healthy) - 1, math.ceil(len(healthy) * (1 - share)))])
+
+
+def healthy_scores(detector: Calibrated, prepared: list[PreparedVolume], folder: Path) -> list[np.ndarray]:
+    """The scores of the healthy validation scans, ``(X, Y, Z)`` each and −∞ outside the brain; kept in ``folder``."""
+    found = []
+    with Progress("Scoring healthy scans", len(prepared)) as progress:
+        for person, volume in enumerate(prepared):
+            path = folder / f"{person}, healthy.npz"
+            if not path.exists():
+                save(path, score=score(detector, volume, volume.image))
+            found.append(np.where(volume.mask, np.load(path)["score"], -np.inf))
+            progress.update(person + 1)
+    return found
+
+
+def cases(prepared: list[PreparedVolume], made: Path, folder: Path) -> Iterator[tuple[str, CaseVoxels]]:
+    """Kind, and score beside truth, of every scan with lesions."""
+    for path in sorted((made / "scans").glob("*.npz")):
+        person, kind, _ = path.stem.split(", ")
+        mask = prepared[int(person)].mask
+        score = np.where(mask, np.load(folder / path.name)["score"], -np.inf)
+        yield kind, CaseVoxels(score, np.load(path)["truth"], mask, STANDARD_GRID)
+
+
+def table_of_masks(
+    healthy: list[np.ndarray], pooled: np.ndarray, lesions: dict[str, list[CaseVoxels]]
+) -> tuple[list[str], list[list[str]]]:
+    """A row for each rule: findings per healthy scan; Dice, F1 and share found of each kind, and their means."""
+    header = ["seeds", "grown to", "left out, ml", "findings per healthy scan"]
+    header += [f"{kind}: Dice, F1, found" for kind in (*KINDS, "mean")]
+    rows = []
+    with Progress("Making masks", len(RULES)) as progress:
+        for done, rule in enumerate(RULES, start=1):
+            numbers = []
+            for kind in KINDS:
+                masks = [(rule.mask(case.scores, pooled), case.truth) for case in lesions[kind]]
+                dice = [2 * (mask & truth).sum() / (mask.sum() + truth.sum()) for mask, truth in masks]
+                found = lesion_numbers(match_lesions(*pair, STANDARD_GRID.voxel_volume_ml) for pair in masks)
+                numbers.append((np.mean(dice), found["lesion_f1"], found["lesion_sensitivity"]))
+            false = np.mean([len(components(rule.mask(scores, pooled)).sizes) for scores in healthy])
+            cells = (" ".join(f"{value:.3f}" for value in row) for row in (*numbers, np.mean(numbers, axis=0)))
+            rows.append([f"{rule.seed:.2%}", f"{rule.grown_to:.2%}", f"{rule.minimum_ml:g}", f"{false:.1f}", *cells])
+            progress.update(done)
+    return header, rows
+
+
+def table_of_findings(pooled: np.ndarray, lesions: dict[str, list[CaseVoxels]]) -> tuple[list[str], list[list[str]]]:
+    """A row for each way to tell findings: share of lesions found at one false finding per scan, and their mean."""
+    rows = []
+    for name, share in FINDINGS_ABOVE.items():
+        above = math.inf if share is None else threshold(pooled, share)
+        found = []
+        for kind in KINDS:
+            counts = [SparseCounts.of(case.scores[case.brain], case.truth[case.brain]) for case in lesions[kind]]
+            steps = thresholds_of(SparseCounts.merged(counts))
+            rule = {"overlap": OVERLAP, "smallest_ml": SMALLEST_ML, "findings_above": above}
+            found.append(free_response(lesions[kind], steps, **rule)["sensitivity"]["1"])
+        rows.append([name, *(f"{value:.2f}" for value in (*found, np.mean(found)))])
+    return ["findings", *KINDS, "mean"], rows
+
+
+def main(name: str, manifest: Path, cache: Path | None, out: Path) -> None:
+    """Make ``out``: scans with lesions, scores and both tables."""
+    (detector,), prepared, made = ready([name], manifest, cache, out)
+    folder = scored(detector, prepared, made)
+    healthy = healthy_scores(detector, prepared, folder)
+    pooled = np.sort(np.concatenate([scores[np.isfinite(scores)] for scores in healthy]))
+    lesions: dict[str, list[CaseVoxels]] = {}
+    for kind, case in cases(prepared, made, folder):
+        lesions.setdefault(kind, []).append(case)
+    tables = {
+        "Masks": table_of_masks(healthy, pooled, lesions),
+        f"Lesions from {SMALLEST_LESION_ML} ml found at one false finding per scan": table_of_findings(pooled, lesions),
+    }
+    for title, (header, rows) in tables.items():
+        print_table(title, header, rows)
+    text = "\n".join(f"## {title}\n\n{markdown_table(*content)}" for title, content in tables.items())
+    print(f"written: {write_text(out / 'masks.md', text)}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("detector", metavar="DETECTOR", help="run folder, detector's folder, or its name")
+    parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="the healthy cohort")
+    parser.add_argument("--cache", type=Path, help="folder of prepared scans")
+    parser.add_argument("--out", type=Path, default=Path("runs/validation"), help="folder for everything")
+    chosen = parser.parse_args()
+    try:
+        main(chosen.detector, chosen.data, chosen.cache, chosen.out)
+    except MedvaeError as error:
+        sys.exit(f"validation_masks: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nStopped; run the same command again to go on.")
