@@ -9,6 +9,7 @@ import numpy as np
 from medvae import conformal
 from medvae.calibrated import Calibrated
 from medvae.calibration import OperatingPoint
+from medvae.errors import MedvaeError
 from medvae.guarantees import ASSUMPTION, case_statistic
 from medvae.postprocessing import erode, finding_volumes_ml, grow, remove_small
 from medvae.preparation.grid import STANDARD_GRID
@@ -63,15 +64,17 @@ def find_lesions(
     if options.grow_to is not None:
         grown_to = detector.point(options.grow_to)
         low = min(low, detector.map_threshold(grown_to))
-    mask = grow(inner, threshold, low) if low < threshold else inner > threshold
+    peak = _peak(detector, point, threshold)
+    mask = grow(inner, peak, low)
     minimum_ml = max(options.minimum_lesion_ml, point.minimum_lesion_ml)
     mask = remove_small(mask, voxel_ml, minimum_ml)
 
     fields: dict[str, object] = {}
-    if options.erosion_mm > 0 or low < threshold or minimum_ml > 0:
+    if options.erosion_mm > 0 or low < threshold or peak > threshold or minimum_ml > 0:
         fields["Postprocessing"] = {
             "ErosionMm": options.erosion_mm,
             "GrownTo": grown_to.name if low < threshold else None,
+            "PeakAbove": peak if peak > threshold else None,
             "MinimumLesionMl": minimum_ml,
         }
         fields["LesionVolumeMlWithoutPostprocessing"] = round(float((native > threshold).sum() * voxel_ml), 4)
@@ -80,6 +83,20 @@ def find_lesions(
         guarantee = f"None: findings were grown down to {grown_to.name}, beyond what {point.name} was measured for."
     case = _case_fields(detector, anomaly[region], inner, voxel_ml)
     return Findings(mask.astype(np.uint8), threshold, guarantee, fields, case)
+
+
+def _peak(detector: Calibrated, point: OperatingPoint, threshold: float) -> float:
+    """What a finding must exceed somewhere, a value of the map; the operating point's own threshold at least."""
+    share = detector.config.postprocessing.peak_share
+    if share == 1 or point.kind == "false_discovery":  # which has no rate that healthy voxels know
+        return threshold
+    if detector.healthy is None:
+        raise MedvaeError(
+            "postprocessing.peak_share: this detector was calibrated by an earlier version of medvae, which kept "
+            "nothing for it. Set it to 1, or calibrate anew with medvae train --resume."
+        )
+    rarer = detector.map_values(np.float32(detector.healthy.threshold_of(share * point.false_positive_rate)))
+    return max(threshold, float(rarer))
 
 
 def _false_discovery_threshold(detector: Calibrated, level: float, values: np.ndarray) -> float:

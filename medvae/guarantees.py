@@ -65,6 +65,11 @@ class HealthySubjects:
         """n, the number of subjects."""
         return len(self.maximum)
 
+    def threshold_of(self, rate: float) -> float:
+        """The lowest of the kept scores that no more than a share ``rate`` of the pooled voxels reach or exceed."""
+        rare = np.flatnonzero(self.at_or_above <= rate * self.voxels)
+        return float(self.thresholds[rare[0] if len(rare) else -1])
+
     def save(self, folder: Path) -> None:
         """Write ``folder/healthy.safetensors``."""
         arrays = {key: np.ascontiguousarray(value) for key, value in asdict(self).items() if value is not None}

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from medvae import conformal
 from medvae.calibrated import CALIBRATION
 from medvae.cli import app
+from medvae.components import components
 from medvae.config import CalibrationConfig, Config
 from medvae.detector import Detector
 from medvae.ensemble import Ensemble
@@ -231,8 +232,32 @@ def test_post_processing_removes_and_is_written_down(tmp_path, cohort, detector)
     assert finding_volumes_ml(after, 0.008).min() > 0.1
     assert after.sum() < before.sum()
     sidecar = sidecar_of(item)
-    assert sidecar["Postprocessing"] == {"ErosionMm": 5.0, "GrownTo": None, "MinimumLesionMl": 0.1}
+    assert sidecar["Postprocessing"] == {
+        "ErosionMm": 5.0, "GrownTo": None, "PeakAbove": None, "MinimumLesionMl": 0.1,
+    }  # fmt: skip
     assert sidecar["LesionVolumeMlWithoutPostprocessing"] == plain.lesion_volume_ml
+
+
+def test_findings_without_a_high_enough_peak_are_removed_and_the_others_keep_their_size(tmp_path, cohort, detector):
+    scan = scan_of(cohort, "sub07")
+    certain = with_postprocessing(detector, peak_share=0.2)
+    for folder in ("plain", "certain"):
+        (tmp_path / folder).mkdir()
+    plain = predict_scan(detector, scan, tmp_path / "plain", 0.05)
+    item = predict_scan(certain, scan, tmp_path / "certain", 0.05)
+    values = read_volume(item.map).array
+    before, after = (components(read_volume(p.mask).array > 0) for p in (plain, item))
+    peak = sidecar_of(item)["Postprocessing"]["PeakAbove"]
+    kept = [number for number in range(1, len(before.sizes) + 1) if values[before.labels == number].max() > peak]
+    assert 0 < len(kept) < len(before.sizes)
+    np.testing.assert_array_equal(after.labels > 0, np.isin(before.labels, kept))
+    healthy = detector.healthy
+    asked = healthy.at_or_above[np.searchsorted(detector.map_values(healthy.thresholds), np.float32(peak))]
+    assert 0.95 * 0.01 < asked / healthy.voxels <= 0.01
+    assert sidecar_of(item)["Threshold"] == sidecar_of(plain)["Threshold"] < peak
+    assert sidecar_of(item)["Guarantee"] == sidecar_of(plain)["Guarantee"]
+    (tmp_path / "fdr").mkdir()
+    assert sidecar_of(predict_scan(certain, scan, tmp_path / "fdr", "fdr_0.1")).get("Postprocessing") is None
 
 
 def test_grown_findings_lie_between_the_thresholds_and_lose_the_promise_of_a_volume(tmp_path, cohort, detector):

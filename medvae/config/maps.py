@@ -157,5 +157,8 @@ class PostprocessingConfig(Strict):
     grow_to: float | None = None
     """False-positive rate (one of calibration.false_positive_rates) down to whose threshold findings grow: a voxel
     above it is flagged if it is connected with one above the mask's own threshold (hysteresis)."""
+    peak_share: float = Field(1.0, gt=0, le=1)
+    """Findings are removed that nowhere exceed the threshold of this share of the mask's own false-positive rate: with
+    0.2, and a mask at 0.1 %, a finding stays if it holds a value that 0.02 % of the healthy voxels exceed."""
     minimum_lesion_ml: float = Field(0.0, ge=0)
     """Findings of this volume or less are removed, in ml."""
