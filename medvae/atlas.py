@@ -139,7 +139,7 @@ def fit_atlas(volumes: Sequence[PreparedVolume], *, roughness: bool = False, def
         With that of their roughness.
     deformable
         To be bent onto each scan. The scans are bent to their mean first, in a few rounds, each with the mean of the
-        round before: what is left of their variety is what a field cannot take away (0.4 s per scan and round).
+        round before: what is left of their variety is what a field cannot take away (0.3 s per scan and round).
 
     Raises
     ------

@@ -47,5 +47,7 @@ def test_it_was_made_with_the_configs_that_its_card_names(repository):
         assert packed == read_config(repository / "configs" / f"{name}.yaml")
         assert f"{name}.yaml" in card
     assert card.count(".yaml") == len(members)
-    kept_ml = read_config(PRETRAINED / NAME / "config.yaml").postprocessing.minimum_lesion_ml
-    assert f"without findings of {kept_ml:g} ml or less" in card
+    config = read_config(PRETRAINED / NAME / "config.yaml")
+    mask_at, peak = config.calibration.mask_at, config.calibration.mask_at * config.postprocessing.peak_share
+    assert f"where {mask_at:.1%} of".replace("%", " %") in card
+    assert f"holds a value that {peak:.2%} of them exceed".replace("%", " %") in card

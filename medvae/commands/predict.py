@@ -46,8 +46,9 @@ def predict(
     """Write an anomaly map and a lesion mask for every scan, on the scan's own grid.
 
     ID_desc-anomaly_probseg.nii.gz holds values from 0 to 1 (0.5 is the threshold of the first operating point),
-    ID_label-lesion_mask.nii.gz is 1 above the threshold. ID.itksnap opens both over the scan in ITK-SNAP. Scans
-    that are already predicted are not computed again; a scan that fails does not stop the others.
+    ID_label-lesion_mask.nii.gz is 1 above the threshold, or where post-processing leaves it (t1-2mm drops findings
+    that nowhere reach a high value; the sidecar tells). ID.itksnap opens both over the scan in ITK-SNAP. Scans that
+    are already predicted are not computed again; a scan that fails does not stop the others.
     """
     if bool(scans) == bool(manifest):
         raise typer.BadParameter("give scans, or --manifest, and not both.")
@@ -74,7 +75,7 @@ def predict(
         write_bids(out, bids)
     for item in predictions:
         unusual = "" if item.case_p_value is None else f", p = {item.case_p_value:.3g}"
-        typer.echo(f"{item.id}: {item.lesion_volume_ml:.2f} ml above the threshold{unusual}, {item.map}")
+        typer.echo(f"{item.id}: {item.lesion_volume_ml:.2f} ml flagged{unusual}, {item.map}")
     if workspaces and predictions:
         from medvae.reporting.viewers import write_viewer_files
 

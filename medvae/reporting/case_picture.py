@@ -70,7 +70,7 @@ def draw_predictions(
     for item in predictions:
         case = manifest.case(item.id) if manifest else None
         truth = lesion_truth(manifest, case) if case and case.label else None
-        title = f"{item.id}, {detector.config.name}: {item.lesion_volume_ml:.1f} ml above the threshold"
+        title = f"{item.id}, {detector.config.name}: {item.lesion_volume_ml:.1f} ml flagged"
         picture = Path(out) / f"{item.id}.png"
         drawn.append(
             draw_case(item.scan, item.map, item.mask, picture, truth=truth, title=title, threshold=item.threshold)

@@ -279,7 +279,7 @@ def _draw_colour_bar(canvas: Axes, left: float, top: float, tall: float, thresho
     for threshold in thresholds:
         canvas.plot([left, right], [top + (1 - threshold) * tall] * 2, color="white", linewidth=1.2)
     above = " to ".join(f"{value:.2f}" for value in dict.fromkeys((thresholds[0], thresholds[-1])))
-    text = f"anomaly map (no unit)\nmask above {above}"
+    text = f"anomaly map (no unit)\nthreshold {above}"
     _write(canvas, right + 0.36, top + tall / 2, text, fontsize=7, rotation=90, va="center")
 
 
