@@ -31,6 +31,15 @@ def test_smooth_is_a_gaussian_whose_rim_continues():
     np.testing.assert_allclose(deformation.smooth(torch.from_numpy(image), 1.5), expected, atol=1e-5)
 
 
+def test_a_coarser_image_is_smoothed_and_shares_its_outermost_voxels():
+    image = np.random.default_rng(1).random((2, *SHAPE), dtype=np.float32)
+    shape = tuple(n // 2 for n in SHAPE)
+    places = np.meshgrid(*(np.linspace(0, n - 1, m) for n, m in zip(SHAPE, shape, strict=True)), indexing="ij")
+    smooth = [ndimage.gaussian_filter(channel, 0.8, mode="nearest", radius=3) for channel in image]
+    expected = [ndimage.map_coordinates(channel, places, order=1) for channel in smooth]
+    np.testing.assert_allclose(deformation._coarser(torch.from_numpy(image), shape, 0.8), expected, atol=1e-5)
+
+
 def test_inverse_undoes_a_field():
     field = smooth_field(2)
     back = deformation.inverse(field)
