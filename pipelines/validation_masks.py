@@ -26,6 +26,7 @@ import numpy as np
 from validation_lesions import FORMS, ready, save, score, scored
 
 from medvae.calibrated import Calibrated
+from medvae.calibration import operating_points
 from medvae.components import components
 from medvae.errors import MedvaeError
 from medvae.evaluation.curves import SparseCounts
@@ -49,13 +50,10 @@ class Rule(NamedTuple):
     grown_to: float
     minimum_ml: float = 0.0
 
-    def mask(self, scores: np.ndarray, healthy: np.ndarray) -> np.ndarray:
-        """From scores ``(X, Y, Z)`` and the sorted scores of healthy voxels."""
-        return remove_small(
-            grow(scores, threshold(healthy, self.seed), threshold(healthy, self.grown_to)),
-            STANDARD_GRID.voxel_volume_ml,
-            self.minimum_ml,
-        )
+    def mask(self, scores: np.ndarray, thresholds: dict[float, float]) -> np.ndarray:
+        """From scores ``(X, Y, Z)`` and the threshold of each share."""
+        grown = grow(scores, thresholds[self.seed], thresholds[self.grown_to])
+        return remove_small(grown, STANDARD_GRID.voxel_volume_ml, self.minimum_ml)
 
 
 RULES = (
@@ -63,11 +61,6 @@ RULES = (
     Rule(0.0002, 0.001), Rule(0.0001, 0.001), Rule(0.0003, 0.0003), Rule(0.0003, 0.0005), Rule(0.0003, 0.002),
 )  # fmt: skip
 FINDINGS_ABOVE = {"cut at each confidence": None, "above 0.1 %": 0.001}
-
-
-def threshold(healthy: np.ndarray, share: float) -> float:
-    """The score above which a share of the sorted scores lies."""
-    return float(healthy[min(len(healthy) - 1, math.ceil(len(healthy) * (1 - share)))])
 
 
 def healthy_scores(detector: Calibrated, prepared: list[PreparedVolume], folder: Path) -> list[np.ndarray]:
@@ -93,7 +86,7 @@ def cases(prepared: list[PreparedVolume], made: Path, folder: Path) -> Iterator[
 
 
 def table_of_masks(
-    healthy: list[np.ndarray], pooled: np.ndarray, lesions: dict[str, list[CaseVoxels]]
+    healthy: list[np.ndarray], thresholds: dict[float, float], lesions: dict[str, list[CaseVoxels]]
 ) -> tuple[list[str], list[list[str]]]:
     """A row for each rule: findings per healthy scan; Dice, F1 and share found of each kind, and their means."""
     header = ["seeds", "grown to", "left out, ml", "findings per healthy scan"]
@@ -103,22 +96,24 @@ def table_of_masks(
         for done, rule in enumerate(RULES, start=1):
             numbers = []
             for kind in KINDS:
-                masks = [(rule.mask(case.scores, pooled), case.truth) for case in lesions[kind]]
+                masks = [(rule.mask(case.scores, thresholds), case.truth) for case in lesions[kind]]
                 dice = [2 * (mask & truth).sum() / (mask.sum() + truth.sum()) for mask, truth in masks]
                 found = lesion_numbers(match_lesions(*pair, STANDARD_GRID.voxel_volume_ml) for pair in masks)
                 numbers.append((np.mean(dice), found["lesion_f1"], found["lesion_sensitivity"]))
-            false = np.mean([len(components(rule.mask(scores, pooled)).sizes) for scores in healthy])
+            false = np.mean([len(components(rule.mask(scores, thresholds)).sizes) for scores in healthy])
             cells = (" ".join(f"{value:.3f}" for value in row) for row in (*numbers, np.mean(numbers, axis=0)))
             rows.append([f"{rule.seed:.2%}", f"{rule.grown_to:.2%}", f"{rule.minimum_ml:g}", f"{false:.1f}", *cells])
             progress.update(done)
     return header, rows
 
 
-def table_of_findings(pooled: np.ndarray, lesions: dict[str, list[CaseVoxels]]) -> tuple[list[str], list[list[str]]]:
+def table_of_findings(
+    thresholds: dict[float, float], lesions: dict[str, list[CaseVoxels]]
+) -> tuple[list[str], list[list[str]]]:
     """A row for each way to tell findings: share of lesions found at one false finding per scan, and their mean."""
     rows = []
     for name, share in FINDINGS_ABOVE.items():
-        above = math.inf if share is None else threshold(pooled, share)
+        above = math.inf if share is None else thresholds[share]
         found = []
         for kind in KINDS:
             counts = [SparseCounts.of(case.scores[case.brain], case.truth[case.brain]) for case in lesions[kind]]
@@ -134,13 +129,16 @@ def main(name: str, manifest: Path, cache: Path | None, out: Path) -> None:
     (detector,), prepared, made = ready([name], manifest, cache, out)
     folder = scored(detector, prepared, made)
     healthy = healthy_scores(detector, prepared, folder)
-    pooled = np.sort(np.concatenate([scores[np.isfinite(scores)] for scores in healthy]))
+    shares = sorted({share for rule in RULES for share in rule[:2]} | set(FINDINGS_ABOVE.values()) - {None})
+    points, _ = operating_points(healthy, [volume.mask for volume in prepared], shares)
+    thresholds = {point.false_positive_rate: point.threshold for point in points}
     lesions: dict[str, list[CaseVoxels]] = {}
     for kind, case in cases(prepared, made, folder):
         lesions.setdefault(kind, []).append(case)
+    found = f"Lesions from {SMALLEST_LESION_ML} ml found at one false finding per scan"
     tables = {
-        "Masks": table_of_masks(healthy, pooled, lesions),
-        f"Lesions from {SMALLEST_LESION_ML} ml found at one false finding per scan": table_of_findings(pooled, lesions),
+        "Masks": table_of_masks(healthy, thresholds, lesions),
+        found: table_of_findings(thresholds, lesions),
     }
     for title, (header, rows) in tables.items():
         print_table(title, header, rows)
