@@ -190,6 +190,19 @@ def scores(detector: Calibrated, prepared: list[PreparedVolume], scans: Path, ou
             progress.update(done, scan=path.stem)
 
 
+def healthy_scores(detector: Calibrated, prepared: list[PreparedVolume], folder: Path) -> list[np.ndarray]:
+    """The scores of the healthy validation scans, ``(X, Y, Z)`` each and −∞ outside the brain; kept in ``folder``."""
+    found = []
+    with Progress("Scoring healthy scans", len(prepared)) as progress:
+        for person, volume in enumerate(prepared):
+            path = folder / f"{person}, healthy.npz"
+            if not path.exists():
+                save(path, score=score(detector, volume, volume.image))
+            found.append(np.where(volume.mask, np.load(path)["score"], -np.inf))
+            progress.update(person + 1)
+    return found
+
+
 def measure(prepared: list[PreparedVolume], scans: Path, found: Path) -> dict[str, float]:
     """AP of each kind, pooled over the voxels of its scans."""
     counts: dict[str, list[SparseCounts]] = {}
@@ -263,8 +276,9 @@ def main(found: list[str], manifest: Path, cache: Path | None, out: Path) -> Non
     print(f"written: {write_text(out / 'table.md', markdown_table(header, rows))}")
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(program: str, description: str, main: Callable[[list[str], Path, Path | None, Path], None]) -> None:
+    """Call ``main`` with what the command line of this program, or of one that looks at the same scans, says."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("detectors", metavar="DETECTOR", nargs="+", help="run folder, detector's folder, or its name")
     parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="the healthy cohort")
     parser.add_argument("--cache", type=Path, help="folder of prepared scans")
@@ -273,6 +287,10 @@ if __name__ == "__main__":
     try:
         main(chosen.detectors, chosen.data, chosen.cache, chosen.out)
     except MedvaeError as error:
-        sys.exit(f"validation_lesions: {error}")
+        sys.exit(f"{program}: {error}")
     except KeyboardInterrupt:
         sys.exit("\nStopped; run the same command again to go on.")
+
+
+if __name__ == "__main__":
+    run("validation_lesions", __doc__, main)

@@ -15,20 +15,16 @@ Scans and scores are kept in OUT; those that validation_lesions.py has made are 
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from validation_lesions import FORMS, ready, save, score, scored
+from validation_lesions import FORMS, healthy_scores, ready, run, scored
 
-from medvae.calibrated import Calibrated
 from medvae.calibration import operating_points
 from medvae.components import components
-from medvae.errors import MedvaeError
 from medvae.evaluation.curves import SparseCounts
 from medvae.evaluation.free_response import SMALLEST_LESION_ML, free_response, thresholds_of
 from medvae.evaluation.lesions import OVERLAP, SMALLEST_ML, lesion_numbers, match_lesions
@@ -61,19 +57,6 @@ RULES = (
     Rule(0.0002, 0.001), Rule(0.0001, 0.001), Rule(0.0003, 0.0003), Rule(0.0003, 0.0005), Rule(0.0003, 0.002),
 )  # fmt: skip
 FINDINGS_ABOVE = {"cut at each confidence": None, "above 0.1 %": 0.001}
-
-
-def healthy_scores(detector: Calibrated, prepared: list[PreparedVolume], folder: Path) -> list[np.ndarray]:
-    """The scores of the healthy validation scans, ``(X, Y, Z)`` each and −∞ outside the brain; kept in ``folder``."""
-    found = []
-    with Progress("Scoring healthy scans", len(prepared)) as progress:
-        for person, volume in enumerate(prepared):
-            path = folder / f"{person}, healthy.npz"
-            if not path.exists():
-                save(path, score=score(detector, volume, volume.image))
-            found.append(np.where(volume.mask, np.load(path)["score"], -np.inf))
-            progress.update(person + 1)
-    return found
 
 
 def cases(prepared: list[PreparedVolume], made: Path, folder: Path) -> Iterator[tuple[str, CaseVoxels]]:
@@ -124,38 +107,30 @@ def table_of_findings(
     return ["findings", *KINDS, "mean"], rows
 
 
-def main(name: str, manifest: Path, cache: Path | None, out: Path) -> None:
-    """Make ``out``: scans with lesions, scores and both tables."""
-    (detector,), prepared, made = ready([name], manifest, cache, out)
-    folder = scored(detector, prepared, made)
-    healthy = healthy_scores(detector, prepared, folder)
-    shares = sorted({share for rule in RULES for share in rule[:2]} | set(FINDINGS_ABOVE.values()) - {None})
-    points, _ = operating_points(healthy, [volume.mask for volume in prepared], shares)
-    thresholds = {point.false_positive_rate: point.threshold for point in points}
-    lesions: dict[str, list[CaseVoxels]] = {}
-    for kind, case in cases(prepared, made, folder):
-        lesions.setdefault(kind, []).append(case)
-    found = f"Lesions from {SMALLEST_LESION_ML} ml found at one false finding per scan"
-    tables = {
-        "Masks": table_of_masks(healthy, thresholds, lesions),
-        found: table_of_findings(thresholds, lesions),
-    }
-    for title, (header, rows) in tables.items():
-        print_table(title, header, rows)
-    text = "\n".join(f"## {title}\n\n{markdown_table(*content)}" for title, content in tables.items())
-    print(f"written: {write_text(out / 'masks.md', text)}")
+def main(names: list[str], manifest: Path, cache: Path | None, out: Path) -> None:
+    """Make ``out``: scans with lesions, scores and both tables of each detector."""
+    detectors, prepared, made = ready(names, manifest, cache, out)
+    text = []
+    for name, detector in zip(names, detectors, strict=True):
+        folder = scored(detector, prepared, made)
+        healthy = healthy_scores(detector, prepared, folder)
+        shares = sorted({share for rule in RULES for share in rule[:2]} | set(FINDINGS_ABOVE.values()) - {None})
+        points, _ = operating_points(healthy, [volume.mask for volume in prepared], shares)
+        thresholds = {point.false_positive_rate: point.threshold for point in points}
+        lesions: dict[str, list[CaseVoxels]] = {}
+        for kind, case in cases(prepared, made, folder):
+            lesions.setdefault(kind, []).append(case)
+        found = f"{name}: lesions from {SMALLEST_LESION_ML} ml found at one false finding per scan"
+        tables = {
+            f"{name}: masks": table_of_masks(healthy, thresholds, lesions),
+            found: table_of_findings(thresholds, lesions),
+        }
+        for title, (header, rows) in tables.items():
+            print_table(title, header, rows)
+            text.append(f"## {title}\n\n{markdown_table(header, rows)}")
+    path = write_text(out / "masks.md", "\n".join(text))
+    print(f"written: {path}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("detector", metavar="DETECTOR", help="run folder, detector's folder, or its name")
-    parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="the healthy cohort")
-    parser.add_argument("--cache", type=Path, help="folder of prepared scans")
-    parser.add_argument("--out", type=Path, default=Path("runs/validation"), help="folder for everything")
-    chosen = parser.parse_args()
-    try:
-        main(chosen.detector, chosen.data, chosen.cache, chosen.out)
-    except MedvaeError as error:
-        sys.exit(f"validation_masks: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nStopped; run the same command again to go on.")
+    run("validation_masks", __doc__, main)

@@ -9,6 +9,7 @@ from medvae.config import AugmentationConfig
 from medvae.sampling import tensor_augmentation
 from medvae.sampling.augmentation import Augmenter, left_right_axis
 from medvae.sampling.smooth_field import smooth_field, spline_weights
+from medvae.sampling.thick_slices import slab_weights
 
 STILL = {
     "rotation_degrees": 0, "scale": (1, 1), "mirror": False, "contrast": (1, 1), "bias_field": 0, "gamma": (1, 1),
@@ -18,7 +19,7 @@ FULL = {"contrast": (0.8, 1.2), "bias_field": 0.2}
 SHAPES = [(24, 30), (20, 24, 16)]
 INTENSITY = {
     "gamma": (0.7, 1.4), "brightness": (0.8, 1.2), "noise_variance": (0, 0.01), "contrast": (0.8, 1.2),
-    "bias_field": 0.3, "sharpness": (-0.5, 1),
+    "bias_field": 0.3, "sharpness": (-0.5, 1), "thick_slices": 0.7,
 }  # fmt: skip
 both = pytest.mark.parametrize("backend", ["batchgenerators", "tensor"])
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=["2D", "3D"])
@@ -156,7 +157,7 @@ def test_both_backends_turn_a_point_the_same_way(monkeypatch, point, degrees, ex
 
     matrix = tensor_augmentation._source_matrix(angles, 1.0, 0 if mirror else None)
     matrix = torch.from_numpy(matrix[None].astype(np.float32))
-    moves = tensor_augmentation.Draws(matrix, *[None] * 7, [0])
+    moves = tensor_augmentation.Draws(matrix, *[None] * 8, [0])
     x, _ = tensor_augmentation.apply(torch.from_numpy(image[None]), torch.from_numpy(mask[None]), moves)
     np.testing.assert_allclose(centre(x[0, 0].numpy()), expected, atol=0.06)
 
@@ -277,7 +278,14 @@ def test_spline_is_smooth_and_sums_to_one():
 
 
 @pytest.mark.parametrize(
-    "options", [{"scale": (1.05, 1.2)}, {"contrast": (0.5, 0.9)}, {"gamma": (0, 1)}, {"noise_variance": (0.1, 0)}]
+    "options",
+    [
+        {"scale": (1.05, 1.2)},
+        {"contrast": (0.5, 0.9)},
+        {"gamma": (0, 1)},
+        {"noise_variance": (0.1, 0)},
+        {"slice_mm": (5, 3)},
+    ],
 )
 def test_ranges_that_would_be_drawn_otherwise_than_written_are_refused(options):
     with pytest.raises(ValidationError, match=next(iter(options))):
@@ -296,3 +304,41 @@ def test_sharpness_of_minus_one_is_the_blurred_copy(backend, shape):
         assert not found[~mask[0]].any()
     sharper, _ = augment(backend, image, mask, keys(1), sharpness=(1, 1))
     np.testing.assert_allclose(sharper[0] + x[0], 2 * image, atol=1e-5)
+
+
+@pytest.mark.parametrize("phase", [0.0, 0.3])
+def test_slabs_are_means_and_lie_on_a_line_between(phase):
+    np.testing.assert_allclose(slab_weights(9, 1, 0), np.eye(9), atol=1e-6)
+    weights = slab_weights(12, 3.0, phase)
+    np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
+    assert (weights >= 0).all()
+    np.testing.assert_allclose((weights @ np.arange(12.0))[4:8], np.arange(4.0, 8.0), atol=1e-5)  # a ramp stays one
+    if not phase:
+        for voxel in range(1, 12, 3):  # in the middle of a slice: its mean
+            np.testing.assert_allclose(weights[voxel, voxel - 1 : voxel + 2], 1 / 3, rtol=1e-5)
+        np.testing.assert_allclose(weights[2], (2 * weights[1] + weights[4]) / 3, atol=1e-6)
+
+
+@both
+@shapes
+def test_thick_slices_keep_what_is_alike_along_an_axis_and_take_what_is_not(backend, shape):
+    image, mask = tile(shape, channels=1)
+    even, _ = augment(backend, np.where(mask, 0.7, 0).astype(np.float32), mask, keys(1), thick_slices=1)
+    np.testing.assert_allclose(even[0, 0][mask[0]], 0.7, rtol=1e-5)
+    x, _ = augment(backend, image, mask, keys(24), thick_slices=1, slice_mm=(6, 6))
+    axes = set()
+    for sample in x:
+        steps = [
+            np.abs(np.diff(sample[0], axis=axis))[(slice(4, -4),) * len(shape)].mean() for axis in range(len(shape))
+        ]
+        axes.add(int(np.argmin(steps)))
+        assert min(steps) < 0.7 * sorted(steps)[1]  # smooth along one axis
+    assert axes == set(range(len(shape)))
+
+
+@both
+def test_a_share_of_the_scans_has_thick_slices(backend):
+    image, mask = tile(SHAPES[1])
+    x, _ = augment(backend, image, mask, keys(120), thick_slices=0.25)
+    changed = sum(not np.array_equal(sample, image) for sample in x)
+    assert 15 <= changed <= 48  # binomial, 30 ± 4 SDs

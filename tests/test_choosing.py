@@ -95,7 +95,7 @@ def test_detectors_are_compared_and_the_work_is_not_done_again(cohort, tmp_path,
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")} == made
     masks = importlib.import_module("validation_masks")
     monkeypatch.setattr(masks, "RULES", (masks.Rule(0.01, 0.01), masks.Rule(0.001, 0.01), masks.Rule(0.01, 0.01, 1e3)))
-    masks.main(found[0], cohort.path, tmp_path / "cache", out)
+    masks.main(found[:1], cohort.path, tmp_path / "cache", out)
     lines = (out / "masks.md").read_text().splitlines()
     plain, certain, nothing = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[4:7])
     assert float(plain[3]) > float(certain[3]) > float(nothing[3]) == 0
@@ -105,6 +105,14 @@ def test_detectors_are_compared_and_the_work_is_not_done_again(cohort, tmp_path,
     assert nothing[4] == "0.000 0.000 0.000"
     cut, whole = (line.split("|")[2:-1] for line in lines[-2:])
     assert 0 <= float(cut[0]) <= float(whole[0]) <= 1
+    changes = importlib.import_module("validation_changes")
+    changes.main(found, cohort.path, tmp_path / "cache", out)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (out / "changes.md").read_text().splitlines()]
+    table = {(row[0], row[1]): dict(zip(rows[0], row, strict=True)) for row in rows[2:]}
+    assert len(table) == len(changes.ASKED) * 2
+    plain, noisy = (table[change, found[0]] for change in ("as it is", "noise of 5 %"))
+    assert plain["MS-like"] != noisy["MS-like"]
+    assert plain["flagged where 1.0% is asked"] == "1.00%" != noisy["flagged where 1.0% is asked"]
     one = [case for case in cohort.cases if case.id != "sub04"]
     smaller = write_manifest(cohort.model_copy(update={"cases": one}), cohort.path.parent / "one.json")
     VALIDATION["main"](found[:1], smaller, tmp_path / "cache", out)

@@ -66,7 +66,7 @@ class Config(Strict):
         changes = self.augmentation
         if self.network is not None and self.network.atlas and changes.enabled:
             off = {"contrast": (1, 1), "bias_field": 0, "gamma": (1, 1), "brightness": (1, 1), "sharpness": (0, 0),
-                   "noise_variance": (0, 0)}  # fmt: skip
+                   "thick_slices": 0, "noise_variance": (0, 0)}  # fmt: skip
             changing = [name for name, value in off.items() if getattr(changes, name) != value]
             if changing:
                 raise ValueError(

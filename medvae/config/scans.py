@@ -112,6 +112,10 @@ class AugmentationConfig(Strict):
     sharpness: tuple[float, float] = (0.0, 0.0)
     """Weight of the difference to a copy blurred by one voxel that is added: −1 is the blurred copy, 1 doubles the fine
     detail. Scanners differ in it."""
+    thick_slices: float = Field(0.0, ge=0, le=1)
+    """Share of the scans that are cut into thick slices along one axis by chance, as many clinical scans are."""
+    slice_mm: tuple[float, float] = (3.0, 7.0)
+    """Thinnest and thickest of these slices; the standard grid has voxels of 2 mm."""
     noise_variance: tuple[float, float] = (0.0, 0.0004)
     """Variance of additive Gaussian noise, on normalised intensities."""
     bending_mm: float = Field(0.0, ge=0)
@@ -130,6 +134,8 @@ class AugmentationConfig(Strict):
             low, high = getattr(self, name)
             if not 0 <= low <= high:
                 raise ValueError(f"{name} must be a range from low to high, not negative; found {(low, high)}.")
+        if not 0 < self.slice_mm[0] <= self.slice_mm[1]:
+            raise ValueError(f"slice_mm must be a range from low to high, above 0; found {self.slice_mm}.")
         if not -1 <= self.sharpness[0] <= self.sharpness[1]:
             raise ValueError(f"sharpness must be a range from low to high, not below −1; found {self.sharpness}.")
         return self

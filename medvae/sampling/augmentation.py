@@ -16,6 +16,7 @@ from batchgenerators.transforms.abstract_transforms import AbstractTransform
 from medvae.config import AugmentationConfig, Plane
 from medvae.sampling.sharpness import SharpnessTransform
 from medvae.sampling.smooth_field import SmoothFieldTransform
+from medvae.sampling.thick_slices import ThickSlicesTransform
 
 
 def left_right_axis(plane: Plane | None) -> int | None:
@@ -33,7 +34,8 @@ class Augmenter:
     Spatial changes move image and mask together, with linear interpolation (order 1: the order, not the library,
     decides the time). Positive angles turn axis 0 towards axis 1 in a slice; in a patch the rotation matrix is
     ``R_x R_y R_z``, right-handed, about its centre. Intensity changes act inside the brain, take their statistics
-    there, and come in the order sharpness, bias field, gamma, brightness, contrast, noise; the background stays 0.
+    there, and come in the order sharpness, slices, bias field, gamma, brightness, contrast, noise; the background
+    stays 0.
 
     Parameters
     ----------
@@ -68,6 +70,8 @@ class Augmenter:
             spatial.append(MirrorTransform(axes=(mirror_axis,)))  # mirrors with probability one half
         if config.sharpness != (0.0, 0.0):
             spatial.append(SharpnessTransform(config.sharpness))
+        if config.thick_slices > 0:
+            spatial.append(ThickSlicesTransform(config.thick_slices, config.slice_mm))
         if config.bias_field > 0:
             spatial.append(SmoothFieldTransform(config.bias_field))
         inside: list[Callable] = []

@@ -20,6 +20,7 @@ from torch.nn import functional
 from medvae.config import AugmentationConfig
 from medvae.sampling.sharpness import sharpened
 from medvae.sampling.smooth_field import CONTROL_POINTS, spline_weights
+from medvae.sampling.thick_slices import draw_slices, thickly_sliced
 
 
 class Draws(NamedTuple):
@@ -29,6 +30,8 @@ class Draws(NamedTuple):
     """``(N, D, D)``: from a voxel of the result to the voxel it comes from, both counted from the centre."""
     sharpness: Tensor | None
     """``(N,)``"""
+    slices: Sequence[tuple[float, int, float]] | None
+    """N of `medvae.sampling.thick_slices.draw_slices`."""
     bias_field: Tensor | None
     """``(N, points, ...)``: control points of a cubic B-spline."""
     bias_amplitude: Tensor | None
@@ -87,7 +90,7 @@ def draw(
 ) -> Draws:
     """The parameters of each sample; a range changes its own parameter only, never the draws of another."""
     columns = zip(*(_draw_one(config, seed, channels, dimensions, mirror_axis) for seed in seeds), strict=True)
-    *values, noise_seed = columns
+    *values, slices, noise_seed = columns
     matrix, sharpness, field, amplitude, gamma, brightness, contrast, deviation = (
         torch.from_numpy(np.stack(value).astype(np.float32)) for value in values
     )
@@ -96,6 +99,7 @@ def draw(
     return Draws(
         matrix=matrix if moves else None,
         sharpness=sharpness if config.sharpness != (0.0, 0.0) else None,
+        slices=slices if config.thick_slices > 0 else None,
         bias_field=field if config.bias_field > 0 else None,
         bias_amplitude=amplitude if config.bias_field > 0 else None,
         gamma=gamma if config.gamma != (1.0, 1.0) else None,
@@ -121,6 +125,13 @@ def apply(x: Tensor, mask: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         x, mask = _move(x, mask, draws.matrix)
     if draws.sharpness is not None:
         x = sharpened(x, mask, spread(draws.sharpness))
+    if draws.slices is not None:
+        x = torch.stack(
+            [
+                thickly_sliced(image, brain, axis, thickness, phase) if thickness else image
+                for image, brain, (thickness, axis, phase) in zip(x, mask, draws.slices, strict=True)
+            ]
+        )
     if draws.bias_field is not None:
         x = x * (1 + spread(draws.bias_amplitude) * _smooth_field(draws.bias_field, x.shape[2:]))
     if draws.gamma is not None:
@@ -139,7 +150,7 @@ def apply(x: Tensor, mask: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
 
 def _draw_one(
     config: AugmentationConfig, seed: Sequence[int], channels: int, dimensions: int, mirror_axis: int | None
-) -> tuple[np.ndarray | float | int, ...]:
+) -> tuple[np.ndarray | float | int | tuple, ...]:
     rng = np.random.default_rng(tuple(seed))
     largest = np.deg2rad(config.rotation_degrees)
     angles = rng.uniform(-largest, largest, 3)[: 1 if dimensions == 2 else 3]
@@ -153,8 +164,9 @@ def _draw_one(
     field = rng.uniform(-1, 1, (CONTROL_POINTS,) * dimensions)
     brightness = rng.uniform(*config.brightness, channels)
     contrast = np.array([_around_one(rng, config.contrast) for _ in range(channels)])
-    sharpness = rng.uniform(*config.sharpness)  # drawn last: older seeds keep their other numbers
-    return matrix, sharpness, field, amplitude, gamma, brightness, contrast, deviation, noise_seed
+    sharpness = rng.uniform(*config.sharpness)  # drawn late: older seeds keep their other numbers
+    slices = draw_slices(rng, config.thick_slices, config.slice_mm, dimensions)
+    return matrix, sharpness, field, amplitude, gamma, brightness, contrast, deviation, slices, noise_seed
 
 
 def _around_one(rng: np.random.Generator, limits: tuple[float, float]) -> float:
