@@ -14,7 +14,7 @@ import math
 import shutil
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -33,20 +33,20 @@ from medvae.config import read_config
 from medvae.detector import Detector
 from medvae.ensemble import Ensemble, load_detector
 from medvae.errors import MedvaeError
-from medvae.evaluation.study import PATTERN, Study, evaluate
+from medvae.evaluation.case import MASK
+from medvae.evaluation.points import PointResult
+from medvae.evaluation.study import Study, evaluate
 from medvae.files import remove_leftovers, sha256, write_json, write_text
 from medvae.fitting import fit
 from medvae.lesions import insert_cohort, read_shapes
 from medvae.manifest import Manifest, read_manifest
-from medvae.prediction import MASK_SUFFIX, Scan, predict, scans_of_manifest
+from medvae.prediction import Scan, predict, scans_of_manifest
 from medvae.preparation.cache import known_sha256, open_cache
 from medvae.preparation.prepare import prepare_healthy, prepare_scan, prepare_training
 from medvae.run_folder import CONFIG
 from medvae.schema import read_document
 from medvae.training import WEIGHTS
 
-MASKS = f"{{id}}{MASK_SUFFIX}"
-IN_MASK = "threshold_0.5"
 """What `evaluate` calls the operating point at which a mask is flagged where it is 1."""
 
 
@@ -223,44 +223,56 @@ def _measure(bench: Bench, unit: Unit, targets: list[Target]) -> None:
         raise MedvaeError("\n".join(failures.values()))
     seconds = _time(detector, next(iter(scans.values())), bench.cache)
     for target in targets:
-        measure: Callable[..., Study] = partial(
-            evaluate, maps, bench.targets[target.name], splits=(bench.study.split,), resamples=bench.study.resamples,
+        study = evaluate(
+            maps, bench.targets[target.name], splits=(bench.study.split,), resamples=bench.study.resamples,
             method=unit.row, quiet=bench.quiet,
         )  # fmt: skip
-        study = measure(pattern=PATTERN)
         if unit.postprocessed:
-            masks = with_masks(study, measure(pattern=MASKS, thresholds=[0.5]), detector)
-            keep(Measured.of(masks, seconds), bench.measured(target, unit, postprocessed=True))
-        keep(Measured.of(study, seconds), bench.measured(target, unit))
+            keep(Measured.of(of_masks(study, detector), seconds), bench.measured(target, unit, postprocessed=True))
+        keep(Measured.of(of_maps(study), seconds), bench.measured(target, unit))
     if not bench.study.keep_maps:
         shutil.rmtree(maps, ignore_errors=True)
 
 
-def with_masks(study: Study, masks: Study, detector: Calibrated) -> Study:
-    """A study of maps, with what its post-processed masks flag at the operating point that they were made for.
+def of_maps(study: Study) -> Study:
+    """A study without the numbers of post-processed masks."""
+    return _at(study, [point for point in study.operating_points if point.name != MASK])
 
-    The masks are measured as maps of 0 and 1; the numbers that need no threshold (AP, AUROC, ⌈Dice⌉) stay those of the
-    map.
+
+def of_masks(study: Study, detector: Calibrated) -> Study:
+    """A study with what post-processed masks flag at the operating point that they were made for, and at no other.
+
+    The numbers that need no threshold (AP, AUROC, ⌈Dice⌉) stay those of the map. Where post-processing changes nothing,
+    there are no masks to measure, and the map's numbers at that operating point are theirs.
     """
-    point = detector.point(detector.config.calibration.mask_at)
-    found = next(one for one in masks.operating_points if one.name == IN_MASK)
-    asked = point.false_positive_rate if point.kind == "voxel_rate" else math.nan
-    found = replace(found, name=point.name, asked_fpr=asked, threshold=detector.map_threshold(point))
-    of_points = tuple(f"_{one.name}" for one in study.operating_points)
+    wanted = detector.point(detector.config.calibration.mask_at)
+    points = {point.name: point for point in study.operating_points}
+    name = MASK if MASK in points else wanted.name
+    asked = wanted.false_positive_rate if wanted.kind == "voxel_rate" else math.nan
+    found = replace(points[name], asked_fpr=asked, threshold=detector.map_threshold(wanted))
+    return replace(_at(study, [found], wanted.name), method=study.method + POSTPROCESSED)
 
-    def joined(numbers: dict[str, Any], in_masks: dict[str, Any]) -> dict[str, Any]:
-        mine = {key: value for key, value in in_masks.items() if key.endswith(f"_{IN_MASK}")}
-        return {key: value for key, value in numbers.items() if not key.endswith(of_points)} | {
-            key.removesuffix(IN_MASK) + point.name: value for key, value in mine.items()
-        }
+
+def _at(study: Study, points: Sequence[PointResult], renamed: str | None = None) -> Study:
+    """A study with the numbers of some of its operating points only; a single one can be ``renamed``."""
+    every, kept = ({f"_{point.name}" for point in some} for some in (study.operating_points, points))
+
+    def chosen(numbers: dict[str, Any]) -> dict[str, Any]:
+        found = {}
+        for key, value in numbers.items():
+            end = next((end for end in sorted(every, key=len, reverse=True) if key.endswith(end)), None)
+            if end is None:
+                found[key] = value
+            elif end in kept:
+                found[key.removesuffix(end) + f"_{renamed}" if renamed else key] = value
+        return found
 
     return replace(
         study,
-        method=study.method + POSTPROCESSED,
-        operating_points=[found],
-        intervals=joined(study.intervals, masks.intervals),
-        per_case=[joined(*rows) for rows in zip(study.per_case, masks.per_case, strict=True)],
-        per_case_summary=joined(study.per_case_summary, masks.per_case_summary),
+        operating_points=[replace(point, name=renamed or point.name) for point in points],
+        intervals=chosen(study.intervals),
+        per_case=[chosen(row) for row in study.per_case],
+        per_case_summary=chosen(study.per_case_summary),
     )
 
 

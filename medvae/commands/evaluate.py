@@ -45,8 +45,8 @@ def evaluate(
     DIR may come from any tool: one map per case, on the scan's grid, any real score that is higher where it is more
     abnormal. AP, AUROC and Dice are pooled over the brain voxels of cases with a label; the realised FPR is that of
     healthy cases. Thresholds come from healthy scans: from medvae's sidecars, or from the maps of healthy validation
-    cases in DIR. The Dice marked "oracle" uses the truth to choose its threshold and is an upper bound, not a result.
-    Exit code 1 if a map is missing or unusable.
+    cases in DIR. Masks that medvae post-processed are measured as written, too. The Dice marked "oracle" uses the truth
+    to choose its threshold and is an upper bound, not a result. Exit code 1 if a map is missing or unusable.
     """
     from medvae.evaluation.study import difference, write_study
     from medvae.evaluation.study import evaluate as evaluate_folder

@@ -18,6 +18,9 @@ from medvae.evaluation.surfaces import surface_distances
 from medvae.manifest import Case
 from medvae.volume import Geometry
 
+MASK = "mask"
+"""Name of the operating point that is no threshold but the method's own mask, post-processed."""
+
 
 @dataclass(frozen=True)
 class SliceAlarms:
@@ -50,6 +53,8 @@ def measure_case(
 ) -> CaseResult:
     """Measure one case; ``thresholds`` are named, and ``missing`` says that the method gave no map.
 
+    The threshold called `MASK` stands for the mask that the method itself has made of its map.
+
     With ``regions``, ``(X, Y, Z)`` bool by name, what is flagged is also compared with each as in `lesion_wise`.
 
     Lesion rule and smallest lesion are those of `medvae.evaluation.lesions.match_lesions`.
@@ -67,7 +72,10 @@ def measure_case(
         row |= {"lesion_ml": summary.n_lesion * geometry.voxel_volume_ml}
     matches, slices = {}, {}
     for name, threshold in thresholds.items():
-        flagged = (voxels.scores > np.float32(threshold)) & voxels.brain
+        if name == MASK and voxels.mask is not None:
+            flagged = voxels.mask
+        else:
+            flagged = (voxels.scores > np.float32(threshold)) & voxels.brain
         match = match_lesions(flagged, voxels.truth, geometry.voxel_volume_ml, overlap=overlap, smallest_ml=smallest_ml)
         matches[name], slices[name] = match, _slice_alarms(flagged, voxels.truth, voxels.brain, geometry)
         row |= _flagged_numbers(name, flagged, voxels.truth, match, geometry, healthy=case.healthy)

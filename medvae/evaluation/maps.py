@@ -25,7 +25,7 @@ class CaseVoxels:
     """A case on its scan's own grid: ``scores`` float32, ``truth`` and ``brain`` bool, ``(X, Y, Z)`` each.
 
     ``truth`` lies inside ``brain``. ``notes`` say what a reader of the numbers should know. Without a map every score
-    is −∞: nothing was found.
+    is −∞: nothing was found. ``mask``, bool, is what the method itself flags, where that is read.
     """
 
     scores: np.ndarray
@@ -33,6 +33,7 @@ class CaseVoxels:
     brain: np.ndarray
     geometry: Geometry
     notes: tuple[str, ...] = ()
+    mask: np.ndarray | None = None
 
 
 def find_maps(
@@ -66,6 +67,7 @@ def read_case(
     case: Case,
     file: Path | None,
     *,
+    mask: Path | None = None,
     resampled: bool = False,
     everywhere: bool = False,
     zeros_for_failures: bool = False,
@@ -78,6 +80,8 @@ def read_case(
         Whose scan, mask and label are read.
     file
         The map, or None where the method gave none.
+    mask
+        What the method itself flags, on the scan's grid, to be read as well.
     resampled
         Bring a map on another grid onto the scan's, linearly.
     everywhere
@@ -103,11 +107,12 @@ def read_case(
         else:
             region = np.ones_like(brain) if zeros_for_failures else brain
             scores, more = _scores(file, scan, region, resampled, placed=not zeros_for_failures)
+        flagged = _flagged(mask, scan) & brain if mask else None
     except MedvaeError as error:
         message = str(error)
         raise MedvaeError(message if f'"{case.id}"' in message else f'case "{case.id}": {message}') from None
     said = tuple(f'case "{case.id}": {note}' for note in [*notes, *more])
-    return CaseVoxels(scores, truth, brain, scan.geometry, said)
+    return CaseVoxels(scores, truth, brain, scan.geometry, said, flagged)
 
 
 def lesion_truth(manifest: Manifest, case: Case) -> np.ndarray:
@@ -214,6 +219,13 @@ def _scores(
             f"{file} is named a probability and holds values from {low:g} to {high:g}; they are used as given."
         )
     return map_.array, notes
+
+
+def _flagged(mask: Path, scan: Volume) -> np.ndarray:
+    found = read_volume(mask)
+    if not found.geometry.same_grid(scan.geometry, tolerance_mm=TOLERANCE_MM):
+        raise MedvaeError(_other_grid(mask, found.geometry, scan.geometry))
+    return found.array > 0
 
 
 def _onto(map_: Volume, grid: Geometry) -> np.ndarray:

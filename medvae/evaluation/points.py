@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from medvae.evaluation.curves import SparseCounts
 from medvae.evaluation.lesions import lesion_numbers, sensitivity_by_size
 from medvae.evaluation.maps import find_maps, read_case
 from medvae.manifest import Manifest
+from medvae.prediction import MAP_SUFFIX, MASK_SUFFIX
 from medvae.schema import read_document
 
 RATES = (0.01, 0.05)
@@ -30,6 +31,7 @@ class Point:
     asked_fpr: float
     """NaN for a threshold that was given as such."""
     threshold: float
+    """NaN for `MASK`, which no threshold on the map tells."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,39 @@ class PointResult:
 
 def recorded_points(file: Path) -> tuple[list[Point], str | None]:
     """Operating points and the model's name from the sidecar of a map; nothing if medvae did not write it."""
-    path = file.with_name(file.name.removesuffix(".gz").removesuffix(".nii") + ".json")
-    content = read_document(path) if path.exists() else {}
+    content = _sidecar(file)
     try:
         points = content.get("OperatingPoints", {})
         found = [Point(name, float(p["FalsePositiveRate"]), float(p["Threshold"])) for name, p in points.items()]
         return found, content.get("Model")
     except (AttributeError, KeyError, TypeError, ValueError):  # another tool's sidecar, with other things under a name
         return [], None
+
+
+def own_masks(files: Mapping[str, Path | None]) -> dict[str, Path]:
+    """The lesion masks beside medvae's maps, by case, where they are more than the map above one of its thresholds.
+
+    They are where findings were post-processed, and where each scan has a threshold of its own. Empty unless every
+    map has such a mask, of the same detector.
+    """
+    found = {}
+    for case, file in files.items():
+        if file is None:
+            continue
+        mask = file.with_name(file.name.removesuffix(MAP_SUFFIX) + MASK_SUFFIX)
+        if not file.name.endswith(MAP_SUFFIX) or not mask.exists():
+            return {}
+        of_map, of_mask = _sidecar(file), _sidecar(mask)
+        more = "Postprocessing" in of_mask or of_mask.get("OperatingPoint") not in of_map.get("OperatingPoints", {})
+        if not more or of_map.get("ModelFingerprint") != of_mask.get("ModelFingerprint", 0):
+            return {}
+        found[case] = mask
+    return found
+
+
+def _sidecar(file: Path) -> dict[str, Any]:
+    path = file.with_name(file.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    return read_document(path) if path.exists() else {}
 
 
 def validation_points(folder: Path, manifest: Manifest, pattern: str, *, resampled: bool) -> list[Point]:

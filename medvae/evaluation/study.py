@@ -16,7 +16,7 @@ from typing import Any
 
 from medvae.errors import MedvaeError
 from medvae.evaluation.bootstrap import FEW_SUBJECTS, RESAMPLES, Interval, paired_difference
-from medvae.evaluation.case import CaseResult, measure_case
+from medvae.evaluation.case import MASK, CaseResult, measure_case
 from medvae.evaluation.curves import SparseCounts
 from medvae.evaluation.free_response import free_response as free_response_of
 from medvae.evaluation.free_response import thresholds_of
@@ -26,6 +26,7 @@ from medvae.evaluation.points import (
     Point,
     PointResult,
     given_points,
+    own_masks,
     point_result,
     recorded_points,
     validation_points,
@@ -98,6 +99,7 @@ def evaluate(
     resamples: int = RESAMPLES,
     protocol: str = "medvae",
     free_response: bool = False,
+    masks: bool = True,
     quiet: bool = True,
 ) -> Study:
     """Measure the anomaly maps of a folder against a manifest's labels.
@@ -129,6 +131,9 @@ def evaluate(
     free_response
         Also count lesions and false findings at 40 levels of confidence, see `medvae.evaluation.free_response`: each
         map is read twice.
+    masks
+        Also measure the lesion masks that medvae has written beside its maps, where they were post-processed, as the
+        operating point `medvae.evaluation.case.MASK`.
     quiet
         No progress display.
 
@@ -147,9 +152,14 @@ def evaluate(
         folder, manifest, files, pattern, thresholds, splits, resampled=resampled, set_here=rules.operating_points
     )
 
+    flagged = own_masks(files) if masks and rules.operating_points else {}
+    if flagged:
+        points = [*points, Point(MASK, math.nan, math.nan)]
+
     def read(case: Case) -> CaseVoxels:
         reading = {"everywhere": rules.whole_volume, "zeros_for_failures": rules.zeros_for_failures}
-        return as_measured(read_case(manifest, case, files[case.id], resampled=resampled, **reading), rules)
+        found = read_case(manifest, case, files[case.id], mask=flagged.get(case.id), resampled=resampled, **reading)
+        return as_measured(found, rules)
 
     results, problems = [], []
     with Progress("Measuring", len(cases), quiet=quiet) as progress:

@@ -138,7 +138,7 @@ def write_report(
             notes=notes,
             shown=summary.shown(rows),
             rows=[(row, _picture(row, len(rows))) for row in rows],
-            columns=summary.columns(rows, tables.point_name(point)),
+            columns=summary.columns(rows),
             missing={name: plain(reason) for name, reason in missing.items()},
             measured=study is not None,
             single=len(measured.studies) == 1,

@@ -15,6 +15,7 @@ import jinja2
 import numpy as np
 
 from medvae.errors import MedvaeError
+from medvae.evaluation.case import MASK
 from medvae.files import write_text
 from medvae.reporting.cases import PredictedCase
 from medvae.reporting.colours import grey_window, page_colours
@@ -98,7 +99,8 @@ def make_case(
     row = CaseRow(
         item.id, page, _kind(item, numbers), _number(item.sidecar.get("LesionVolumeMl")),
         p_value=_number(item.sidecar.get("CasePValue")), ap=_number(numbers.get("ap")),
-        dice=_number(numbers.get(f"dice_{item.operating_point}")), lesion_ml=_number(numbers.get("lesion_ml")),
+        dice=_number(numbers.get(f"dice_{MASK}", numbers.get(f"dice_{item.operating_point}"))),
+        lesion_ml=_number(numbers.get("lesion_ml")),
     )  # fmt: skip
     layers, problems = _read(item)
     if layers is None:

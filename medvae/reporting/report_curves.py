@@ -85,7 +85,8 @@ def accuracy_curves(pooled: VoxelsAbove, study: Study | None) -> str:
                    label=_named("best, oracle", numbers.get("oracle_dice")))  # fmt: skip
         _axes(right, "Dice at each threshold", "threshold on the map", "Dice")
         right.set_ylim(0, max(0.05, 1.5 * float(dice.max())))
-        for number, point in enumerate(study.operating_points if study else []):
+        on_the_map = [point for point in (study.operating_points if study else []) if math.isfinite(point.threshold)]
+        for number, point in enumerate(on_the_map):
             step = round(min(max(point.threshold, 0), 1) * STEPS)
             marker = {"marker": "os^Dv"[number % 5], "color": SECOND, "linestyle": "none", "markersize": 5}
             left.plot(sensitivity[step], precision[step], **marker)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from medvae.evaluation.bootstrap import Interval
+from medvae.evaluation.case import MASK
 from medvae.evaluation.study import Study
 from medvae.manifest import Manifest
 from medvae.reporting import tables as made
@@ -72,9 +73,11 @@ def _measured(study: Study, at: str) -> list[dict[str, str]]:
     if points:
         point = points.get(at) or next(iter(points.values()))
         asked = f"asked {100 * point.asked_fpr:g} %" if math.isfinite(point.asked_fpr) else ""
+        mask = points.get(MASK, point)  # of what is opened beside the scan
+        told = "of the masks" if mask is not point else f"at {made.point_name(point.name)}"
         found += [
-            ("Dice", point.dice, f"dice_{point.name}", "{:.3f}".format, f"at {made.point_name(point.name)}"),
-            ("lesions found", point.lesion_sensitivity, "", made.percent, f"of {point.lesions}"),
+            ("Dice", mask.dice, f"dice_{mask.name}", "{:.3f}".format, told),
+            ("lesions found", mask.lesion_sensitivity, "", made.percent, f"of {mask.lesions}"),
             ("realised FPR", point.fpr, f"fpr_{point.name}", made.percent, asked),
         ]
     tiles = []
@@ -119,11 +122,11 @@ def shown(rows: Sequence[CaseRow]) -> dict[str, Any]:
     }
 
 
-def columns(rows: Sequence[CaseRow], point: str) -> list[tuple[str, str, int]]:
+def columns(rows: Sequence[CaseRow]) -> list[tuple[str, str, int]]:
     """Columns of numbers that have one: attribute, title and digits."""
     known = [
         ("volume_ml", "flagged, ml", 2), ("findings", "findings", 0), ("p_value", "p of the scan", 3),
-        ("lesion_ml", "lesion, ml", 2), ("ap", "AP", 3), ("dice", f"Dice at {point}", 3),
+        ("lesion_ml", "lesion, ml", 2), ("ap", "AP", 3), ("dice", "Dice of the mask", 3),
     ]  # fmt: skip
     return [column for column in known if any(math.isfinite(getattr(row, column[0])) for row in rows)]
 

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from medvae.evaluation.case import MASK
+
 if TYPE_CHECKING:  # some of these import torch, which a table of counts does not need
     from medvae.evaluation.bootstrap import Interval
     from medvae.evaluation.study import Study
@@ -29,7 +31,9 @@ def study_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
     named = {point.name: point for study in studies for point in study.operating_points}
     header = list(COLUMNS)
     for point in named.values():
-        if math.isnan(point.asked_fpr):
+        if point.name == MASK:
+            header += ["Dice of masks", "realised FPR of masks"]
+        elif math.isnan(point.asked_fpr):
             header += [f"Dice above {point.threshold:g}", f"realised FPR above {point.threshold:g}"]
         else:
             said = point_name(point.name)
@@ -74,7 +78,9 @@ def point_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
     rows = [
         [
             study.method,
-            f"{point.threshold:.4g}" + ("" if math.isnan(point.asked_fpr) else f" ({point_name(point.name)})"),
+            point_name(MASK)
+            if point.name == MASK
+            else f"{point.threshold:.4g}" + ("" if math.isnan(point.asked_fpr) else f" ({point_name(point.name)})"),
             _number(point.mean_dice, 3),
             percent(point.lesion_sensitivity),
             _number(point.lesion_f1, 3),
@@ -156,6 +162,8 @@ def difference_rows(differences: dict[str, dict[str, Interval]]) -> tuple[list[s
 
 def point_name(name: str) -> str:
     """What an operating point is called: "1 % FPR", or its own name where it promises something else."""
+    if name == MASK:
+        return "masks as written"
     rate = re.fullmatch(r"fpr_(\d*\.?\d+(?:e-?\d+)?)", name)
     return f"{100 * float(rate[1]):g} % FPR" if rate else name
 
