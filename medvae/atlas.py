@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save
+from scipy import ndimage
 from torch import Tensor
 
 from medvae import deformation
@@ -32,9 +33,9 @@ SMALLEST_GROWTH_SD = 0.05
 class Atlas:
     """Mean and SD of normalised intensity at each place of the standard grid, ``(C, X, Y, Z)`` float32 each.
 
-    And those of its roughness, see `medvae.roughness`, for a network that is shown it. An atlas that is to be bent onto
-    each scan also knows which share of the brains covers a place, and how much more room than in the atlas they take
-    there: ``(1, X, Y, Z)`` each.
+    And those of its roughness, see `medvae.roughness`, for a network that is shown it, each scan at the same level
+    as a whole. An atlas that is to be bent onto each scan also knows which share of the brains covers a place, and how
+    much more room than in the atlas they take there: ``(1, X, Y, Z)`` each.
     """
 
     mean: np.ndarray
@@ -49,9 +50,9 @@ class Atlas:
         """A scan ``(C, X, Y, Z)`` with the atlas inside its brain as further channels: ``(3C, X, Y, Z)`` float32.
 
         The scan's channels come first, freed of the shading in which they differ from the means; then the means, then
-        the SDs, then those of the roughness if the atlas has them; then, if it is bent onto the scan, how much more
-        room tissue takes than in healthy brains, as a z value; with ``mirror`` C more, the scan mirrored left to
-        right, inside the same mask.
+        the SDs, then those of the roughness if the atlas has them, the means at the level of this scan; then, if it is
+        bent onto the scan, how much more room tissue takes than in healthy brains, as a z value; with ``mirror`` C
+        more, the scan mirrored left to right, inside the same mask.
         """
         return self.beside_fitted(*self.fitted(image, mask), mask, mirror)
 
@@ -90,8 +91,11 @@ class Atlas:
             grown = (grown - healthy.pop("growth_mean")) / np.maximum(healthy.pop("growth_sd"), SMALLEST_GROWTH_SD)
             healthy = [*healthy.values(), np.repeat(grown, len(even), axis=0)]
             mirrored = [_mirrored(torch.from_numpy(source), field, whole, mask)] if mirror else []
-        shown = np.concatenate([even, *healthy, *mirrored]).astype(np.float32, copy=False)
-        return shown * mask
+        shown = np.concatenate([even, *healthy, *mirrored]).astype(np.float32, copy=False) * mask
+        if self.rough_mean is not None:
+            means = shown[3 * len(even) : 4 * len(even)]  # after scan, mean and SD
+            means += roughness_level(even * mask, mask, means)[:, None, None, None] * mask
+        return shown
 
     def equals(self, other: Atlas) -> bool:
         """Whether both hold the same numbers."""
@@ -162,11 +166,30 @@ def atlas_of(options: NetworkConfig, volumes: Sequence[PreparedVolume]) -> Atlas
     return fit_atlas(volumes, roughness=options.roughness, deformable=options.deformable)
 
 
+def roughness_level(image: np.ndarray, mask: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """How much rougher a scan is than healthy ones as a whole: the median over its brain, of each channel ``(C,)``.
+
+    Sharp scans and noisy ones are rough everywhere, blurred ones and thick slices nowhere; no lesion is.
+
+    Parameters
+    ----------
+    image
+        ``(C, X, Y, Z)``, 0 outside the mask.
+    mask
+        ``(X, Y, Z)`` bool.
+    means
+        ``(C, X, Y, Z)``, of the healthy roughness at each place.
+    """
+    box = ndimage.find_objects(mask.astype(np.int8))[0]
+    rough = measure_roughness(torch.from_numpy(np.ascontiguousarray(image[:, *box]))[None])[0].numpy()
+    return np.median((rough - means[:, *box])[:, mask[box]], axis=1).astype(np.float32)
+
+
 def _bent_to_mean(
     atlas: Atlas, images: Sequence[np.ndarray], masks: Sequence[np.ndarray], roughness: bool
 ) -> dict[str, np.ndarray]:
     """Mean and SD of scans that were bent to an atlas; also of their roughness and growth."""
-    bent, brains, rough, grown = [], [], [], []
+    bent, brains, rough, levels, grown = [], [], [], [], []
     for image, mask in zip(images, masks, strict=True):
         even, field = atlas.fitted(image, mask)
         back = deformation.expand(deformation.inverse(field), mask.shape)
@@ -174,6 +197,7 @@ def _bent_to_mean(
         parts = [torch.from_numpy(even), torch.from_numpy(np.array(mask, dtype=np.float32))[None], size]
         if roughness:
             parts.append(measure_roughness(parts[0][None])[0])
+            levels.append(np.median(parts[-1][:, mask].numpy(), axis=1))
         moved = deformation.pull(torch.cat(parts), back).numpy()
         channels = len(even)
         bent.append(moved[:channels])
@@ -183,7 +207,7 @@ def _bent_to_mean(
     everywhere = [np.ones_like(brain) for brain in brains]
     found = dict(zip(("mean", "sd"), mean_and_sd(bent, brains, SHRINKAGE), strict=True))
     if roughness:
-        found |= dict(zip(("rough_mean", "rough_sd"), mean_and_sd(rough, brains, SHRINKAGE), strict=True))
+        found |= _roughness_statistics(rough, levels, brains)
     found["cover"] = np.mean(brains, axis=0, dtype=np.float32)[None]
     found |= dict(zip(("growth_mean", "growth_sd"), mean_and_sd(grown, everywhere, SHRINKAGE), strict=True))
     return found
@@ -215,7 +239,17 @@ def _filled(values: Tensor, mask: np.ndarray) -> np.ndarray:
 
 def _roughness_of(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     rough = [measure_roughness(torch.from_numpy(image)[None])[0].numpy() for image in images]
-    return dict(zip(("rough_mean", "rough_sd"), mean_and_sd(rough, masks, SHRINKAGE), strict=True))
+    levels = [np.median(one[:, mask], axis=1) for one, mask in zip(rough, masks, strict=True)]
+    return _roughness_statistics(rough, levels, masks)
+
+
+def _roughness_statistics(
+    rough: Sequence[np.ndarray], levels: Sequence[np.ndarray], masks: Sequence[np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Mean and SD of roughness ``(C, X, Y, Z)``, each scan moved from its own level ``(C,)`` to the mean one."""
+    moves = np.mean(levels, axis=0) - np.array(levels)
+    even = [one + move[:, None, None, None] for one, move in zip(rough, moves, strict=True)]
+    return dict(zip(("rough_mean", "rough_sd"), mean_and_sd(even, masks, SHRINKAGE), strict=True))
 
 
 def _rounded(arrays: dict[str, np.ndarray]) -> Atlas:

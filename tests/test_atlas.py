@@ -127,9 +127,53 @@ def test_roughness_of_healthy_scans_comes_after_their_intensity(volumes):
     assert shown.shape == (6, *mask.shape)
     assert np.array_equal(shown[[0, 1, 2, 5]], VolumeWithAtlas(volumes[0], plain, mirror=True).image)
     everywhere = np.logical_and.reduce([volume.mask for volume in volumes])
-    values = [roughness(torch.from_numpy(v.image * v.mask)[None])[0, 0].numpy()[everywhere] for v in volumes]
-    np.testing.assert_allclose(shown[3][everywhere], np.mean(values, 0), rtol=1e-3)  # half precision
+    rough = [roughness(torch.from_numpy(v.image * v.mask)[None])[0, 0].numpy() for v in volumes]
+    levels = [np.median(one[volume.mask]) for one, volume in zip(rough, volumes, strict=True)]
+    values = [one[everywhere] - level + np.mean(levels) for one, level in zip(rough, levels, strict=True)]
+    np.testing.assert_allclose(atlas.rough_mean[0][everywhere], np.mean(values, 0), rtol=1e-3)  # half precision
+    without_shading = roughness(torch.from_numpy(shown[:1])[None])[0, 0].numpy()
+    level = np.median((without_shading - atlas.rough_mean[0])[mask])
+    np.testing.assert_allclose(shown[3][everywhere], atlas.rough_mean[0][everywhere] + level, rtol=1e-3)
     assert not shown[3:5, ~mask].any()
+
+
+def test_a_scan_that_is_rough_or_smooth_as_a_whole_is_like_any_other_and_a_smooth_place_stays_one(volumes):
+    """Sharpness and noise are the scanner's; lost detail in one place is a lesion."""
+    atlas, mask, rng = fit_atlas(volumes, roughness=True, deformable=True), volumes[0].mask, np.random.default_rng(0)
+    whole = volumes[0].image[0] * mask
+    weight = np.maximum(ndimage.gaussian_filter(mask.astype(np.float32), 1), 1e-3)
+    blurred = ndimage.gaussian_filter(whole, 1) / weight * mask
+    noisy = np.where(mask, np.maximum(whole + rng.normal(0, 0.05, mask.shape), 0.01), 0)
+    centre = np.argwhere(mask)[mask.sum() // 2]
+    place = (((np.indices(mask.shape) - centre.reshape(3, 1, 1, 1)) ** 2).sum(0) < 36) & mask
+    local = np.where(place, blurred, whole)
+
+    def z(image):
+        shown = atlas.beside(image[None].astype(np.float32), mask)
+        found = roughness(torch.from_numpy(shown[:1])[None])[0, 0].numpy()
+        return (found - shown[3]) / np.maximum(shown[4], SMALLEST_SD)
+
+    for image in (whole, blurred, noisy):
+        assert abs(np.median(z(image)[mask])) < 0.05
+    assert z(local)[place].mean() < z(whole)[place].mean() - 1
+
+
+def test_scanners_of_different_sharpness_do_not_widen_what_is_healthy(volumes):
+    """The same brains, every second one with detail doubled: a level of its own is no spread."""
+    alike = fit_atlas(volumes, roughness=True).rough_sd
+    sharp = [
+        replace(volume, image=(volume.image + (k % 2) * (volume.image - smoothed(volume))).astype(np.float32))
+        for k, volume in enumerate(volumes)
+    ]
+    inside = np.logical_and.reduce([volume.mask for volume in volumes])
+    assert fit_atlas(sharp, roughness=True).rough_sd[0][inside].mean() < 1.15 * alike[0][inside].mean()
+
+
+def smoothed(volume: PreparedVolume) -> np.ndarray:
+    """The mean over the brain's voxels near each one, ``(1, X, Y, Z)``; elsewhere the scan."""
+    weight = ndimage.gaussian_filter(volume.mask.astype(np.float32), 1)
+    mean = ndimage.gaussian_filter(volume.image[0] * volume.mask, 1) / np.maximum(weight, 1e-3)
+    return np.where(volume.mask, mean, volume.image[0])[None]
 
 
 @pytest.mark.parametrize("modalities", [1, 2])
