@@ -68,6 +68,7 @@ def test_they_are_told_in_tables_and_on_disk(made, tmp_path):
     study = evaluate(folder, manifest, resamples=50)
     header, rows = tables.study_rows([study])
     assert float(rows[0][header.index("Dice of masks")].split()[0]) == pytest.approx(point(study).dice, abs=1e-3)
+    assert "found in masks" in tables.lesion_rows(study)[0]
     assert "masks as written" in [row[1] for row in tables.point_rows([study])[1]]
     write_study(study, tmp_path / "results")
     back, _ = read_study(tmp_path / "results")

@@ -99,7 +99,11 @@ def point_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
 def lesion_rows(study: Study) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the lesions found per class of volume, at each operating point."""
     points = [point for point in study.operating_points if point.lesions]
-    header = ["lesion ml", "lesions", *(f"found @ {point_name(point.name)}" for point in points)]
+    header = [
+        "lesion ml",
+        "lesions",
+        *(f"found @ {point_name(point.name)}" if point.name != MASK else "found in masks" for point in points),
+    ]
     sizes = zip(*(point.by_size for point in points), strict=True)
     rows = []
     for bins in sizes:
