@@ -65,8 +65,14 @@ class Atlas:
         if self.cover is None:
             return even, None
         field = deformation.register(torch.from_numpy(even), torch.from_numpy(self._template()))
+        return self._reference(*self.healthy(field, mask)).remove(image, mask), field
+
+    def healthy(self, field: Tensor | None, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and SD at the places of a scan, ``(C, X, Y, Z)`` each, by the field of `fitted`; 0 outside if bent."""
+        if field is None:
+            return self.mean, self.sd
         mean, sd = self._bent(("mean", "sd"), deformation.expand(field, mask.shape), mask).values()
-        return self._reference(mean, sd).remove(image, mask), field
+        return mean, sd
 
     def beside_fitted(
         self,
@@ -287,9 +293,9 @@ class VolumeWithAtlas(PreparedVolume):
 
     def deviation(self) -> np.ndarray:
         """How many SDs each voxel lies above the healthy mean of its place, ``(C, X, Y, Z)`` float32."""
-        channels, mask = len(self.plain.image), self.mask
-        scan, mean, sd = self.beside(False)[: 3 * channels].reshape(3, channels, *mask.shape)
-        return np.where(mask, (scan - mean) / np.maximum(sd, SMALLEST_SD), 0).astype(np.float32)
+        scan, field = self._fitted
+        mean, sd = self.atlas.healthy(field, self.mask)
+        return np.where(self.mask, (scan - mean) / np.maximum(sd, SMALLEST_SD), 0).astype(np.float32)
 
     @property
     def mask(self) -> np.ndarray:

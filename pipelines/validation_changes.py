@@ -52,10 +52,21 @@ def scans(prepared: list[PreparedVolume], made: Path) -> Iterator[tuple[int, str
                 yield person, kind, scan["image"], scan["truth"]
 
 
-def row(detector: Calibrated, change: str, prepared: list[PreparedVolume], made: Path, folder: Path) -> list[float]:
-    """AP of each kind, and the shares of healthy voxels flagged."""
+def thresholds_of(detector: Calibrated, prepared: list[PreparedVolume], folder: Path) -> list[float]:
+    """Above which each of `RATES` of the unchanged healthy voxels lies."""
     points, _ = operating_points(healthy_scores(detector, prepared, folder), [v.mask for v in prepared], RATES)
-    thresholds = [next(point.threshold for point in points if point.false_positive_rate == rate) for rate in RATES]
+    return [next(point.threshold for point in points if point.false_positive_rate == rate) for rate in RATES]
+
+
+def row(
+    detector: Calibrated,
+    change: str,
+    prepared: list[PreparedVolume],
+    made: Path,
+    folder: Path,
+    thresholds: list[float],
+) -> list[float]:
+    """AP of each kind, and the shares of healthy voxels above each of the thresholds."""
     counts: dict[str, list[SparseCounts]] = {}
     above, voxels, everything = np.zeros(len(RATES)), 0, list(scans(prepared, made))
     with Progress(f"Scoring with {detector.config.name}, {change}", len(everything)) as progress:
@@ -76,12 +87,13 @@ def row(detector: Calibrated, change: str, prepared: list[PreparedVolume], made:
 def main(found: list[str], manifest: Path, cache: Path | None, out: Path) -> None:
     """Make ``out``: changed scans' scores and the table."""
     detectors, prepared, made = ready(found, manifest, cache, out)
+    folders = [made / "scores" / detector.fingerprint[:12] for detector in detectors]
+    thresholds = [thresholds_of(one, prepared, folder) for one, folder in zip(detectors, folders, strict=True)]
     header = ["scans", "detector", *KINDS, "mean", *(f"flagged where {rate:.1%} is asked" for rate in RATES)]
     rows = []
     for change in ASKED:
-        for name, detector in zip(found, detectors, strict=True):
-            folder = made / "scores" / detector.fingerprint[:12]
-            *aps, few, many = row(detector, change, prepared, made, folder)
+        for name, detector, folder, above in zip(found, detectors, folders, thresholds, strict=True):
+            *aps, few, many = row(detector, change, prepared, made, folder, above)
             rows.append([change, name, *(f"{ap:.3f}" for ap in (*aps, np.mean(aps))), f"{few:.2%}", f"{many:.2%}"])
     print_table("Detectors on changed validation scans", header, rows)
     print(f"written: {write_text(out / 'changes.md', markdown_table(header, rows))}")

@@ -47,8 +47,6 @@ from medvae.run_folder import CONFIG
 from medvae.schema import read_document
 from medvae.training import WEIGHTS
 
-"""What `evaluate` calls the operating point at which a mask is flagged where it is 1."""
-
 
 @dataclass(frozen=True)
 class Bench:
