@@ -192,7 +192,8 @@ class Detector(Calibrated):
         return volume.image if self.shading is None else self.shading.remove(volume.image, volume.mask)
 
     def _signed_score(self, volume: PreparedVolume) -> np.ndarray:
-        return score_volume(self.config, self.network, self.shown(volume), volume.mask, self.part_scales)
+        shown = self.shown(volume)
+        return score_volume(self.config, self.network, shown, volume.mask, self.part_scales, self.channels)
 
     def _healthy_means(self, training: Sequence[PreparedVolume]) -> tuple[float, ...]:
         """Mean of each part of a combined score over the brains of healthy training scans."""

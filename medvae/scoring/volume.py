@@ -15,13 +15,19 @@ from medvae.scoring import intensity
 from medvae.scoring.context import context_residual
 from medvae.scoring.discrepancy import discrepancy
 from medvae.scoring.gradient import gradient, smooth_gradient
+from medvae.scoring.guided import guided_filter
 from medvae.scoring.residual import reconstruction, residual, squared_residual
 from medvae.scoring.restoration import restoration
 from medvae.scoring.tiling import TileScore, score_patches, score_slices
 
 
 def score_volume(
-    config: Config, network: Network | None, image: np.ndarray, mask: np.ndarray, part_scales: Sequence[float] = ()
+    config: Config,
+    network: Network | None,
+    image: np.ndarray,
+    mask: np.ndarray,
+    part_scales: Sequence[float] = (),
+    modalities: int | None = None,
 ) -> np.ndarray:
     """The score that a config asks for, smoothed, before any calibration.
 
@@ -35,6 +41,8 @@ def score_volume(
         ``(C, X, Y, Z)`` float32 and ``(X, Y, Z)`` bool on the standard grid; for "deviation" its z values.
     part_scales
         Healthy mean of each part of a combined score.
+    modalities
+        Channels of ``image`` that are the scan, which come first; all by default. They guide the smoothing.
 
     Returns
     -------
@@ -51,6 +59,9 @@ def score_volume(
         raw = np.prod(scaled, axis=0) if kind == "product" else np.sum(scaled, axis=0)
     else:
         raw = _score(config, network, kind, image, mask)
+    if config.score.guided_mm:
+        radius = max(1, round(config.score.guided_mm / STANDARD_GRID.spacing_mm[0]))
+        return guided_filter(raw, image[:modalities], mask, radius)
     return smooth_in_mask(raw, mask, _voxels(config.score.smoothing_mm))
 
 
