@@ -18,7 +18,8 @@ from medvae.fitting import fit
 from medvae.networks.segmenter import LARGEST_Z, SMALLEST_SD, Segmenter
 from medvae.preparation.prepare import PreparedVolume, prepare_healthy
 from medvae.roughness import roughness
-from medvae.training import train
+from medvae.scoring.guided import guided_filter
+from medvae.training import build_network, train
 
 INTENSITIES_KEPT = {"gamma": [1, 1], "brightness": [1, 1], "noise_variance": [0, 0]}
 TINY = {
@@ -235,6 +236,17 @@ def test_a_saved_detector_scores_as_before(cohort, volumes, tmp_path, also):
     assert np.array_equal(made.score(volumes[0]), loaded.score(volumes[0]))
     np.testing.assert_array_equal(loaded.atlas.mean, fit_atlas(volumes).mean)
     assert loaded.channels == 1
+
+
+def test_the_scan_freed_of_shading_guides_the_smoothing_and_not_the_atlas(volumes, deformable):
+    still = INTENSITIES_KEPT | {"rotation_degrees": 0, "scale": [1, 1]}
+    config = Config.model_validate(TINY | {"augmentation": still, "network": TINY["network"] | {"deformable": True}})
+    detector = Detector.calibrate(config, build_network(config, 4), volumes, volumes, atlas=deformable)
+    guided = config.model_copy(update={"score": config.score.model_copy(update={"guided_mm": 2})})
+    volume = volumes[0]
+    even, _ = deformable.fitted(volume.image, volume.mask)
+    expected = guided_filter(detector.score(volume), even, volume.mask, 1)
+    np.testing.assert_allclose(replace(detector, config=guided).score(volume), expected, atol=1e-5)
 
 
 def test_training_on_scans_without_their_atlas_is_told(volumes, tmp_path):
