@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from medvae.config import Config, read_config
-from medvae.errors import MedvaeError
+from medvae.calibration import smooth_in_mask
+from medvae.config import Config
 from medvae.scoring.guided import FLAT, guided_filter
 from medvae.scoring.volume import score_volume
 
@@ -82,6 +82,8 @@ def test_the_scan_guides_and_not_the_atlas_that_follows_it():
     assert not np.array_equal(alone, score_volume(config, None, beside, MASK))
 
 
-def test_two_ways_of_smoothing_at_once_are_refused(repository):
-    with pytest.raises(MedvaeError, match="smoothing_mm and guided_mm both smooth"):
-        read_config(repository / "configs" / "deviation_baseline.yaml", ["score.guided_mm=2"])
+def test_the_gaussian_comes_first():
+    score = {"kind": "intensity", "polarity": "dark", "smoothing_mm": 3, "guided_mm": 4}
+    scan = RNG.random((1, *SHAPE)).astype(np.float32) * MASK
+    found = score_volume(Config(name="dark", network=None, score=score), None, scan, MASK)
+    np.testing.assert_allclose(found, guided_filter(smooth_in_mask(scan[0], MASK, [1.5] * 3), scan, MASK, 2))

@@ -48,7 +48,7 @@ class ScoreConfig(Strict):
     smoothing_mm: float = Field(0.0, ge=0)
     """Standard deviation of a Gaussian applied to the signed score inside the brain, in mm."""
     guided_mm: float = Field(0.0, ge=0)
-    """Instead of a Gaussian, a filter guided by the scan, which keeps borders where the scan has some (He et al. 2013,
+    """After the Gaussian, a filter guided by the scan, which gives the score the borders of the scan (He et al. 2013,
     doi:10.1109/TPAMI.2012.213): half the side of its cubes, in mm; 0 is none, and less than a voxel counts as one."""
     normative: bool = False
     """Turn the score into a z value at each place, by mean and SD over the healthy training scans."""
@@ -86,8 +86,6 @@ class ScoreConfig(Strict):
             raise ValueError('kind "discrepancy" is high where a lesion is, whatever its sign: write polarity: bright.')
         if self.one_sided and self.polarity == "both":
             raise ValueError('one_sided leaves out one side, but polarity "both" has none: write "bright" or "dark".')
-        if self.smoothing_mm and self.guided_mm:
-            raise ValueError("smoothing_mm and guided_mm both smooth the score: set one of them to 0.")
         if self.kind == "deviation" and self.normative:
             raise ValueError('kind "deviation" is a z value already: remove normative.')
         if self.kind in ("product", "sum") and len(self.parts) < 2:

@@ -59,10 +59,11 @@ def score_volume(
         raw = np.prod(scaled, axis=0) if kind == "product" else np.sum(scaled, axis=0)
     else:
         raw = _score(config, network, kind, image, mask)
+    score = smooth_in_mask(raw, mask, _voxels(config.score.smoothing_mm))
     if config.score.guided_mm:
         radius = max(1, round(config.score.guided_mm / STANDARD_GRID.spacing_mm[0]))
-        return guided_filter(raw, image[:modalities], mask, radius)
-    return smooth_in_mask(raw, mask, _voxels(config.score.smoothing_mm))
+        score = guided_filter(score, image[:modalities], mask, radius)
+    return score
 
 
 def score_parts(config: Config, network: Network, image: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
