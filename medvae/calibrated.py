@@ -107,6 +107,27 @@ class Calibrated(ABC):
         known = ", ".join(f"{point.false_positive_rate:g}" for point in self.points if point.kind == "voxel_rate")
         raise MedvaeError(f"This detector has no operating point at a false-positive rate of {at:g}; it has {known}.")
 
+    def recalibrated(
+        self, healthy: Sequence[PreparedVolume], scores: Sequence[np.ndarray], subjects: Sequence[str] | None = None
+    ) -> Self:
+        """The same score with operating points from other healthy scans, as of another scanner.
+
+        An ensemble's members keep theirs, which weigh them: the score is the one that was measured, voxel by voxel.
+
+        Parameters
+        ----------
+        healthy, scores, subjects
+            Prepared scans that nothing was learned from, their scores by `score`, and whose they are; each another
+            person's by default.
+
+        Raises
+        ------
+        MedvaeError
+            Without a scan, or with fewer people than an operating point of the config promises for.
+        """
+        made = replace(self, calibrated_on=self.calibrated_on | {"validation": len(healthy)})
+        return made._with_points(healthy, scores, subjects)
+
     def _with_points(
         self, validation: Sequence[PreparedVolume], scores: Sequence[np.ndarray], subjects: Sequence[str] | None
     ) -> Self:

@@ -8,7 +8,19 @@ import warnings
 import typer
 from typer.core import TyperGroup
 
-from medvae.commands import benchmark, check, ensemble, evaluate, figure, manifest, predict, prepare, report, train
+from medvae.commands import (
+    benchmark,
+    calibrate,
+    check,
+    ensemble,
+    evaluate,
+    figure,
+    manifest,
+    predict,
+    prepare,
+    report,
+    train,
+)
 from medvae.errors import MedvaeError, MedvaeWarning
 
 
@@ -35,6 +47,7 @@ app.command(epilog=f"Example: {check.EXAMPLE}")(check.check)
 app.command(epilog=f"Example: {prepare.EXAMPLE}")(prepare.prepare)
 app.command(epilog=f"Example: {train.EXAMPLE}")(train.train)
 app.command(epilog=f"Example: {ensemble.EXAMPLE}")(ensemble.ensemble)
+app.command(epilog=f"Example: {calibrate.EXAMPLE}")(calibrate.calibrate)
 app.command(epilog=f"Example: {predict.EXAMPLE}")(predict.predict)
 app.command(epilog=f"Example: {evaluate.EXAMPLE}")(evaluate.evaluate)
 app.command(epilog=f"Example: {report.EXAMPLE}")(report.report)

@@ -18,7 +18,7 @@ from medvae.manifest import Manifest
 from medvae.preparation.cache import known_sha256
 from medvae.preparation.prepare import prepare_healthy, prepare_training
 from medvae.prior import with_prior
-from medvae.run_folder import check_run, first_process, open_run, record_cohort, refuse_learned
+from medvae.run_folder import check_run, first_process, open_run, record_cohort, record_thresholds, refuse_learned
 from medvae.shading import VolumeWithoutShading, fit_reference
 from medvae.tensorboard import require_tensorboard
 from medvae.training import train
@@ -136,7 +136,8 @@ def fit_ensemble(
     out = Path(out)
     if out.is_dir() and any(out.iterdir()):
         raise MedvaeError(f"{out}: is not empty. Choose another --out folder; nothing was overwritten.")
-    refuse_learned(runs, manifest)
+    healthy = {case.id: manifest.images(case) for case in manifest.of_split("validation", healthy=True)}
+    refuse_learned(runs, healthy, manifest.path)
     detectors = [Detector.load(run) for run in runs]
     members = dict(zip(member_names([d.config.name for d in detectors]), detectors, strict=True))
     first = detectors[0]
@@ -144,4 +145,6 @@ def fit_ensemble(
         manifest, "validation", first.config.preparation, scale=first.scale, cache=cache, quiet=quiet
     )
     people = _validation_subjects(manifest, first.config)
-    return Ensemble.calibrate(name, members, validation, people).save(out / FOLDER)
+    ensemble = Ensemble.calibrate(name, members, validation, people).save(out / FOLDER)
+    record_thresholds(out, [Path(run) for run in runs], healthy, members=list(members))
+    return ensemble

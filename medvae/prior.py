@@ -38,7 +38,8 @@ def with_prior(config: Config, manifest: Manifest) -> tuple[Config, Network]:
         raise MedvaeError(f"{where}: was trained on scans without shading. Add network.atlas, which takes it out here.")
     if "kl_gradient" in options.shows and (prior.network.kind == "unet" or prior.objective.kind == "dae"):
         raise MedvaeError(f"{where}: has no KL divergence. Remove kl_gradient from network.prior.shows.")
-    refuse_learned([options.run], manifest)
+    healthy = manifest.of_split("validation", healthy=True)
+    refuse_learned([options.run], {case.id: manifest.images(case) for case in healthy}, manifest.path)
     filled = options.model_copy(update={"network": prior.network})
     network = config.network.model_copy(update={"prior": filled})
     return config.model_copy(update={"network": network}), detector.network.cpu()

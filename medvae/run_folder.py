@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -106,32 +106,59 @@ def record_cohort(out: Path, manifest: Manifest, *, checksum: Callable[[Path], s
         )
 
 
+def record_thresholds(out: Path, runs: Sequence[Path], healthy: Mapping[str, Sequence[Path]], **more: object) -> None:
+    """Write which scans finished runs have learned from, and which healthy ones set new thresholds, by content.
+
+    ``healthy`` are the images of each scan, by its name; ``more`` is written beside them.
+    """
+    known = [_record_of(run) for run in runs]
+    learned: dict[str, list[str]] = {}
+    for record in known:
+        for case, images in record["healthy_scans"]["train"].items():
+            learned[case] = list(dict.fromkeys([*learned.get(case, ()), *images]))
+    scans = {case: [sha256(image) for image in images] for case, images in healthy.items()}
+    licences = dict.fromkeys(record["licence"] for record in known if record.get("licence"))
+    content = {"licence": "; ".join(licences) or None, "healthy_scans": {"train": learned, "validation": scans}}
+    write_json(out / COHORT, content | more)
+
+
 def trained_on(out: Path) -> set[str]:
     """SHA-256 of the scans that a run, or the run around a detector's folder, was trained on; empty if not told."""
+    return {digest for images in _record_of(out)["healthy_scans"]["train"].values() for digest in images}
+
+
+def _record_of(out: Path) -> dict[str, Any]:
     for path in (out / COHORT, out.parent / COHORT):
         if path.is_file():
-            scans = read_document(path)["healthy_scans"]["train"]
-            return {digest for images in scans.values() for digest in images}
-    return set()
+            return read_document(path)
+    return {"healthy_scans": {"train": {}}}
 
 
-def refuse_learned(runs: Sequence[Path | str], manifest: Manifest) -> None:
-    """Check that no run was trained on a healthy validation scan of the manifest.
+def refuse_learned(runs: Sequence[Path | str], healthy: Mapping[str, Sequence[Path]], where: Path | str) -> None:
+    """Check that no run was trained on a healthy scan that is to set thresholds.
+
+    Parameters
+    ----------
+    runs
+        Run folders, or detectors' folders.
+    healthy
+        The images of each scan, by its name.
+    where
+        The cohort that an error names.
 
     Raises
     ------
     MedvaeError
         If one was, naming the case.
     """
-    healthy = manifest.of_split("validation", healthy=True)
-    cases = {sha256(image): case.id for case in healthy for image in manifest.images(case)}
+    cases = {sha256(image): case for case, images in healthy.items() for image in images}
     for run in runs:
         known = trained_on(Path(run))
         learned = [case for checksum, case in cases.items() if checksum in known]
         if learned:
             raise MedvaeError(
-                f'{manifest.path}: case "{learned[0]}" would set the thresholds, but {run} was trained on it, and '
-                f"a threshold from a scan that was learned from is too low. Give the cohort that {run} was trained on."
+                f'{where}: case "{learned[0]}" would set the thresholds, but {run} was trained on it, and a threshold '
+                f"from a scan that was learned from is too low. Give healthy scans that {run} has not learned from."
             )
 
 

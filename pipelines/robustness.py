@@ -5,15 +5,18 @@
 The healthy test scans of a cohort, and the same with a tumour or MS-like lesions inserted, are changed before they are
 prepared, as if another scanner had made them; every change is written as a cohort of its own. The detector and a
 baseline that needs no network (normative, with the detector's preparation, from the cohort's training scans) predict
-all of them. Thresholds stay those of the unchanged healthy validation scans.
+all of them. Thresholds stay those of the unchanged healthy validation scans; what `medvae calibrate` makes of them on
+the cohort's own healthy validation scans, changed alike, stands beside.
 
-Measured: AP on each kind of lesion, and the share of healthy voxels above the threshold that should flag 1 %.
+Measured: AP on each kind of lesion, and the share of healthy voxels above the threshold that should flag 1 %, as it
+was and from scans changed alike.
 Run it again after Ctrl-C: it goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +27,7 @@ from scipy import ndimage
 from medvae.benchmark import combine
 from medvae.calibrated import Calibrated
 from medvae.config import Config, read_config
+from medvae.detector import FOLDER
 from medvae.ensemble import load_detector
 from medvae.errors import MedvaeError
 from medvae.evaluation.study import evaluate
@@ -32,6 +36,7 @@ from medvae.fitting import fit
 from medvae.lesions import insert_cohort, read_shapes
 from medvae.manifest import Manifest, read_manifest, write_manifest
 from medvae.prediction import predict, scans_of_manifest
+from medvae.recalibration import healthy_scans, recalibrate
 from medvae.reporting.tables import markdown_table, print_table
 from medvae.schema import parse
 from medvae.volume import Volume, read_volume, write_volume
@@ -138,11 +143,20 @@ def baseline_of(detector: Calibrated, cohort: Manifest, out: Path) -> Calibrated
     return fit(config, cohort, out / "runs" / "baseline", resume=True, cache=out / "prepared")
 
 
+def recalibrated_threshold(run: str | Path, detector: Calibrated, changed: Manifest, out: Path, cache: Path) -> float:
+    """Value of the detector's map above which `RATE` of the voxels of changed healthy validation scans lie."""
+    if not (out / FOLDER).is_dir():
+        recalibrate(run, healthy_scans(changed), out, where=str(changed.path), cache=cache, quiet=True)
+    return float(detector.map_values(np.float32(load_detector(out).point(RATE).threshold)))
+
+
 def main(found: str, manifest: Path, out: Path) -> None:
     """Make ``out``: changed cohorts, predictions and the table."""
     detector, cohort = load_detector(found), read_manifest(manifest)
     detectors = {detector.config.name: detector, "baseline": baseline_of(detector, cohort, out)}
+    runs = {detector.config.name: found, "baseline": out / "runs" / "baseline"}
     shapes = read_shapes(SHAPES)
+    validation = combine(out / "validation.json", "validation", [(cohort, cohort.of_split("validation", healthy=True))])
     healthy = cohort.of_split("test", healthy=True)
     parts, ids = [(cohort, healthy)], {}
     for family, sizes in FAMILIES.items():
@@ -152,25 +166,31 @@ def main(found: str, manifest: Path, out: Path) -> None:
     everything = combine(out / "inserted" / "all.json", "unchanged", parts)
 
     header = ["scans", "detector", *(f"AP, {family}" for family in FAMILIES), "flagged, of healthy voxels"]
+    header.append("… by thresholds from scans changed alike")
     rows = []
     for name, change in CHANGES.items():
         word = "".join(letter if letter.isalnum() else "_" for letter in name)
         changed = changed_cohort(everything, out / "changed" / word, change)
+        alike = changed_cohort(validation, out / "changed" / word / "validation", change)
         for method, one in detectors.items():
             folder = out / "maps" / word / method
             _, failures = predict(one, scans_of_manifest(changed), folder, cache=out / "prepared", rate=RATE)
             if failures:
                 raise MedvaeError("\n".join(failures.values()))
+            place = out / "recalibrated" / word / method
+            own = recalibrated_threshold(runs[method], one, alike, place, out / "prepared")
             numbers = []
             for family in FAMILIES:
                 kept = [case for case in changed.cases if case.id in ids[family]]
                 path = out / "changed" / word / f"{family}.json"
                 study = evaluate(
-                    folder, read_manifest(write_manifest(changed.model_copy(update={"cases": kept}), path))
+                    folder,
+                    read_manifest(write_manifest(changed.model_copy(update={"cases": kept}), path)),
+                    thresholds=[own],
                 )
                 numbers.append(f"{study.pooled['ap']:.3f}")
-            point = next(point for point in study.operating_points if point.asked_fpr == RATE)
-            rows.append([name, method, *numbers, f"{100 * point.fpr:.1f} %"])
+            shares = {p.threshold if math.isnan(p.asked_fpr) else p.asked_fpr: p.fpr for p in study.operating_points}
+            rows.append([name, method, *numbers, *(f"{100 * shares[key]:.1f} %" for key in (RATE, own))])
     print_table("Detectors on changed scans", header, rows)
     path = write_text(out / "table.md", markdown_table(header, rows))
     print(f"written: {path}")

@@ -1,0 +1,59 @@
+"""``medvae calibrate``: thresholds of a detector from healthy scans of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medvae.commands.shared import Cache, Quiet
+from medvae.commands.train import print_points
+
+EXAMPLE = "medvae calibrate t1-2mm healthy1.nii.gz healthy2.nii.gz healthy3.nii.gz --out runs/our_scanner"
+FEW = 10
+"""People below which a note says how little they tell."""
+
+
+def calibrate(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Run or detector folder, or the name of one that comes with medvae.")
+    ],
+    scans: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[SCAN]...", help="Healthy scans, one file per person."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Manifest whose healthy scans to take instead.")] = None,
+    split: Annotated[list[str], typer.Option(help="Which splits of the manifest; may be repeated.")] = ["validation"],  # noqa: B006
+    out: Annotated[Path, typer.Option(help="A new folder; use it like a run folder.")] = ...,
+    name: Annotated[str | None, typer.Option(help="Name in tables and sidecars; NAME_recalibrated by default.")] = None,
+    cache: Cache = None,
+    quiet: Quiet = False,
+) -> None:
+    """Set the thresholds of a trained detector on healthy scans of your own scanner.
+
+    Thresholds belong to the scanner of the healthy scans that set them: on another one a detector flags more, or less,
+    than its operating point says. Network and score stay as they are, AP and AUROC too; operating points, their
+    promises, the p-value of a scan and the scale of the map are set anew. The scans must be of people without a
+    lesion, and none that the detector has learned from.
+    """
+    if bool(scans) == bool(data):
+        raise typer.BadParameter("give healthy scans, or --data, and not both.")
+    from medvae.manifest import read_manifest
+    from medvae.prediction import scans_of_files
+    from medvae.recalibration import HealthyScan, healthy_scans, recalibrate
+    from medvae.reporting.tables import percent
+
+    if data:
+        healthy, where = healthy_scans(read_manifest(data), split), f"{data}, split {', '.join(split)}"
+    else:
+        healthy, where = [HealthyScan(scan, scan.id) for scan in scans_of_files(scans or [])], "the scans"
+    made = recalibrate(run, healthy, out, where=where, name=name, cache=cache, quiet=quiet)
+    for rate, threshold in made.before.items():
+        typer.echo(f"before, at {rate:g}: {threshold:.4g}, which {percent(made.realised[rate])} of these voxels exceed")
+    print_points(made.detector.points)
+    people = len({item.subject for item in healthy})
+    if people < FEW:
+        typer.echo(f"note: {people} people tell a small rate by a factor of two or three only (docs/CALIBRATION.md)")
+    typer.echo(f"{made.detector.config.name}, thresholds from {len(healthy)} healthy scans: {out / 'detector'}")
+    typer.echo(f"next: medvae predict {out} SCAN.nii.gz --out DIR")

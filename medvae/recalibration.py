@@ -1,0 +1,133 @@
+"""Thresholds of a finished detector set anew, on healthy scans of the place where it is to be used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from medvae.calibrated import Calibrated
+from medvae.config import Config
+from medvae.detector import FOLDER, find_detector
+from medvae.ensemble import load_detector
+from medvae.errors import MedvaeError
+from medvae.guarantees import check_levels
+from medvae.manifest import Manifest, Split
+from medvae.prediction import Scan
+from medvae.preparation.prepare import PreparedVolume, prepare_scan
+from medvae.progress import Progress
+from medvae.run_folder import record_thresholds, refuse_learned
+from medvae.schema import parse
+
+
+@dataclass(frozen=True)
+class HealthyScan:
+    """A scan without a lesion, and whose it is."""
+
+    scan: Scan
+    subject: str
+
+
+@dataclass(frozen=True)
+class Recalibrated:
+    """A detector with new thresholds, and what the old ones were worth."""
+
+    detector: Calibrated
+    realised: dict[float, float]
+    """For each false-positive rate: the share of the brain voxels of the new scans above the old threshold."""
+    before: dict[float, float]
+    """The old thresholds, on the same score."""
+
+
+def healthy_scans(manifest: Manifest, splits: Sequence[Split] = ("validation",)) -> list[HealthyScan]:
+    """The healthy cases of some splits of a manifest."""
+    return [
+        HealthyScan(
+            Scan(case.id, tuple(manifest.images(case)), manifest.resolve(case.mask) if case.mask else None),
+            case.subject_id,
+        )
+        for split in splits
+        for case in manifest.of_split(split, healthy=True)
+    ]
+
+
+def recalibrate(
+    run: Path | str,
+    healthy: Sequence[HealthyScan],
+    out: Path | str,
+    *,
+    where: str = "the scans",
+    name: str | None = None,
+    cache: Path | None = None,
+    quiet: bool = False,
+) -> Recalibrated:
+    """Set the thresholds of a detector on other healthy scans; what it learned and its score stay as they are.
+
+    A threshold that 0.1 % of the voxels of one scanner's healthy scans exceed may be exceeded by ten times as many of
+    another's. Everything that rests on healthy subjects is set anew: the operating points, their promises, the
+    p-value of a scan and the scale of the anomaly map.
+
+    Parameters
+    ----------
+    run
+        Run folder or detector's folder, or the name of a detector that comes with medvae.
+    healthy
+        Scans without a lesion that the detector has not learned from.
+    out
+        A new folder; the detector is saved in ``out/detector``.
+    where
+        What the scans are called in an error, as the manifest's path.
+    name
+        Of the new detector, in tables and sidecars; the old one's and ``_recalibrated`` by default.
+    cache
+        Folder of prepared scans: those it holds are not prepared again, the others are added to it.
+    quiet
+        No progress display.
+
+    Raises
+    ------
+    MedvaeError
+        If there is no scan, one cannot be prepared or was learned from, the people are too few for what the
+        detector's config promises, or ``out`` is not empty.
+    """
+    out, folder = Path(out), find_detector(run)
+    if out.is_dir() and any(out.iterdir()):
+        raise MedvaeError(f"{out}: is not empty. Choose another --out folder; nothing was overwritten.")
+    if not healthy:
+        raise MedvaeError(f"{where}: has no healthy scan. Thresholds are set on scans without a lesion.")
+    images = {item.scan.id: item.scan.images for item in healthy}
+    refuse_learned([folder], images, where)
+    detector = load_detector(folder)
+    named = detector.config.model_dump() | {"name": name or f"{detector.config.name}_recalibrated"}
+    config = parse(Config, named, f'the name "{name}"')
+    people = [item.subject for item in healthy]
+    check_levels(detector.config.calibration.promised, len(set(people)), detector.config.calibration)
+
+    volumes, scores = [], []
+    with Progress("Scoring healthy scans", len(healthy), quiet=quiet) as progress:
+        for done, item in enumerate(healthy, start=1):
+            try:
+                volumes.append(_prepared(detector, item.scan, cache))
+            except MedvaeError as error:
+                raise MedvaeError(f'{where}: case "{item.scan.id}": {error}') from None
+            scores.append(detector.score(volumes[-1]))
+            progress.update(done, scan=item.scan.id)
+
+    made = replace(detector, config=config).recalibrated(volumes, scores, people).save(out / FOLDER)
+    came_from = {"model": detector.config.name, "fingerprint": detector.fingerprint}
+    record_thresholds(out, [folder], images, recalibrated_from=came_from)
+    pooled = np.concatenate([score[volume.mask] for score, volume in zip(scores, volumes, strict=True)])
+    before = {p.false_positive_rate: p.threshold for p in detector.points if p.kind == "voxel_rate"}
+    realised = {rate: float(np.mean(pooled > threshold)) for rate, threshold in before.items()}
+    return Recalibrated(made, realised, before)
+
+
+def _prepared(detector: Calibrated, scan: Scan, cache: Path | None) -> PreparedVolume:
+    if len(scan.images) != detector.channels:
+        raise MedvaeError(
+            f"has {len(scan.images)} modalities, the detector was trained on {detector.channels}. Give them in a "
+            f"manifest, one image per modality."
+        )
+    return prepare_scan(scan.images, detector.config.preparation, mask=scan.mask, scale=detector.scale, cache=cache)
