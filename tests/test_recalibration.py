@@ -153,7 +153,7 @@ def test_the_command_takes_files_or_a_manifest_and_says_what_the_old_thresholds_
     result = run(*files, "--out", tmp_path / "a")
     assert result.exit_code == 0, result.output
     assert "of these voxels exceed" in result.output
-    assert "3 people tell a small rate" in result.output
+    assert "10 people or more should set a small rate (docs/CALIBRATION.md); here it is 3" in result.output
     assert "dark_recalibrated, thresholds from 3 healthy scans" in result.output
     result = run("--data", site.path, "--out", tmp_path / "b")
     assert result.exit_code == 0, result.output

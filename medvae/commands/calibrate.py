@@ -12,7 +12,7 @@ from medvae.commands.train import print_points
 
 EXAMPLE = "medvae calibrate t1-2mm healthy1.nii.gz healthy2.nii.gz healthy3.nii.gz --out runs/our_scanner"
 FEW = 10
-"""People below which a note says how little they tell."""
+"""People below which a note says that they are few."""
 
 
 def calibrate(
@@ -42,7 +42,6 @@ def calibrate(
     from medvae.manifest import read_manifest
     from medvae.prediction import scans_of_files
     from medvae.recalibration import HealthyScan, healthy_scans, recalibrate
-    from medvae.reporting.tables import percent
 
     if data:
         healthy, where = healthy_scans(read_manifest(data), split), f"{data}, split {', '.join(split)}"
@@ -50,10 +49,11 @@ def calibrate(
         healthy, where = [HealthyScan(scan, scan.id) for scan in scans_of_files(scans or [])], "the scans"
     made = recalibrate(run, healthy, out, where=where, name=name, cache=cache, quiet=quiet)
     for rate, threshold in made.before.items():
-        typer.echo(f"before, at {rate:g}: {threshold:.4g}, which {percent(made.realised[rate])} of these voxels exceed")
+        share = f"{100 * made.realised[rate]:.2g} %"
+        typer.echo(f"before, at {rate:g}: {threshold:.4g}, which {share} of these voxels exceed")
     print_points(made.detector.points)
     people = len({item.subject for item in healthy})
     if people < FEW:
-        typer.echo(f"note: {people} people tell a small rate by a factor of two or three only (docs/CALIBRATION.md)")
+        typer.echo(f"note: {FEW} people or more should set a small rate (docs/CALIBRATION.md); here it is {people}")
     typer.echo(f"{made.detector.config.name}, thresholds from {len(healthy)} healthy scans: {out / 'detector'}")
     typer.echo(f"next: medvae predict {out} SCAN.nii.gz --out DIR")
