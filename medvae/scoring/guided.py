@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations_with_replacement
+
 import numpy as np
 from scipy import ndimage
 
@@ -49,9 +51,9 @@ def guided_filter(values: np.ndarray, guide: np.ndarray, mask: np.ndarray, radiu
     means, level = [mean(one) for one in guides], mean(values)
     with_score = np.stack([mean(g * values) - m * level for g, m in zip(guides, means, strict=True)], axis=-1)
     together = np.empty((*inside.shape, len(guides), len(guides)), dtype=np.float32)
-    for i, g in enumerate(guides):
-        for j, h in enumerate(guides):
-            together[..., i, j] = mean(g * h) - means[i] * means[j] + (i == j) * FLAT**2
+    for i, j in combinations_with_replacement(range(len(guides)), 2):
+        both = mean(guides[i] * guides[j]) - means[i] * means[j] + (i == j) * FLAT**2
+        together[..., i, j] = together[..., j, i] = both
     slopes = np.linalg.solve(together, with_score[..., None])[..., 0]
     offset = level - sum(slopes[..., i] * m for i, m in enumerate(means))
     smooth = mean(offset) + sum(mean(slopes[..., i]) * g for i, g in enumerate(guides))
