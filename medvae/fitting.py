@@ -145,6 +145,6 @@ def fit_ensemble(
         manifest, "validation", first.config.preparation, scale=first.scale, cache=cache, quiet=quiet
     )
     people = _validation_subjects(manifest, first.config)
-    ensemble = Ensemble.calibrate(name, members, validation, people).save(out / FOLDER)
+    ensemble = Ensemble.calibrate(name, members, validation, people)
     record_thresholds(out, [Path(run) for run in runs], healthy, members=list(members))
-    return ensemble
+    return ensemble.save(out / FOLDER)

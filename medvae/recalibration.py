@@ -115,9 +115,10 @@ def recalibrate(
             scores.append(detector.score(volumes[-1]))
             progress.update(done, scan=item.scan.id)
 
-    made = replace(detector, config=config).recalibrated(volumes, scores, people).save(out / FOLDER)
+    made = replace(detector, config=config).recalibrated(volumes, scores, people)
     came_from = {"model": detector.config.name, "fingerprint": detector.fingerprint}
-    record_thresholds(out, [folder], images, recalibrated_from=came_from)
+    record_thresholds(out, [folder], images, recalibrated_from=came_from)  # first: no detector without its record
+    made = made.save(out / FOLDER)
     pooled = np.concatenate([score[volume.mask] for score, volume in zip(scores, volumes, strict=True)])
     before = {p.false_positive_rate: p.threshold for p in detector.points if p.kind == "voxel_rate"}
     realised = {rate: float(np.mean(pooled > threshold)) for rate, threshold in before.items()}

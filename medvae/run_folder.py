@@ -151,7 +151,8 @@ def refuse_learned(runs: Sequence[Path | str], healthy: Mapping[str, Sequence[Pa
     MedvaeError
         If one was, naming the case.
     """
-    cases = {sha256(image): case for case, images in healthy.items() for image in images}
+    there = ((case, image) for case, images in healthy.items() for image in images if image.is_file())
+    cases = {sha256(image): case for case, image in there}  # one that is not there is told where it is prepared
     for run in runs:
         known = trained_on(Path(run))
         learned = [case for checksum, case in cases.items() if checksum in known]

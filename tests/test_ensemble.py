@@ -16,6 +16,7 @@ from medvae.manifest import write_manifest
 from medvae.prediction import predict, scans_of_manifest
 from medvae.preparation.landmarks import LandmarkScale
 from medvae.preparation.prepare import prepare_case
+from medvae.run_folder import trained_on
 from medvae.volume import read_volume
 
 NORMATIVE = {"network": None, "score": {"kind": "intensity", "polarity": "dark", "smoothing_mm": 2, "normative": True}}
@@ -131,6 +132,22 @@ def test_a_lonely_member_a_full_folder_and_a_bad_name_are_refused(runs, cohort, 
         fit_ensemble([runs / "a", runs / "b"], cohort, runs, quiet=True)
     with pytest.raises(MedvaeError, match="name"):
         fit_ensemble([runs / "a", runs / "b"], cohort, tmp_path / "named", name="two words", quiet=True)
+
+
+def test_a_validation_scan_that_is_gone_is_named(runs, cohort, tmp_path):
+    gone = [case.model_copy(update={"image": "gone.nii.gz"}) if case.id == "sub04" else case for case in cohort.cases]
+    other = cohort.model_copy(update={"cases": gone})
+    other._path = cohort.path
+    with pytest.raises(MedvaeError, match=r'case "sub04": .*gone.nii.gz'):
+        fit_ensemble([runs / "a", runs / "b"], other, tmp_path / "gone", quiet=True)
+
+
+def test_its_folder_says_what_its_members_have_learned_from(ensemble, runs):
+    record = json.loads((runs / "all" / "cohort.json").read_text())
+    assert record["members"] == ["a", "b", "c"]
+    assert list(record["healthy_scans"]["train"]) == ["sub00", "sub01", "sub02", "sub03"]
+    assert list(record["healthy_scans"]["validation"]) == ["sub04", "sub05"]
+    assert trained_on(runs / "all") == trained_on(runs / "a") != set()
 
 
 def test_names_of_members_differ():

@@ -127,6 +127,10 @@ def test_what_cannot_be_done_is_told_before_anything_is_written(runs, site, tmp_
     two = HealthyScan(Scan("two", healthy[0].scan.images * 2), "two")
     with pytest.raises(MedvaeError, match=r'm.json: case "two": has 2 modalities, the detector was trained on 1'):
         recalibrate(runs / "dark", [two], out, where="m.json", quiet=True)
+    for lost in (tmp_path / "lost.nii.gz", tmp_path):
+        scan = HealthyScan(Scan("lost", (lost,)), "lost")
+        with pytest.raises(MedvaeError, match=r'the scans: case "lost": .*'):
+            recalibrate(runs / "dark", [healthy[0], scan], out, quiet=True)
     assert not out.exists()
 
 
