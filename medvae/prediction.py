@@ -21,7 +21,7 @@ from medvae.errors import MedvaeError
 from medvae.files import sha256, write_json
 from medvae.findings import find_lesions
 from medvae.formats import scan_name
-from medvae.manifest import Manifest
+from medvae.manifest import Case, Manifest
 from medvae.preparation.prepare import PreparedVolume, prepare_scan
 from medvae.progress import Progress
 from medvae.schema import read_document
@@ -42,6 +42,26 @@ class Scan:
     id: str
     images: tuple[Path, ...]
     mask: Path | None = None
+
+    @classmethod
+    def of_case(cls, manifest: Manifest, case: Case) -> Scan:
+        """A case of a manifest."""
+        return cls(case.id, tuple(manifest.images(case)), manifest.resolve(case.mask) if case.mask else None)
+
+    def prepare(self, detector: Calibrated, *, cache: Path | None = None) -> PreparedVolume:
+        """Bring the scan to the standard grid as the detector needs it; ``cache`` as in `prepare_scan`.
+
+        Raises
+        ------
+        MedvaeError
+            As `prepare_scan`, or if the detector was trained on another number of modalities.
+        """
+        if len(self.images) != detector.channels:
+            raise MedvaeError(
+                f'scan "{self.id}" has {len(self.images)} modalities, the detector was trained on '
+                f"{detector.channels}. Give them in a manifest, one image per modality."
+            )
+        return prepare_scan(self.images, detector.config.preparation, mask=self.mask, scale=detector.scale, cache=cache)
 
 
 @dataclass(frozen=True)
@@ -81,11 +101,7 @@ def scans_of_files(paths: Sequence[Path | str]) -> list[Scan]:
 
 def scans_of_manifest(manifest: Manifest, splits: Sequence[str] = ("test",)) -> list[Scan]:
     """The cases of some splits of a manifest, as scans."""
-    return [
-        Scan(case.id, tuple(manifest.images(case)), manifest.resolve(case.mask) if case.mask else None)
-        for case in manifest.cases
-        if case.split in splits
-    ]
+    return [Scan.of_case(manifest, case) for case in manifest.cases if case.split in splits]
 
 
 def predict(
@@ -139,11 +155,6 @@ def predict(
     with Progress("Predicting", len(scans), quiet=quiet) as progress:
         for done, scan in enumerate(scans, start=1):
             try:
-                if len(scan.images) != detector.channels:
-                    raise MedvaeError(
-                        f'scan "{scan.id}" has {len(scan.images)} modalities, the detector was trained on '
-                        f"{detector.channels}. Give them in a manifest, one image per modality."
-                    )
                 predictions.append(_finished(out, scan) or predict_scan(detector, scan, out, at, cache=cache))
             except MedvaeError as error:
                 failures[scan.id] = str(error)
@@ -162,7 +173,7 @@ def predict_scan(
 
     ``at`` is a false-positive rate or the name of an operating point.
     """
-    volume = prepare_scan(scan.images, detector.config.preparation, mask=scan.mask, scale=detector.scale, cache=cache)
+    volume = scan.prepare(detector, cache=cache)
     maps = detector.maps(volume)
     native = volume.restore(maps.anomaly)
     voxel_ml = volume.source.geometry.voxel_volume_ml

@@ -16,7 +16,6 @@ from medvae.errors import MedvaeError
 from medvae.guarantees import check_levels
 from medvae.manifest import Manifest, Split
 from medvae.prediction import Scan
-from medvae.preparation.prepare import PreparedVolume, prepare_scan
 from medvae.progress import Progress
 from medvae.run_folder import record_thresholds, refuse_learned
 from medvae.schema import parse
@@ -44,10 +43,7 @@ class Recalibrated:
 def healthy_scans(manifest: Manifest, splits: Sequence[Split] = ("validation",)) -> list[HealthyScan]:
     """The healthy cases of some splits of a manifest."""
     return [
-        HealthyScan(
-            Scan(case.id, tuple(manifest.images(case)), manifest.resolve(case.mask) if case.mask else None),
-            case.subject_id,
-        )
+        HealthyScan(Scan.of_case(manifest, case), case.subject_id)
         for split in splits
         for case in manifest.of_split(split, healthy=True)
     ]
@@ -65,7 +61,7 @@ def recalibrate(
 ) -> Recalibrated:
     """Set the thresholds of a detector on other healthy scans; what it learned and its score stay as they are.
 
-    A threshold that 0.1 % of the voxels of one scanner's healthy scans exceed may be exceeded by ten times as many of
+    A threshold that 0.1 % of the voxels of one scanner's healthy scans exceed may be exceeded by more, or fewer, of
     another's. Everything that rests on healthy subjects is set anew: the operating points, their promises, the
     p-value of a scan and the scale of the anomaly map.
 
@@ -109,7 +105,7 @@ def recalibrate(
     with Progress("Scoring healthy scans", len(healthy), quiet=quiet) as progress:
         for done, item in enumerate(healthy, start=1):
             try:
-                volumes.append(_prepared(detector, item.scan, cache))
+                volumes.append(item.scan.prepare(detector, cache=cache))
             except MedvaeError as error:
                 raise MedvaeError(f'{where}: case "{item.scan.id}": {error}') from None
             scores.append(detector.score(volumes[-1]))
@@ -123,12 +119,3 @@ def recalibrate(
     before = {p.false_positive_rate: p.threshold for p in detector.points if p.kind == "voxel_rate"}
     realised = {rate: float(np.mean(pooled > threshold)) for rate, threshold in before.items()}
     return Recalibrated(made, realised, before)
-
-
-def _prepared(detector: Calibrated, scan: Scan, cache: Path | None) -> PreparedVolume:
-    if len(scan.images) != detector.channels:
-        raise MedvaeError(
-            f"has {len(scan.images)} modalities, the detector was trained on {detector.channels}. Give them in a "
-            f"manifest, one image per modality."
-        )
-    return prepare_scan(scan.images, detector.config.preparation, mask=scan.mask, scale=detector.scale, cache=cache)

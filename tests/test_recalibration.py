@@ -125,7 +125,7 @@ def test_what_cannot_be_done_is_told_before_anything_is_written(runs, site, tmp_
     with pytest.raises(MedvaeError, match=r'the name "two words"'):
         recalibrate(runs / "dark", healthy, out, name="two words", quiet=True)
     two = HealthyScan(Scan("two", healthy[0].scan.images * 2), "two")
-    with pytest.raises(MedvaeError, match=r'm.json: case "two": has 2 modalities, the detector was trained on 1'):
+    with pytest.raises(MedvaeError, match=r'm.json: case "two": .* has 2 modalities, the detector was trained on 1'):
         recalibrate(runs / "dark", [two], out, where="m.json", quiet=True)
     for lost in (tmp_path / "lost.nii.gz", tmp_path):
         scan = HealthyScan(Scan("lost", (lost,)), "lost")
