@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from medvae.config import PreparationConfig
+from medvae.imaging.volume import read_volume, write_volume
 from medvae.preparation.extraction import find_brain
 from medvae.preparation.mask import mask_from_anatomy
 from medvae.preparation.prepare import prepare_scan
 from medvae.reporting.tables import print_table
-from medvae.volume import read_volume, write_volume
 
 
 def main(source: Path, heads: int, timed: int) -> None:

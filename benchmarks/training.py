@@ -19,15 +19,14 @@ from pathlib import Path
 
 import torch
 
-from medvae.atlas import VolumeWithAtlas, atlas_of
 from medvae.config import read_config
 from medvae.manifest import read_manifest
-from medvae.memory import keep_freed_memory
-from medvae.networks.build import parts_of
-from medvae.objectives import training_loss
+from medvae.networks.build import build_network, parts_of
+from medvae.normative.atlas import VolumeWithAtlas, atlas_of
 from medvae.preparation.prepare import prepare_training
 from medvae.sampling.lesion_scans import LesionScans, MixedPatches
-from medvae.training import build_network
+from medvae.training.losses import training_loss
+from medvae.training.memory import keep_freed_memory
 
 ROOT = Path(__file__).parent.parent
 SCANS = 6

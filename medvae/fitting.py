@@ -6,22 +6,29 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from medvae.atlas import VolumeWithAtlas, atlas_of
-from medvae.calibrated import SCALE
 from medvae.config import Config
-from medvae.detector import FOLDER, Detector
-from medvae.ensemble import Ensemble, member_names
+from medvae.detection.base import SCALE
+from medvae.detection.detector import FOLDER, Detector
+from medvae.detection.ensemble import Ensemble, member_names
+from medvae.detection.guarantees import check_levels
+from medvae.detection.prior import with_prior
 from medvae.errors import MedvaeError
 from medvae.files import sha256, write_json
-from medvae.guarantees import check_levels
 from medvae.manifest import Manifest
+from medvae.normative.atlas import VolumeWithAtlas, atlas_of
+from medvae.normative.bias_field import VolumeWithoutShading, fit_reference
 from medvae.preparation.cache import known_sha256
 from medvae.preparation.prepare import prepare_healthy, prepare_training
-from medvae.prior import with_prior
-from medvae.run_folder import check_run, first_process, open_run, record_cohort, record_thresholds, refuse_learned
-from medvae.shading import VolumeWithoutShading, fit_reference
-from medvae.tensorboard import require_tensorboard
-from medvae.training import train
+from medvae.training.loop import train
+from medvae.training.run_folder import (
+    check_run,
+    first_process,
+    open_run,
+    record_cohort,
+    record_thresholds,
+    refuse_learned,
+)
+from medvae.training.tensorboard import require_tensorboard
 
 
 def fit(

@@ -15,24 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medvae import __version__
-from medvae.calibrated import Calibrated
-from medvae.calibration import OperatingPoint
+from medvae.derivatives import DESCRIPTION, FAILURES, MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX
+from medvae.detection.base import Calibrated
+from medvae.detection.masks import find_lesions
+from medvae.detection.operating_points import OperatingPoint
 from medvae.errors import MedvaeError
 from medvae.files import sha256, write_json
-from medvae.findings import find_lesions
-from medvae.formats import scan_name
+from medvae.imaging.formats import scan_name
+from medvae.imaging.volume import write_volume
 from medvae.manifest import Case, Manifest
-from medvae.preparation.prepare import PreparedVolume, prepare_scan
+from medvae.preparation.prepare import prepare_scan
+from medvae.preparation.prepared import PreparedVolume
 from medvae.progress import Progress
 from medvae.schema import read_document
-from medvae.volume import write_volume
-
-MAP_SUFFIX = "_desc-anomaly_probseg.nii.gz"
-MASK_SUFFIX = "_label-lesion_mask.nii.gz"
-SPREAD_SUFFIX = "_desc-spread_probseg.nii.gz"
-DESCRIPTION = "dataset_description.json"
-FAILURES = "failures.json"
-"""Why the scans failed that the last `predict` could not finish; absent if there were none."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +125,7 @@ def predict(
     rate
         False-positive rate of the operating point that the lesion mask uses; the config's by default.
     at
-        Name of the operating point instead, as ``fwer_0.2`` or ``fpv_5ml``; see `medvae.guarantees`.
+        Name of the operating point instead, as ``fwer_0.2`` or ``fpv_5ml``; see `medvae.detection.guarantees`.
     cache
         Folder of prepared scans: those it holds are not prepared again, the others are added to it.
     quiet

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from medvae.calibrated import Calibrated
 from medvae.config import Config
-from medvae.detector import FOLDER, find_detector
-from medvae.ensemble import load_detector
+from medvae.detection.base import Calibrated
+from medvae.detection.detector import FOLDER, find_detector
+from medvae.detection.ensemble import load_detector
+from medvae.detection.guarantees import check_levels
 from medvae.errors import MedvaeError
-from medvae.guarantees import check_levels
 from medvae.manifest import Manifest, Split
 from medvae.prediction import Scan
 from medvae.progress import Progress
-from medvae.run_folder import record_thresholds, refuse_learned
 from medvae.schema import parse
+from medvae.training.run_folder import record_thresholds, refuse_learned
 
 
 @dataclass(frozen=True)

@@ -18,17 +18,18 @@ from pathlib import Path
 import numpy as np
 
 from medvae.config import Config, PreparationConfig, read_config
-from medvae.detector import Detector
+from medvae.detection.detector import Detector
 from medvae.errors import MedvaeError
 from medvae.evaluation.curves import VoxelCounts
 from medvae.evaluation.study import lesion_truth
 from medvae.files import write_json, write_text
+from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.volume import Volume
 from medvae.lesions.tissue import tissues
 from medvae.manifest import read_manifest
-from medvae.preparation.grid import STANDARD_GRID
-from medvae.preparation.prepare import PreparedVolume, prepare_case, prepare_healthy, prepare_training
+from medvae.preparation.prepare import prepare_case, prepare_healthy, prepare_training
+from medvae.preparation.prepared import PreparedVolume
 from medvae.reporting.tables import markdown_table, print_table
-from medvae.volume import Volume
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 COHORT = REPOSITORY / "data_manifests" / "included_t1.json"

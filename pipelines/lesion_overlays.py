@@ -25,17 +25,17 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from medvae.ensemble import load_detector
+from medvae.detection.ensemble import load_detector
 from medvae.errors import MedvaeError
 from medvae.files import write_text
-from medvae.formats import ENDINGS
-from medvae.postprocessing import finding_volumes_ml
+from medvae.imaging.formats import ENDINGS
+from medvae.imaging.morphology import finding_volumes_ml
+from medvae.imaging.volume import read_volume
 from medvae.prediction import Prediction, predict, scans_of_files
 from medvae.reporting.case_picture import draw_figure
 from medvae.reporting.report import write_report
 from medvae.reporting.tables import print_table
 from medvae.reporting.viewers import write_viewer_files
-from medvae.volume import read_volume
 
 HEADER = ("scan", "findings", "flagged ml", "largest ml", "p value", "remark")
 

@@ -25,12 +25,12 @@ from rich.console import Console
 from rich.table import Table
 
 from medvae.files import sha256, write_text
+from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.volume import read_volume, resample, write_volume
 from medvae.manifest import Case, Manifest, write_manifest
 from medvae.preparation.bias import correct_bias
-from medvae.preparation.grid import STANDARD_GRID
 from medvae.preparation.mask import mask_from_anatomy, mask_from_background
 from medvae.preparation.registration import Registration, move_brain, register
-from medvae.volume import read_volume, resample, write_volume
 
 SEED = 2020
 PER_SEX = {"train": 10, "validation": 3, "test": 3}

@@ -36,10 +36,10 @@ import numpy as np
 import typer
 from scipy import ndimage
 
-from medvae.components import components
 from medvae.errors import MedvaeError
 from medvae.files import write_bytes
-from medvae.volume import Geometry, read_volume, resample
+from medvae.imaging.components import components
+from medvae.imaging.volume import Geometry, read_volume, resample
 
 TEST_PATIENTS = (7, 26)
 

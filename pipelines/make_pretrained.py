@@ -18,15 +18,15 @@ from functools import partial
 from pathlib import Path
 
 from medvae.config import read_config
-from medvae.detector import Detector
-from medvae.ensemble import Ensemble
+from medvae.detection.detector import Detector
+from medvae.detection.ensemble import Ensemble
 from medvae.errors import MedvaeError
 from medvae.files import sha256
 from medvae.fitting import fit
 from medvae.manifest import read_manifest
 from medvae.preparation.cache import known_sha256
 from medvae.preparation.prepare import prepare_healthy, prepare_training
-from medvae.run_folder import record_cohort
+from medvae.training.run_folder import record_cohort
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 MEMBERS = tuple(CONFIGS / f"{name}.yaml" for name in ("best_t1", "best_t1_large", "best_t1_dark"))

@@ -15,10 +15,10 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from medvae.preparation.grid import STANDARD_GRID
+from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.volume import read_volume, write_volume
 from medvae.preparation.mask import mask_from_background
 from medvae.preparation.registration import move_brain
-from medvae.volume import read_volume, write_volume
 
 
 def main(

@@ -20,8 +20,8 @@ from rich.table import Table
 from scipy import ndimage
 
 from medvae.errors import MedvaeError
+from medvae.imaging.volume import Geometry, Volume, read_volume, resample
 from medvae.lesions import Contrast, lesion_contrast, white_matter
-from medvae.volume import Geometry, Volume, read_volume, resample
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from rich.console import Console
 
 from medvae.config import read_config
-from medvae.ensemble import load_detector
+from medvae.detection.ensemble import load_detector
 from medvae.errors import MedvaeError
 from medvae.evaluation.study import Study, evaluate, write_study
 from medvae.files import write_text

@@ -25,21 +25,21 @@ import numpy as np
 from scipy import ndimage
 
 from medvae.benchmark import combine
-from medvae.calibrated import Calibrated
 from medvae.config import Config, read_config
-from medvae.detector import FOLDER
-from medvae.ensemble import load_detector
+from medvae.detection.base import Calibrated
+from medvae.detection.detector import FOLDER
+from medvae.detection.ensemble import load_detector
 from medvae.errors import MedvaeError
 from medvae.evaluation.study import evaluate
 from medvae.files import sha256, write_text
 from medvae.fitting import fit
+from medvae.imaging.volume import Volume, read_volume, write_volume
 from medvae.lesions import insert_cohort, read_shapes
 from medvae.manifest import Manifest, read_manifest, write_manifest
 from medvae.prediction import predict, scans_of_manifest
 from medvae.recalibration import healthy_scans, recalibrate
 from medvae.reporting.tables import markdown_table, print_table
 from medvae.schema import parse
-from medvae.volume import Volume, read_volume, write_volume
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 COHORT = REPOSITORY / "data_manifests" / "included_t1.json"

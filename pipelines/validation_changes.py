@@ -19,15 +19,15 @@ import numpy as np
 from robustness import CHANGES
 from validation_lesions import FORMS, SEED, healthy_scores, ready, run, save, score
 
-from medvae.calibrated import Calibrated
-from medvae.calibration import operating_points
+from medvae.detection.base import Calibrated
+from medvae.detection.operating_points import operating_points
 from medvae.evaluation.curves import SparseCounts
 from medvae.files import write_text
-from medvae.preparation.grid import STANDARD_GRID
-from medvae.preparation.prepare import PreparedVolume
+from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.volume import Volume
+from medvae.preparation.prepared import PreparedVolume
 from medvae.progress import Progress
 from medvae.reporting.tables import markdown_table, print_table
-from medvae.volume import Volume
 
 ASKED = ("as it is", "noise of 5 %", "slices of 6 mm", "blurred by 4 mm")
 KINDS = {"MS-like": "MS-like, 1", **{form: f"{form}, medium" for form in FORMS}}

@@ -29,18 +29,19 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from medvae.calibrated import Calibrated
-from medvae.ensemble import load_detector
+from medvae.detection.base import Calibrated
+from medvae.detection.ensemble import load_detector
 from medvae.errors import MedvaeError
 from medvae.evaluation.curves import SparseCounts
 from medvae.files import sha256, write_bytes, write_text
+from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.volume import Volume
 from medvae.lesions import insert, read_shapes, white_matter
 from medvae.manifest import Manifest, read_manifest
-from medvae.preparation.grid import STANDARD_GRID
-from medvae.preparation.prepare import PreparedVolume, StandardisedVolume, prepare_healthy
+from medvae.preparation.prepare import prepare_healthy
+from medvae.preparation.prepared import PreparedVolume, StandardisedVolume
 from medvae.progress import Progress
 from medvae.reporting.tables import markdown_table, print_table
-from medvae.volume import Volume
 
 SHAPES = Path(__file__).resolve().parents[1] / "data_manifests" / "included" / "lesion_shapes.npz"
 SIZES_ML = {"small": (0.5, 2.0), "medium": (2.0, 8.0), "large": (8.0, 30.0)}

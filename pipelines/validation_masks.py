@@ -23,16 +23,16 @@ from typing import NamedTuple
 import numpy as np
 from validation_lesions import FORMS, healthy_scores, ready, run, scored
 
-from medvae.calibration import operating_points
-from medvae.components import components
+from medvae.detection.operating_points import operating_points
 from medvae.evaluation.curves import SparseCounts
 from medvae.evaluation.free_response import SMALLEST_LESION_ML, free_response, thresholds_of
 from medvae.evaluation.lesions import OVERLAP, SMALLEST_ML, lesion_numbers, match_lesions
 from medvae.evaluation.maps import CaseVoxels
 from medvae.files import write_text
-from medvae.postprocessing import grow, remove_small
-from medvae.preparation.grid import STANDARD_GRID
-from medvae.preparation.prepare import PreparedVolume
+from medvae.imaging.components import components
+from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.morphology import grow, remove_small
+from medvae.preparation.prepared import PreparedVolume
 from medvae.progress import Progress
 from medvae.reporting.tables import markdown_table, print_table
 

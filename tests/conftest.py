@@ -10,10 +10,10 @@ import pytest
 import torch
 from scipy import ndimage
 
+from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.volume import write_volume
 from medvae.manifest import Case, Manifest, read_manifest, write_manifest
-from medvae.preparation.grid import STANDARD_GRID
 from medvae.preparation.registration import read_template
-from medvae.volume import write_volume
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # or the programs under test would not heed it either

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from medvae.derivatives import MAP_SUFFIX, MASK_SUFFIX
 from medvae.files import sha256, write_json
+from medvae.imaging.volume import Geometry, write_volume
 from medvae.manifest import Case, Manifest, read_manifest, write_manifest
-from medvae.prediction import MAP_SUFFIX, MASK_SUFFIX
-from medvae.volume import Geometry, write_volume
 
 GRID = Geometry(np.array([[-2.0, 0, 0, 40], [0, 2.0, 0, -50], [0, 0, 2.0, -30], [0, 0, 0, 1]]), (40, 48, 36))
 """LAS, so that a page that mixes up left and right is found out."""

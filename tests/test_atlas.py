@@ -8,18 +8,21 @@ import torch
 from pydantic import ValidationError
 from scipy import ndimage
 
-from medvae.atlas import VolumeWithAtlas, fit_atlas
 from medvae.config import Config, ObjectiveConfig
-from medvae.corruptions import corrupt
-from medvae.detector import Detector
-from medvae.ensemble import Ensemble
+from medvae.detection.detector import Detector
+from medvae.detection.ensemble import Ensemble
 from medvae.errors import MedvaeError
 from medvae.fitting import fit
-from medvae.networks.segmenter import LARGEST_Z, SMALLEST_SD, Segmenter
-from medvae.preparation.prepare import PreparedVolume, prepare_healthy
-from medvae.roughness import roughness
+from medvae.networks.build import build_network
+from medvae.networks.segmenter import LARGEST_Z, Segmenter
+from medvae.normative.atlas import VolumeWithAtlas, fit_atlas
+from medvae.normative.statistics import SMALLEST_SD
+from medvae.normative.texture import roughness
+from medvae.preparation.prepare import prepare_healthy
+from medvae.preparation.prepared import PreparedVolume
 from medvae.scoring.guided import guided_filter
-from medvae.training import build_network, train
+from medvae.training.corruptions import corrupt
+from medvae.training.loop import train
 
 INTENSITIES_KEPT = {"gamma": [1, 1], "brightness": [1, 1], "noise_variance": [0, 0]}
 TINY = {
@@ -257,7 +260,7 @@ def test_training_on_scans_without_their_atlas_is_told(volumes, tmp_path):
 def test_a_detector_that_comes_with_medvae_is_found_by_its_name_unless_a_folder_is_called_so(
     cohort, volumes, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("medvae.detector.PRETRAINED", tmp_path / "package")
+    monkeypatch.setattr("medvae.detection.detector.PRETRAINED", tmp_path / "package")
     monkeypatch.chdir(tmp_path)
     baseline = Config.model_validate({"name": "a", "network": None, "score": {"kind": "intensity"}})
     Detector.calibrate(baseline, None, volumes, volumes).save(tmp_path / "package" / "t1")

@@ -368,8 +368,8 @@ def measured(subjects, seed, shift=0.0, resamples=200):
     from medvae.evaluation.points import Point, point_result
     from medvae.evaluation.pooling import pooled_intervals, pooled_numbers, scan_numbers
     from medvae.evaluation.study import Study
+    from medvae.imaging.volume import Geometry
     from medvae.manifest import Case
-    from medvae.volume import Geometry
 
     point, results = Point("fpr_0.01", 0.01, 0.7), []
     shape = (5, 4, 2)

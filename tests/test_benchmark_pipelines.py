@@ -10,8 +10,8 @@ import pytest
 
 from medvae.benchmark import combine
 from medvae.cli import app
+from medvae.imaging.volume import read_volume, write_volume
 from medvae.manifest import read_manifest
-from medvae.volume import read_volume, write_volume
 
 
 @pytest.fixture

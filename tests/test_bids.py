@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from test_viewers import AFFINES, predict_by_hand, scan_file
 
+from medvae.derivatives import MAP_SUFFIX
 from medvae.errors import MedvaeError
 from medvae.files import write_json
-from medvae.prediction import MAP_SUFFIX, Scan, predict
+from medvae.prediction import Scan, predict
 from medvae.reporting.bids import bids_name, write_bids
 
 VALIDATOR = shutil.which("bids-validator-deno", path=Path(sys.executable).parent) or shutil.which("bids-validator-deno")
@@ -55,7 +56,7 @@ def test_two_cases_of_one_name_and_foreign_folders_are_refused(tmp_path):
 @pytest.fixture(scope="module")
 def data_set(tmp_path_factory, cohort):
     from medvae.config import Config
-    from medvae.ensemble import load_detector
+    from medvae.detection.ensemble import load_detector
     from medvae.fitting import fit, fit_ensemble
 
     tmp_path = tmp_path_factory.mktemp("study")

@@ -13,13 +13,13 @@ from medvae.config import PreparationConfig, read_config
 from medvae.errors import MedvaeError
 from medvae.files import sha256
 from medvae.fitting import fit
+from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.volume import read_volume, write_volume
 from medvae.prediction import predict, scans_of_manifest
 from medvae.preparation import cache as caching
-from medvae.preparation.grid import STANDARD_GRID
 from medvae.preparation.prepare import prepare_healthy, prepare_scan
 from medvae.sampling.patches import PatchDataset
 from medvae.sampling.slices import SliceDataset
-from medvae.volume import read_volume, write_volume
 from tests.conftest import make_brain
 
 CONFIG = PreparationConfig()

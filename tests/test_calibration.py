@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from medvae.calibration import fit_normative, operating_points, smooth_in_mask
 from medvae.config import Config
-from medvae.detector import Detector
+from medvae.detection.detector import Detector
+from medvae.detection.operating_points import operating_points
 from medvae.errors import MedvaeError
 from medvae.fitting import fit
+from medvae.imaging.smoothing import smooth_in_mask
+from medvae.normative.statistics import fit_normative
 from medvae.preparation.prepare import prepare_healthy
 
 RNG = np.random.default_rng(0)

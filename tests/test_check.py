@@ -12,11 +12,11 @@ from scipy import ndimage
 
 from medvae.errors import MedvaeError
 from medvae.files import sha256
+from medvae.imaging.volume import Geometry, read_volume, write_volume
 from medvae.manifest import read_manifest, read_manifest_as_it_is
 from medvae.preparation.check import check_case
 from medvae.preparation.cohort_check import check_cohort, write_report
 from medvae.preparation.fingerprint import FEATURES, brain_features, fingerprint, intensity_features
-from medvae.volume import Geometry, read_volume, write_volume
 
 GRID = Geometry(np.array([[4.0, 0, 0, -80], [0, 4, 0, -92], [0, 0, 4, -72], [0, 0, 0, 1]]), (40, 46, 36))
 RADII_MM = (62, 76, 56)

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from scipy import ndimage
 
 from medvae.config import Config, PreparationConfig
-from medvae.ensemble import Ensemble, load_detector
+from medvae.detection.ensemble import Ensemble, load_detector
 from medvae.errors import MedvaeError
 from medvae.fitting import fit
 from medvae.manifest import read_manifest, write_manifest

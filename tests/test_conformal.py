@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medvae import conformal
+from medvae.detection import conformal
 from medvae.errors import MedvaeError
 
 COHORTS, SUBJECTS = 400, 9

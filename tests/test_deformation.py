@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from medvae import deformation
+from medvae.normative import deformation
 from medvae.preparation.registration import read_template
 
 SHAPE = (24, 28, 20)

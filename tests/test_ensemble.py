@@ -8,16 +8,16 @@ import pytest
 
 from medvae.cli import app
 from medvae.config import Config
-from medvae.detector import Detector
-from medvae.ensemble import Ensemble, load_detector, member_names
+from medvae.detection.detector import Detector
+from medvae.detection.ensemble import Ensemble, load_detector, member_names
 from medvae.errors import MedvaeError
 from medvae.fitting import fit, fit_ensemble
+from medvae.imaging.volume import read_volume
 from medvae.manifest import write_manifest
 from medvae.prediction import predict, scans_of_manifest
 from medvae.preparation.landmarks import LandmarkScale
 from medvae.preparation.prepare import prepare_case
-from medvae.run_folder import trained_on
-from medvae.volume import read_volume
+from medvae.training.run_folder import trained_on
 
 NORMATIVE = {"network": None, "score": {"kind": "intensity", "polarity": "dark", "smoothing_mm": 2, "normative": True}}
 PLAIN = {"network": None, "score": {"kind": "equalized_intensity", "polarity": "bright"}}

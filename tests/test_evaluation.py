@@ -99,7 +99,7 @@ def test_fpr_at_95_tpr_is_the_smallest_of_all_thresholds():
 
 @pytest.mark.parametrize("rate", [0.0, 0.01, 0.05, 0.5])
 def test_threshold_keeps_its_false_positive_rate_and_is_the_detectors(rate):
-    from medvae.calibration import operating_points
+    from medvae.detection.operating_points import operating_points
 
     rng = np.random.default_rng(1)
     for scores in (rng.standard_normal(5000), -np.exp(rng.standard_normal(5000)), rng.integers(0, 3, 5000)):

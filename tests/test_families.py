@@ -14,12 +14,12 @@ from scipy import ndimage
 from medvae.benchmark import make_plan, read_study
 from medvae.cli import main
 from medvae.errors import MedvaeError
+from medvae.imaging.volume import Geometry, Volume, read_volume, resample
 from medvae.lesions import FAMILIES, SIZES_ML, insert_cohort, insert_family, read_shapes
 from medvae.lesions import displacement as displacement_module
 from medvae.lesions.families import BRIGHT
 from medvae.lesions.forms import Scene, signed_mm, soft
 from medvae.manifest import read_manifest
-from medvae.volume import Geometry, Volume, read_volume, resample
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data_manifests"

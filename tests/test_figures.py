@@ -13,6 +13,7 @@ from test_viewers import AFFINES, SHAPE, predict_by_hand, scan_file
 from medvae.config import Config
 from medvae.errors import MedvaeError
 from medvae.fitting import fit
+from medvae.imaging.volume import Geometry
 from medvae.prediction import Scan, predict
 from medvae.reporting import montage
 from medvae.reporting.case_picture import draw_case, draw_figure
@@ -27,7 +28,6 @@ from medvae.reporting.montage import (
     largest_slices,
     slices_at,
 )
-from medvae.volume import Geometry
 
 GRID = Geometry(np.diag([2.0, 2, 3, 1]), (20, 24, 30))
 

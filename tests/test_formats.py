@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from medvae.errors import MedvaeError, MedvaeWarning
-from medvae.formats import ENDINGS, scan_name
+from medvae.imaging.formats import ENDINGS, scan_name
+from medvae.imaging.volume import Geometry, read_geometry, read_volume, resample, write_volume
 from medvae.prediction import scans_of_files
 from medvae.preparation.itk import to_image
-from medvae.volume import Geometry, read_geometry, read_volume, resample, write_volume
 
 CODES = ["RAS", "LAS", "LPS", "PIR", "ASL", "SRP", "ILA"]
 FEW = settings(max_examples=25, deadline=None)
@@ -198,12 +198,12 @@ def test_a_locked_file_is_told(tmp_path, monkeypatch):
     path = save(tmp_path / "a.nii", np.ones((3, 4, 5), np.float32), Geometry(np.eye(4), (3, 4, 5)))
     path.chmod(0)
     if os.access(path, os.R_OK):  # root may read everything
-        import medvae.formats
+        import medvae.imaging.formats
 
         def refuse(*arguments):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(medvae.formats, "open", refuse, raising=False)
+        monkeypatch.setattr(medvae.imaging.formats, "open", refuse, raising=False)
     with pytest.raises(MedvaeError, match="may not be read by you"):
         read_volume(path)
 

@@ -11,7 +11,7 @@ from medvae.cli import app
 from medvae.evaluation.curves import SparseCounts
 from medvae.evaluation.free_response import THRESHOLDS, free_response, thresholds_of
 from medvae.evaluation.maps import CaseVoxels
-from medvae.volume import Geometry, read_volume, write_volume
+from medvae.imaging.volume import Geometry, read_volume, write_volume
 
 RULE = {"overlap": 0.1, "smallest_ml": 0.003}
 GRID = Geometry(np.diag([2.0, 2, 2, 1]), (30, 30, 10))

@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from medvae import conformal
-from medvae.calibrated import CALIBRATION
 from medvae.cli import app
-from medvae.components import components
 from medvae.config import CalibrationConfig, Config
-from medvae.detector import Detector
-from medvae.ensemble import Ensemble
+from medvae.detection import conformal
+from medvae.detection.base import CALIBRATION
+from medvae.detection.detector import Detector
+from medvae.detection.ensemble import Ensemble
+from medvae.detection.guarantees import FILE, check_levels
 from medvae.errors import MedvaeError
 from medvae.evaluation.study import evaluate
 from medvae.fitting import fit
-from medvae.guarantees import FILE, check_levels
-from medvae.postprocessing import erode, finding_volumes_ml, remove_small
+from medvae.imaging.components import components
+from medvae.imaging.morphology import erode, finding_volumes_ml, remove_small
+from medvae.imaging.volume import read_volume
 from medvae.prediction import Scan, predict, predict_scan, scans_of_manifest
 from medvae.preparation.prepare import prepare_case, prepare_healthy, prepare_scan
-from medvae.volume import read_volume
 
 CONTENT = {
     "name": "normative",

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from medvae.calibration import smooth_in_mask
 from medvae.config import Config
+from medvae.imaging.smoothing import smooth_in_mask
 from medvae.scoring.guided import FLAT, guided_filter
 from medvae.scoring.volume import score_volume
 

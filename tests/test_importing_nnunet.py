@@ -6,9 +6,9 @@ import pytest
 from layouts import dataset, decathlon, manifest_of, reasons, tiny
 
 from medvae.errors import MedvaeError
+from medvae.imaging.volume import read_volume
 from medvae.importing.decathlon import find_decathlon
 from medvae.importing.nnunet import find_nnunet
-from medvae.volume import read_volume
 
 V2 = {
     "channel_names": {"0": "T1", "1": "FLAIR"},

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medvae.config import Config, PreparationConfig
-from medvae.detector import Detector
+from medvae.detection.detector import Detector
 from medvae.errors import MedvaeError
 from medvae.fitting import fit
+from medvae.imaging.volume import read_volume
 from medvae.prediction import predict, scans_of_manifest
 from medvae.preparation.intensity import before_scale, normalise, standardise, white_matter_peak
 from medvae.preparation.landmarks import LandmarkScale, fit_landmarks, landmark_percentiles
 from medvae.preparation.prepare import prepare_case, prepare_healthy, prepare_scan, prepare_training
-from medvae.volume import read_volume
 
 LANDMARKS = PreparationConfig(intensity="landmarks", clip=None)
 MASK = np.ones((24, 24, 24), bool)

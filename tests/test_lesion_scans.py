@@ -7,13 +7,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from medvae.atlas import VolumeWithAtlas, fit_atlas
 from medvae.config import Config
-from medvae.corruptions import with_lesions
-from medvae.detector import Detector
+from medvae.detection.detector import Detector
+from medvae.networks.build import build_network
+from medvae.normative.atlas import VolumeWithAtlas, fit_atlas
 from medvae.preparation.prepare import prepare_healthy
 from medvae.sampling.lesion_scans import BLOCK, FixedPatches, LesionScans, MixedPatches
-from medvae.training import build_network, train
+from medvae.training.corruptions import with_lesions
+from medvae.training.loop import train
 
 TINY = {
     "name": "tiny",

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from predicted import GRID, make_predictions
 
+from medvae.derivatives import MASK_SUFFIX
 from medvae.errors import MedvaeError
 from medvae.evaluation.case import MASK
 from medvae.evaluation.study import Study, evaluate, write_study
 from medvae.evaluation.writing import read_study
 from medvae.files import write_json
+from medvae.imaging.volume import Geometry, read_volume, write_volume
 from medvae.manifest import Manifest
-from medvae.prediction import MASK_SUFFIX
 from medvae.reporting import tables
 from medvae.reporting.report import write_report
-from medvae.volume import Geometry, read_volume, write_volume
 
 
 def changed(folder: Path, name: str, mask: np.ndarray | None = None, **fields: object) -> None:

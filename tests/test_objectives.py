@@ -5,18 +5,11 @@ import torch
 from torch import distributions
 
 from medvae.config import ObjectiveConfig
-from medvae.corruptions import blank_squares, coarse_noise
-from medvae.networks.vae import ConvVAE, VAEOutput
-from medvae.objectives import (
-    Geco,
-    cevae_loss,
-    denoising_loss,
-    free_nats_divergence,
-    kl_divergence,
-    negative_log_likelihood,
-    training_loss,
-    vae_loss,
-)
+from medvae.networks.densities import free_nats_divergence, kl_divergence, negative_log_likelihood
+from medvae.networks.interface import VAEOutput
+from medvae.networks.vae import ConvVAE
+from medvae.training.corruptions import blank_squares, coarse_noise
+from medvae.training.losses import Geco, cevae_loss, denoising_loss, training_loss, vae_loss
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from medvae.preparation.prepare import PreparedVolume
+from medvae.imaging.volume import Geometry, Volume
+from medvae.preparation.prepared import PreparedVolume
 from medvae.sampling.patches import PatchDataset, patch_corner
 from medvae.scoring.tiling import score_patches
-from medvae.volume import Geometry, Volume
 
 NETWORK = torch.nn.Linear(1, 1)
 

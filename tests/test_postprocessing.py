@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from medvae.errors import MedvaeError
-from medvae.postprocessing import choose_minimum_ml, erode, finding_volumes_ml, grow, remove_small
+from medvae.imaging.morphology import choose_minimum_ml, erode, finding_volumes_ml, grow, remove_small
 
 
 def smooth(seed, shape=(14, 12, 10)):

@@ -10,15 +10,16 @@ import pytest
 import SimpleITK as sitk
 
 from medvae.config import Config, ScoreConfig
-from medvae.detector import Detector
+from medvae.derivatives import FAILURES
+from medvae.detection.detector import Detector
 from medvae.errors import MedvaeError
 from medvae.evaluation.study import evaluate, write_study
 from medvae.fitting import fit
-from medvae.prediction import FAILURES, Scan, predict, scans_of_files, scans_of_manifest
-from medvae.preparation.grid import STANDARD_GRID
+from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.volume import Geometry, read_volume, resample
+from medvae.prediction import Scan, predict, scans_of_files, scans_of_manifest
 from medvae.reporting.case_picture import draw_predictions
 from medvae.schema import read_document
-from medvae.volume import Geometry, read_volume, resample
 
 NETWORK = {
     "name": "small_cevae",

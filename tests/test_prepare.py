@@ -155,14 +155,14 @@ def test_ctrl_c_of_a_terminal_reaches_all_processes_and_is_told_once(tmp_path, c
 
 DEADLY = """
 import multiprocessing, os, signal
-import medvae.formats
-open_scan = medvae.formats.open_scan
+import medvae.imaging.formats
+open_scan = medvae.imaging.formats.open_scan
 def deadly(path):
     if "{name}" in str(path) and multiprocessing.parent_process() and not os.path.exists({once!r}):
         open({marker!r}, "w").close()
         os.kill(os.getpid(), signal.SIGKILL)
     return open_scan(path)
-medvae.formats.open_scan = deadly
+medvae.imaging.formats.open_scan = deadly
 """
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medvae.atlas import VolumeWithAtlas, atlas_of
 from medvae.config import read_config
-from medvae.detector import Detector
+from medvae.detection.detector import Detector
+from medvae.networks.build import build_network
+from medvae.normative.atlas import VolumeWithAtlas, atlas_of
+from medvae.normative.bias_field import VolumeWithoutShading, fit_reference
 from medvae.preparation.prepare import prepare_healthy
-from medvae.shading import VolumeWithoutShading, fit_reference
-from medvae.training import build_network, train
+from medvae.training.loop import train
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 PRESETS = sorted(p.stem for p in CONFIGS.glob("*.yaml") if read_config(p).network is not None)

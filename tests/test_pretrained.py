@@ -5,12 +5,12 @@ import json
 import numpy as np
 
 from medvae.config import read_config
-from medvae.detector import PRETRAINED
-from medvae.ensemble import load_detector
+from medvae.detection.detector import PRETRAINED
+from medvae.detection.ensemble import load_detector
+from medvae.imaging.volume import read_volume, write_volume
 from medvae.lesions.families import insert_family
 from medvae.manifest import read_manifest
 from medvae.preparation.prepare import prepare_scan
-from medvae.volume import read_volume, write_volume
 
 NAME = "t1-2mm"
 

@@ -9,14 +9,15 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from medvae.config import Config, NetworkConfig
-from medvae.detector import Detector
+from medvae.detection.detector import Detector
 from medvae.errors import MedvaeError
 from medvae.fitting import fit
 from medvae.networks.build import build
+from medvae.networks.densities import kl_divergence
 from medvae.networks.segmenter import TYPICAL_RATIO, Segmenter
-from medvae.objectives import kl_divergence
 from medvae.preparation.prepare import prepare_healthy
-from medvae.training import train
+from medvae.training import losses
+from medvae.training.loop import train
 
 SAMPLING = {"kind": "patch", "patch_size": [48, 48, 48], "patch_overlap": 0, "batch_size": 1, "workers": 0}
 KEPT = {"gamma": [1, 1], "brightness": [1, 1], "noise_variance": [0, 0]}
@@ -94,11 +95,9 @@ def test_training_goes_on_where_it_was_stopped(run, cohort, tmp_path):
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    from medvae import objectives
-
-    real = objectives.training_loss
+    real = losses.training_loss
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(objectives, "training_loss", stop)
+        patch.setattr(losses, "training_loss", stop)
         with pytest.raises(KeyboardInterrupt):
             fit(config, cohort, tmp_path / "stopped", quiet=True)
     resumed = fit(config, cohort, tmp_path / "stopped", resume=True, quiet=True)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from medvae.errors import MedvaeError
+from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.volume import Geometry, read_geometry, resample
 from medvae.preparation import registration
-from medvae.preparation.grid import STANDARD_GRID
 from medvae.preparation.itk import RAS_TO_LPS, to_array, to_image
 from medvae.preparation.registration import (
     Registration,
@@ -18,7 +19,6 @@ from medvae.preparation.registration import (
     read_template,
     register,
 )
-from medvae.volume import Geometry, read_geometry, resample
 
 
 def turned(pitch_deg: float, yaw_deg: float) -> np.ndarray:

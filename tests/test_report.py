@@ -19,18 +19,18 @@ from predicted import GRID, THRESHOLD, make_predictions, write_prediction
 from typer.testing import CliRunner
 
 from medvae.cli import app
+from medvae.derivatives import FAILURES, MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX
 from medvae.errors import MedvaeError
 from medvae.evaluation.study import evaluate
 from medvae.evaluation.writing import read_study, write_study
 from medvae.files import write_json
+from medvae.imaging.volume import Geometry, read_volume, write_volume
 from medvae.manifest import read_manifest, write_manifest
-from medvae.prediction import FAILURES, MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX
 from medvae.reporting.report import _plain, write_report
 from medvae.reporting.report_cases import page_names
 from medvae.reporting.report_volumes import NATIVE_VOXELS, STEPS, Layers, encoded, voxels_above
 from medvae.reporting.tables import percent, point_name
 from medvae.schema import read_document
-from medvae.volume import Geometry, read_volume, write_volume
 
 HOSTILE = "<script>alert('x')&\"é#?%20"
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from medvae.preparation.grid import STANDARD_GRID
-from medvae.preparation.prepare import PreparedVolume
-from medvae.volume import Geometry, Placement, resample
+from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.volume import Geometry, Placement, resample
+from medvae.preparation.prepared import PreparedVolume
 
 CENTRE = STANDARD_GRID.affine[:3, :3] @ ((np.array(STANDARD_GRID.shape) - 1) / 2) + STANDARD_GRID.affine[:3, 3]
 

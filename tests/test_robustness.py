@@ -10,8 +10,8 @@ from scipy import ndimage
 
 from medvae.config import read_config
 from medvae.fitting import fit
+from medvae.imaging.volume import read_volume
 from medvae.manifest import read_manifest, write_manifest
-from medvae.volume import read_volume
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROGRAM = runpy.run_path(str(REPOSITORY / "pipelines" / "robustness.py"))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from medvae.roughness import AROUND, DETAIL, FLOOR, roughness
+from medvae.normative.texture import AROUND, DETAIL, FLOOR, roughness
 
 
 @pytest.mark.parametrize("shape", [(9, 10), (7, 8, 9)])

@@ -3,10 +3,11 @@ import pytest
 import torch
 
 from medvae.config import AugmentationConfig, Config, PreparationConfig
+from medvae.imaging.planes import slices_of, volume_of
 from medvae.preparation.prepare import prepare_case
 from medvae.sampling.augmentation import Augmenter
 from medvae.sampling.order import EpochOrder
-from medvae.sampling.slices import SliceDataset, slices_of, volume_of
+from medvae.sampling.slices import SliceDataset
 from medvae.sampling.tiles import augment_batch, training_tiles
 
 

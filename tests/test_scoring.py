@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from medvae.networks.vae import ConvVAE, VAEOutput
+from medvae.networks.gradients import gradient, smooth_gradient
+from medvae.networks.interface import VAEOutput
+from medvae.networks.vae import ConvVAE
 from medvae.scoring.context import _patterns, context_residual
-from medvae.scoring.gradient import gradient, smooth_gradient
 from medvae.scoring.intensity import equalized_intensity
 from medvae.scoring.residual import residual, squared_residual
 from medvae.scoring.restoration import restoration
@@ -127,7 +128,7 @@ def test_context_score_never_sees_the_voxel_it_judges(tiles):
 
     class Copy(torch.nn.Module):
         def forward(self, x):
-            from medvae.networks.vae import VAEOutput
+            from medvae.networks.interface import VAEOutput
 
             return VAEOutput(x, x, x)
 
@@ -161,7 +162,7 @@ def test_tiling_of_the_identity_is_the_identity(plane):
 
 
 def test_restoration_lowers_what_it_minimises_and_stays_put_without_steps_of_size(network, tiles):
-    from medvae.objectives import kl_divergence, negative_log_likelihood
+    from medvae.networks.densities import kl_divergence, negative_log_likelihood
 
     x, mask = tiles
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from medvae.config import Config
-from medvae.detector import Detector
+from medvae.detection.detector import Detector
 from medvae.errors import MedvaeError
 from medvae.fitting import fit
-from medvae.preparation.prepare import PreparedVolume, prepare_healthy
+from medvae.normative.bias_field import STEP, VolumeWithoutShading, fit_reference, without_shading
+from medvae.preparation.prepare import prepare_healthy
+from medvae.preparation.prepared import PreparedVolume
 from medvae.preparation.registration import read_template
-from medvae.shading import STEP, VolumeWithoutShading, fit_reference, without_shading
-from medvae.training import train
+from medvae.training.loop import train
 
 TINY = {
     "name": "tiny",

@@ -8,11 +8,11 @@ import torch
 from pydantic import ValidationError
 
 from medvae.config import Config, LesionConfig, ObjectiveConfig
-from medvae.corruptions import corrupt
 from medvae.lesions.synthesis import KINDS, insert_lesions
 from medvae.networks.segmenter import Segmentation
-from medvae.objectives import discrepancy_loss, lesion_weights, training_loss
 from medvae.scoring.discrepancy import discrepancy
+from medvae.training.corruptions import corrupt
+from medvae.training.losses import discrepancy_loss, lesion_weights, training_loss
 
 SHAPES = [(48, 40), (40, 48, 36)]
 SEGMENTER = {

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from medvae import objectives, training
 from medvae.config import Config, dump_config
-from medvae.detector import Detector
+from medvae.detection.detector import Detector
 from medvae.errors import MedvaeError
 from medvae.fitting import fit
 from medvae.preparation.prepare import prepare_healthy
-from medvae.run_folder import open_run, record_cohort
-from medvae.training import train
+from medvae.training import loop, losses
+from medvae.training.loop import train
+from medvae.training.run_folder import open_run, record_cohort
 
 SMALL = {
     "name": "small",
@@ -44,7 +44,7 @@ def weights(network):
 
 def stop_after(monkeypatch, step):
     """Send this process a Ctrl-C in the middle of a step."""
-    original, calls = objectives.cevae_loss, []
+    original, calls = losses.cevae_loss, []
 
     def loss(*arguments, **options):
         calls.append(1)
@@ -52,7 +52,7 @@ def stop_after(monkeypatch, step):
             os.kill(os.getpid(), signal.SIGINT)
         return original(*arguments, **options)
 
-    monkeypatch.setattr(objectives, "cevae_loss", loss)
+    monkeypatch.setattr(losses, "cevae_loss", loss)
     return original
 
 
@@ -65,26 +65,26 @@ def test_six_steps_equal_three_a_stop_and_three_more(tmp_path, scans, monkeypatc
     original = stop_after(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
         train(config, *scans, tmp_path / "parts", quiet=True)
-    assert not (tmp_path / "parts" / training.WEIGHTS).exists()
-    names = {path.name for path in (tmp_path / "parts" / training.CHECKPOINT).iterdir()}
+    assert not (tmp_path / "parts" / loop.WEIGHTS).exists()
+    names = {path.name for path in (tmp_path / "parts" / loop.CHECKPOINT).iterdir()}
     assert not [name for name in names if name.startswith("custom_checkpoint")]  # would be unpickled in full
-    monkeypatch.setattr(objectives, "cevae_loss", original)
+    monkeypatch.setattr(losses, "cevae_loss", original)
     torch.manual_seed(99)
     np.random.seed(99)
     resumed = train(config, *scans, tmp_path / "parts", resume=True, quiet=True)
     assert torch.equal(weights(whole), weights(resumed))
 
-    def losses(folder):
+    def totals(folder):
         lines = [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]
         return [(line["step"], line["total"]) for line in lines if "total" in line]
 
-    assert losses("whole") == losses("parts")
-    assert [step for step, _ in losses("whole")] == [1, 2, 3, 4, 5, 6]
+    assert totals("whole") == totals("parts")
+    assert [step for step, _ in totals("whole")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_run_killed_between_checkpoints_repeats_the_lost_steps(tmp_path, scans, monkeypatch):
     whole = train(small(), *scans, tmp_path / "whole", quiet=True)
-    original, calls = objectives.cevae_loss, []
+    original, calls = losses.cevae_loss, []
 
     def killed(*arguments, **options):
         calls.append(1)
@@ -92,10 +92,10 @@ def test_run_killed_between_checkpoints_repeats_the_lost_steps(tmp_path, scans, 
             raise SystemExit("killed")
         return original(*arguments, **options)
 
-    monkeypatch.setattr(objectives, "cevae_loss", killed)
+    monkeypatch.setattr(losses, "cevae_loss", killed)
     with pytest.raises(SystemExit):
         train(small(), *scans, tmp_path / "parts", quiet=True)
-    monkeypatch.setattr(objectives, "cevae_loss", original)
+    monkeypatch.setattr(losses, "cevae_loss", original)
     resumed = train(small(), *scans, tmp_path / "parts", resume=True, quiet=True)
     assert torch.equal(weights(whole), weights(resumed))
     steps = [json.loads(line)["step"] for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
@@ -123,8 +123,8 @@ def test_loss_falls(tmp_path, scans, kind):
     config = small(objective={"kind": kind}, training=options)
     train(config, *scans, tmp_path / "run", quiet=True)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    losses = [line["total"] for line in lines if "total" in line]
-    assert losses[-1] < losses[0] - 0.1
+    totals = [line["total"] for line in lines if "total" in line]
+    assert totals[-1] < totals[0] - 0.1
     assert ("context" in lines[0]) == (kind == "cevae")
 
 
@@ -144,8 +144,8 @@ def test_existing_run_is_not_overwritten(tmp_path, scans):
 
 
 def test_loss_that_is_not_finite_stops_at_once_and_names_the_term(tmp_path, scans, monkeypatch):
-    original = objectives.kl_divergence
-    monkeypatch.setattr(objectives, "kl_divergence", lambda *a: original(*a) * float("nan"))
+    original = losses.kl_divergence
+    monkeypatch.setattr(losses, "kl_divergence", lambda *a: original(*a) * float("nan"))
     with pytest.raises(MedvaeError, match=r"step 1 \(term: kl"):
         train(small(), *scans, tmp_path / "run", quiet=True)
 
@@ -159,7 +159,7 @@ def test_training_works_outside_the_main_thread(tmp_path, scans):
     thread = threading.Thread(target=lambda: train(small(), *scans, tmp_path / "run", quiet=True))
     thread.start()
     thread.join()
-    assert (tmp_path / "run" / training.WEIGHTS).exists()
+    assert (tmp_path / "run" / loop.WEIGHTS).exists()
 
 
 def test_one_process_trains_in_several_precisions(tmp_path, scans):
@@ -170,13 +170,13 @@ def test_one_process_trains_in_several_precisions(tmp_path, scans):
 
 
 def test_learning_rate_warms_up_and_falls_to_nothing():
-    rates = [training._rate(step, 10, 100) for step in range(100)]
+    rates = [loop._rate(step, 10, 100) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == 1
     assert rates[10] == pytest.approx(1, abs=1e-3)
     assert rates[55] == pytest.approx(0.5, abs=0.02)
     assert rates[99] < 1e-3
-    assert training._rate(0, 0, 100) == 1
+    assert loop._rate(0, 0, 100) == 1
 
 
 def test_averaged_weights_are_what_is_kept(tmp_path, scans):
@@ -230,7 +230,7 @@ def test_tensorboard_holds_the_numbers_of_metrics_once_also_after_a_stop(tmp_pat
         train(config, *scans, tmp_path / "run", quiet=True)
     # As if it had been killed a step later: lines after the checkpoint are repeated.
     (tmp_path / "run" / "checkpoints" / "latest" / "step.json").write_text('{"step": 2}')
-    monkeypatch.setattr(objectives, "cevae_loss", original)
+    monkeypatch.setattr(losses, "cevae_loss", original)
     train(config, *scans, tmp_path / "run", resume=True, quiet=True)
     expected = {}
     for line in map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()):

@@ -16,12 +16,12 @@ import SimpleITK as sitk
 
 from medvae.errors import MedvaeError
 from medvae.files import sha256
+from medvae.imaging.volume import Geometry, read_volume, write_volume
 from medvae.manifest import read_manifest, write_manifest
 from medvae.reporting.cases import read_cases
 from medvae.reporting.itksnap import Layer, overlay_colours, write_workspace
 from medvae.reporting.slicer import Segment, write_segmentation
 from medvae.reporting.viewers import write_viewer_files
-from medvae.volume import Geometry, read_volume, write_volume
 
 SHAPE = (20, 24, 18)
 AFFINES = {

@@ -6,7 +6,7 @@ import pytest
 import SimpleITK as sitk
 
 from medvae.errors import MedvaeError
-from medvae.volume import Geometry, read_volume, resample, write_volume
+from medvae.imaging.volume import Geometry, read_volume, resample, write_volume
 
 RNG = np.random.default_rng(0)
 

@@ -16,9 +16,9 @@ from typing import Literal
 
 from medvae import __version__
 from medvae.benchmark.study import BASELINES, Method, StudyConfig, baseline_config, polarity_of
-from medvae.calibrated import read_calibrated
 from medvae.config import Config, PostprocessingConfig, read_config
-from medvae.detector import find_detector
+from medvae.detection.base import read_calibrated
+from medvae.detection.detector import find_detector
 from medvae.errors import MedvaeError
 from medvae.evaluation.lesions import OVERLAP, SMALLEST_ML
 from medvae.files import sha256

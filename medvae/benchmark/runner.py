@@ -28,10 +28,10 @@ from medvae.benchmark.plan import Plan, Target, Training, Unit, make_plan
 from medvae.benchmark.statistics import Measured
 from medvae.benchmark.store import keep, recall
 from medvae.benchmark.study import POSTPROCESSED, StudyConfig
-from medvae.calibrated import CALIBRATION, Calibrated
 from medvae.config import read_config
-from medvae.detector import Detector
-from medvae.ensemble import Ensemble, load_detector
+from medvae.detection.base import CALIBRATION, Calibrated
+from medvae.detection.detector import Detector
+from medvae.detection.ensemble import Ensemble, load_detector
 from medvae.errors import MedvaeError
 from medvae.evaluation.case import MASK
 from medvae.evaluation.points import PointResult
@@ -43,9 +43,9 @@ from medvae.manifest import Manifest, read_manifest
 from medvae.prediction import Scan, predict, scans_of_manifest
 from medvae.preparation.cache import known_sha256, open_cache
 from medvae.preparation.prepare import prepare_healthy, prepare_scan, prepare_training
-from medvae.run_folder import CONFIG
 from medvae.schema import read_document
-from medvae.training import WEIGHTS
+from medvae.training.loop import WEIGHTS
+from medvae.training.run_folder import CONFIG
 
 
 @dataclass(frozen=True)

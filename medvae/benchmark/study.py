@@ -108,7 +108,7 @@ class InsertedLesions(Strict):
 
 
 class Ensembles(Strict):
-    """Mean scores of several rows; see `medvae.ensemble`."""
+    """Mean scores of several rows; see `medvae.detection.ensemble`."""
 
     seeds: bool | tuple[str, ...] = False
     """Rows that are averaged over their seeds; true: all with a network."""

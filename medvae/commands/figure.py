@@ -43,7 +43,7 @@ def figure(
 
     cohort, made_by = read_manifest(manifest) if manifest else None, None
     if detector:
-        from medvae.ensemble import load_detector
+        from medvae.detection.ensemble import load_detector
 
         made_by = load_detector(detector)
     written = draw_figure(

@@ -54,7 +54,7 @@ def predict(
         raise typer.BadParameter("give scans, or --manifest, and not both.")
     if fpr is not None and at is not None:
         raise typer.BadParameter("give --fpr, or --at, and not both.")
-    from medvae.ensemble import load_detector
+    from medvae.detection.ensemble import load_detector
     from medvae.manifest import read_manifest
     from medvae.prediction import predict as predict_scans
     from medvae.prediction import scans_of_files, scans_of_manifest

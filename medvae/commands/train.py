@@ -11,7 +11,7 @@ import typer
 from medvae.commands.shared import Cache, Quiet, stopped_says
 
 if TYPE_CHECKING:
-    from medvae.calibration import OperatingPoint
+    from medvae.detection.operating_points import OperatingPoint
 
 EXAMPLE = "medvae train configs/cevae_slice.yaml --data data_manifests/included_t1.json --out runs/a"
 

@@ -86,18 +86,18 @@ class NetworkConfig(Strict):
     lesion (with ``atlas``)."""
     roughness: bool = False
     """Show it also how rough the tissue is around each voxel, as a z value against healthy scans: lesions can lack
-    detail, or have some that does not belong there (with ``atlas``; see ``medvae/roughness.py``)."""
+    detail, or have some that does not belong there (with ``atlas``; see ``medvae/normative/texture.py``)."""
     deformable: bool = False
     """Bend the atlas onto each scan before it is shown, by a smooth field, and show how much more room tissue takes
-    than in healthy brains as well (with ``atlas``; see ``medvae/deformation.py``). Lesions to learn from are then put
-    into whole scans, ``objective.lesions.count`` of them, and what is bent onto is the scan with its lesions, as it
-    will be in patients."""
+    than in healthy brains as well (with ``atlas``; see ``medvae/normative/deformation.py``).
+    Lesions to learn from are then put into whole scans, ``objective.lesions.count`` of them, and what is bent onto is
+    the scan with its lesions, as it will be in patients."""
     detail: int = Field(0, ge=0)
     """Channels in which the U-Net ends, for two pointwise layers at full resolution that see them beside all that the
     network is shown; 0 ends in the logit itself ("segmenter")."""
     shading: Literal["kept", "removed"] = "kept"
     """"removed" divides each scan, before the network sees it, by the smooth field in which it differs from the mean of
-    the healthy training scans (``medvae/shading.py``). A network with ``atlas`` never sees it."""
+    the healthy training scans (``medvae/normative/bias_field.py``). A network with ``atlas`` never sees it."""
     prior: PriorConfig | None = None
     """Show it also what a network that was trained before makes of the scan: reconstruct, then discriminate
     ("segmenter")."""

@@ -10,10 +10,10 @@ import yaml
 from pydantic import Field, model_validator
 
 from medvae.config.learning import NetworkConfig, ObjectiveConfig, TrainingConfig
+from medvae.config.limits import require_fit
 from medvae.config.maps import NETWORK_SCORES, CalibrationConfig, PostprocessingConfig, ScoreConfig
 from medvae.config.scans import AugmentationConfig, PreparationConfig, SamplingConfig
 from medvae.errors import MedvaeError
-from medvae.networks.limits import require_fit
 from medvae.schema import Strict, parse, read_document
 
 

@@ -6,14 +6,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from medvae.preparation.grid import STANDARD_GRID
+from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.planes import PLANE_AXIS, Plane
 from medvae.schema import Strict
 
-Plane = Literal["axial", "coronal", "sagittal"]
 BrainMethod = Literal["auto", "background", "deepbet", "hdbet"]
-
-PLANE_AXIS: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
-"""Array axis of the standard grid (RAS) that a slice is perpendicular to."""
 
 
 class PreparationConfig(Strict):

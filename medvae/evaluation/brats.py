@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from medvae.components import components
 from medvae.evaluation.surfaces import surface_distances
+from medvae.imaging.components import components
 
 DILATIONS = 3
 """Times that truth is dilated by a voxel and its 18 neighbours (voxels of 1 mm in BraTS)."""

@@ -15,8 +15,8 @@ from medvae.evaluation.lesions import LesionMatch, lesion_numbers, match_lesions
 from medvae.evaluation.maps import CaseVoxels
 from medvae.evaluation.protocols import axial_axis
 from medvae.evaluation.surfaces import surface_distances
+from medvae.imaging.volume import Geometry
 from medvae.manifest import Case
-from medvae.volume import Geometry
 
 MASK = "mask"
 """Name of the operating point that is no threshold but the method's own mask, post-processed."""

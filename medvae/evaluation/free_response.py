@@ -18,10 +18,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from scipy import ndimage
 
-from medvae.components import components
 from medvae.evaluation.curves import SparseCounts, bin_floor
 from medvae.evaluation.lesions import match_components
 from medvae.evaluation.maps import CaseVoxels
+from medvae.imaging.components import components
 
 FALSE_PER_SCAN = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 SMALLEST_LESION_ML = 0.3

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medvae.components import Components, components
+from medvae.imaging.components import Components, components
 
 OVERLAP = 0.1
 """Share of a component that has to be covered."""

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from medvae.errors import MedvaeError
+from medvae.imaging.volume import Geometry, Volume, read_geometry, read_volume, require_same_grid, resample
 from medvae.manifest import Case, Manifest
-from medvae.preparation.prepare import brain_mask, require_same_grid
-from medvae.volume import Geometry, Volume, read_geometry, read_volume, resample
+from medvae.preparation.extraction import brain_mask
 
 TOLERANCE_MM = 0.1
 """Grids whose corners lie closer than this are one grid: headers are rounded."""

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from medvae.derivatives import MAP_SUFFIX, MASK_SUFFIX
 from medvae.errors import MedvaeError
 from medvae.evaluation.case import CaseResult, voxel_dice
 from medvae.evaluation.curves import SparseCounts
 from medvae.evaluation.lesions import lesion_numbers, sensitivity_by_size
 from medvae.evaluation.maps import find_maps, read_case
 from medvae.manifest import Manifest
-from medvae.prediction import MAP_SUFFIX, MASK_SUFFIX
 from medvae.schema import read_document
 
 RATES = (0.01, 0.05)

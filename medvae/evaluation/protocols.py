@@ -16,8 +16,8 @@ from scipy import ndimage
 from medvae.errors import MedvaeError
 from medvae.evaluation.curves import SparseCounts, bin_floor
 from medvae.evaluation.maps import CaseVoxels
-from medvae.postprocessing import remove_small
-from medvae.volume import Geometry
+from medvae.imaging.morphology import remove_small
+from medvae.imaging.volume import Geometry
 
 
 @dataclass(frozen=True)

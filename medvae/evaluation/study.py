@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medvae.derivatives import MAP_SUFFIX
 from medvae.errors import MedvaeError
 from medvae.evaluation.bootstrap import FEW_SUBJECTS, RESAMPLES, Interval, paired_difference
 from medvae.evaluation.case import MASK, CaseResult, measure_case
@@ -44,7 +45,6 @@ from medvae.evaluation.pooling import (
 from medvae.evaluation.protocols import as_measured, named_protocol
 from medvae.evaluation.writing import write_study
 from medvae.manifest import Case, Manifest
-from medvae.prediction import MAP_SUFFIX
 from medvae.progress import Progress
 
 __all__ = ["PointResult", "Study", "difference", "evaluate", "lesion_truth", "write_study"]

@@ -17,11 +17,11 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 
 from medvae.errors import MedvaeError
+from medvae.imaging.volume import Geometry, Volume, write_volume
 from medvae.importing.found import Found, Scan, Skipped, tidy
 from medvae.importing.labels import channels_of, choose_channels, read_dataset, regions_of
 from medvae.importing.listing import list_files, nothing_found, stem
 from medvae.progress import Progress
-from medvae.volume import Geometry, Volume, write_volume
 
 
 def find_decathlon(

@@ -18,10 +18,10 @@ import numpy as np
 from scipy import ndimage
 
 from medvae.errors import MedvaeError
+from medvae.imaging.volume import Volume
 from medvae.lesions.displacement import mass_effect
 from medvae.lesions.forms import Scene, highest, lobes, noise, radius_mm, signed_mm, soft, wedge
 from medvae.lesions.insertion import Inserted, Lesion
-from medvae.volume import Volume
 
 Family = Literal["ms", "tumour", "bright", "texture", "mass_effect", "stroke"]
 """``ms`` is `medvae.lesions.insertion`; the others are made here."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage, special
 
-from medvae.components import largest_component
+from medvae.imaging.components import largest_component
+from medvae.imaging.volume import Geometry, Volume
 from medvae.lesions.tissue import depth_mm, grown, tissues, white_matter
-from medvae.volume import Geometry, Volume
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import numpy as np
 from pydantic import Field
 from scipy import ndimage
 
-from medvae.components import TOUCHING, largest_component
 from medvae.errors import MedvaeError
+from medvae.imaging.components import TOUCHING, largest_component
+from medvae.imaging.volume import Geometry, Volume
 from medvae.lesions.shapes import Shapes, rasterise
 from medvae.lesions.tissue import depth_mm, distance_mm, grown, tissues, white_around, white_matter
 from medvae.schema import Strict
-from medvae.volume import Geometry, Volume
 
 T1_CONTRAST = {0.0: 0.657, 0.05: 0.708, 0.25: 0.772, 0.5: 0.834, 0.75: 0.886, 0.95: 0.940, 1.0: 0.963}
 """Quantiles of (median T1 in a lesion) / (median T1 of the white matter 3–6 mm around it).

@@ -10,7 +10,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from medvae.errors import MedvaeError
-from medvae.volume import Geometry
+from medvae.imaging.volume import Geometry
 
 
 @dataclass(frozen=True)

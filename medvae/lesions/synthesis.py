@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medvae.config import LesionConfig
-from medvae.preparation.grid import STANDARD_GRID
+from medvae.imaging.grid import STANDARD_GRID
 
 VISIBLE = 0.02
 """Mean absolute change of normalised intensity below which a lesion is taken back: nobody could learn to see it."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from medvae.components import components
 from medvae.errors import MedvaeError
-from medvae.volume import Volume
+from medvae.imaging.components import components
+from medvae.imaging.volume import Volume
 
 
 def white_matter(volume: Volume, mask: np.ndarray, *, erode_mm: float = 0.0) -> np.ndarray:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from medvae.networks.interface import LOG_VARIANCE_RANGE, Network, VAEOutput
 from medvae.networks.layers import groups, import_monai
-from medvae.networks.vae import LOG_VARIANCE_RANGE, VAEOutput
 
 
-class AutoencoderKL(nn.Module):
+class AutoencoderKL(Network):
     """Residual VAE with a spatial latent, group normalisation and SiLU, 2D or 3D.
 
     Unlike :class:`medvae.networks.vae.ConvVAE` it works at full resolution too, at many times the cost. It is built

@@ -1,18 +1,20 @@
-"""From the options of a config to a network."""
+"""From the options of a config to a network, new or with trained weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from medvae.config import NetworkConfig
+import torch
+from safetensors.torch import load_file
+
+from medvae.config import Config, NetworkConfig
+from medvae.config.limits import require_fit
 from medvae.networks.autoencoder_kl import AutoencoderKL
 from medvae.networks.denoiser import Denoiser
-from medvae.networks.limits import require_fit
+from medvae.networks.interface import Network
 from medvae.networks.segmenter import Segmenter, tile_parts
 from medvae.networks.vae import ConvVAE
-
-Network = ConvVAE | AutoencoderKL | Denoiser | Segmenter
-"""Any of the networks; all but `Segmenter` are called as ``network(x, noise) -> VAEOutput``."""
 
 
 def build(options: NetworkConfig, size: Sequence[int], channels: int) -> Network:
@@ -30,7 +32,7 @@ def build(options: NetworkConfig, size: Sequence[int], channels: int) -> Network
     Raises
     ------
     ValueError
-        If network and tile do not fit; see `medvae.networks.limits.require_fit`.
+        If network and tile do not fit; see `medvae.config.limits.require_fit`.
     MedvaeError
         If the network needs MONAI and it is not installed.
     """
@@ -60,3 +62,17 @@ def parts_of(options: NetworkConfig) -> int:
 
 def _shown(options: NetworkConfig) -> dict[str, bool]:
     return {name: getattr(options, name) for name in ("atlas", "mirror", "roughness", "deformable")}
+
+
+def build_network(config: Config, channels: int) -> Network:
+    """The network of a config, freshly initialised from the run's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return build(config.network, config.sampling.tile_shape, channels)
+
+
+def load_network(config: Config, channels: int, weights: Path) -> Network:
+    """The network of a config with trained weights, in evaluation mode and frozen."""
+    network = build_network(config, channels)
+    network.load_state_dict(load_file(weights))
+    return network.eval().requires_grad_(False)

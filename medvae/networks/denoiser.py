@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from medvae.networks.interface import Network, VAEOutput
 from medvae.networks.layers import import_monai, monai_activation, monai_normalisation
-from medvae.networks.vae import VAEOutput
 
 
-class Denoiser(nn.Module):
+class Denoiser(Network):
     """MONAI's U-Net of strided convolutions (k3 s2), 2D or 3D, from a corrupted tile to the clean one.
 
     Its skip connections let every detail through, so it is of use only when trained on corrupted tiles, where what
@@ -55,10 +55,6 @@ class Denoiser(nn.Module):
     ) -> None:
         super().__init__()
         self.network = unet(len(size), channels, channels, widths, normalisation, activation, residual_blocks)
-
-    def noise_shape(self, batch: int) -> tuple[int, ...]:
-        """An empty shape: there is no latent to draw."""
-        return batch, 0
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> VAEOutput:
         """Restore ``x`` ``(N, C, *spatial)``; without a posterior, and ``noise`` has no effect."""

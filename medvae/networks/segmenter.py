@@ -10,15 +10,14 @@ from torch import Tensor, nn
 
 from medvae.networks import layers
 from medvae.networks.denoiser import unet
-from medvae.roughness import roughness
-from medvae.scoring.gradient import gradient
+from medvae.networks.gradients import gradient
+from medvae.networks.interface import Network
+from medvae.normative.statistics import SMALLEST_SD
+from medvae.normative.texture import roughness
 
 RARE = -4.0
 """Logit that every voxel begins with, a probability of 2 %: lesions are rare, and unlearning one half takes hundreds of
 steps (Lin et al. 2017, arXiv 1708.02002, section 4.1)."""
-
-SMALLEST_SD = 0.03
-"""Of an atlas, in normalised intensity: where healthy scans agree better than this, noise would look like a lesion."""
 
 LARGEST_Z = 6.0
 """z values are cut off here and divided by half of it, so that all inputs have about the same range."""
@@ -44,16 +43,16 @@ class Segmentation(NamedTuple):
     logits: Tensor
 
 
-class Segmenter(nn.Module):
+class Segmenter(Network):
     """MONAI's U-Net of strided convolutions with one logit for each voxel; parameters as those of `Denoiser`.
 
     With ``atlas``, the ``channels`` of a tile are the scan, the healthy mean at each place and the SD there, as
-    `medvae.atlas.Atlas.beside` stacks them. The U-Net is shown the scan, the mean, and the z value of the scan: what is
-    a lesion in one place is a ventricle in another, and to learn from lesions alone where everything belongs takes
-    thousands of steps. With ``roughness`` mean and SD of that follow, and the U-Net is shown the z value of the scan's
-    (`medvae.roughness`), which its strided convolutions would see too late. With ``deformable`` the atlas was bent onto
-    the scan, and how much more room tissue takes than in healthy brains, as a z value, follows. With ``mirror`` the
-    mirrored scan comes last, and the U-Net is shown it and its z values as well.
+    `medvae.normative.atlas.Atlas.beside` stacks them. The U-Net is shown the scan, the mean, and the z value of the
+    scan: what is a lesion in one place is a ventricle in another, and to learn from lesions alone where everything
+    belongs takes thousands of steps. With ``roughness`` mean and SD of that follow, and the U-Net is shown the z value
+    of the scan's (`medvae.normative.texture`), which its strided convolutions would see too late. With ``deformable``
+    the atlas was bent onto the scan, and how much more room tissue takes than in healthy brains, as a z value,
+    follows. With ``mirror`` the mirrored scan comes last, and the U-Net is shown it and its z values as well.
 
     With ``detail`` the U-Net ends in so many channels, and two pointwise layers make the logit of them and of all that
     it is shown: its first convolution has stride 2, and what is finer than that would be lost.

@@ -4,31 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from medvae.networks import layers
-
-LOG_VARIANCE_RANGE = (-12.0, 8.0)
-"""Limits of log σ²: beyond them exp() leaves what float16 can hold and the KL only grows."""
+from medvae.networks.interface import LOG_VARIANCE_RANGE, Network, VAEOutput
 
 
-class VAEOutput(NamedTuple):
-    """Result of a forward pass.
-
-    ``reconstruction`` ``(N, C, *spatial)``; ``mean`` and ``log_variance`` of the posterior q(z|x), in float32:
-    ``(N, latent_size)`` where the latent is dense, ``(N, latent_size, *bottom)`` where it is spatial, None for a
-    network without a posterior.
-    """
-
-    reconstruction: Tensor
-    mean: Tensor | None = None
-    log_variance: Tensor | None = None
-
-
-class ConvVAE(nn.Module):
+class ConvVAE(Network):
     """VAE of stride-2 convolutions (k4 s2), 2D or 3D from one class.
 
     The first layer already leaves the full resolution, which is where a CPU would spend its time, and nothing else

@@ -6,8 +6,8 @@ import numpy as np
 from scipy import ndimage
 
 from medvae.errors import MedvaeError
+from medvae.imaging.volume import Geometry
 from medvae.preparation.itk import one_thread, to_array, to_image
-from medvae.volume import Geometry
 
 
 def correct_bias(

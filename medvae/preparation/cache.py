@@ -38,11 +38,12 @@ from medvae import __version__
 from medvae.config import PreparationConfig
 from medvae.errors import MedvaeError
 from medvae.files import sha256, told, whole_folder, write_bytes, write_json, write_text
-from medvae.preparation.grid import STANDARD_GRID
+from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.volume import Geometry, Placement
 from medvae.preparation.intensity import before_scale
-from medvae.preparation.prepare import STEP_VERSIONS, PreparedVolume, prepare_scan
+from medvae.preparation.prepared import PreparedVolume
 from medvae.preparation.registration import RegistrationQuality
-from medvae.volume import Geometry, Placement
+from medvae.preparation.steps import STEP_VERSIONS, run_steps
 
 TAG = "CACHEDIR.TAG"
 SIDECAR = "volume.json"
@@ -147,7 +148,7 @@ def prepare_cached(
     Raises
     ------
     MedvaeError
-        As `prepare_scan`, and if the cache cannot be written.
+        As `medvae.preparation.prepare.prepare_scan`, and if the cache cannot be written.
     """
     wanted = request(images, config, mask=mask, cache=cache)
     return find(wanted) or keep(wanted, prepare(wanted))
@@ -201,9 +202,10 @@ def prepare(wanted: Request) -> PreparedVolume:
     Raises
     ------
     MedvaeError
-        As `prepare_scan`, and if a file has changed meanwhile: the result would belong to another key.
+        As `medvae.preparation.prepare.prepare_scan`, and if a file has changed meanwhile: the result would belong to
+        another key.
     """
-    volume = prepare_scan(wanted.images, wanted.config, mask=wanted.mask)
+    volume = run_steps(wanted.images, wanted.config, mask=wanted.mask)
     for file, before in zip([*wanted.images, *([wanted.mask] if wanted.mask else [])], wanted.stamps, strict=True):
         if _stamp(file) != before:
             raise MedvaeError(f"{file}: has changed while it was being prepared. Run the command again.")

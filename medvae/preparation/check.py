@@ -12,11 +12,10 @@ from typing import Literal
 import numpy as np
 
 from medvae.errors import MedvaeError, MedvaeWarning
+from medvae.imaging.volume import Geometry, Volume, qform_affine, read_volume, require_same_grid
 from medvae.manifest import Case, Manifest, checksum_problems
 from medvae.preparation.fingerprint import QUANTILES, brain_features, intensity_features, sample
 from medvae.preparation.mask import LARGEST_BRAIN_ML, mask_from_background
-from medvae.preparation.prepare import require_same_grid
-from medvae.volume import Geometry, Volume, qform_affine, read_volume
 
 SMALLEST_BRAIN_ML = 700.0
 """Adult brains below this are rare; the smallest of 120 healthy adults (IXI) has 1,080 ml."""

@@ -17,8 +17,8 @@ import numpy as np
 
 from medvae.config import BrainMethod
 from medvae.errors import MedvaeError
+from medvae.imaging.volume import Volume, read_volume, require_same_grid, write_volume
 from medvae.preparation.mask import LARGEST_BRAIN_ML, HeadFound, mask_from_background
-from medvae.volume import Volume, read_volume, write_volume
 
 SMALLEST_BRAIN_ML = 500.0
 """What an extraction leaves of an adult's brain when it went wrong; the smallest of 120 healthy adults has 1,080 ml."""
@@ -113,3 +113,25 @@ def _checked(mask: np.ndarray, volume: Volume, method: str) -> np.ndarray:
             f"{SMALLEST_BRAIN_ML:,.0f} to {LARGEST_BRAIN_ML:,.0f} ml was expected. Look at the scan. {_GIVE_MASK}"
         )
     return mask
+
+
+def brain_mask(volume: Volume, mask: Path | str | None, method: BrainMethod = "auto") -> np.ndarray:
+    """The brain of a scan on its own grid, ``(X, Y, Z)`` bool: the given mask, or what ``method`` finds.
+
+    Raises
+    ------
+    MedvaeError
+        If the mask is empty or lies on another grid, or no brain can be found.
+    """
+    return given_or_found(volume, mask, method)[0]
+
+
+def given_or_found(volume: Volume, mask: Path | str | None, method: BrainMethod) -> tuple[np.ndarray, str]:
+    """As `brain_mask`, with where the mask came from: "given", or as `find_brain` says."""
+    if mask is None:
+        return find_brain(volume, method)
+    given = read_volume(mask)
+    require_same_grid(given, volume.geometry, f"its image {volume.path}")
+    if not given.array.any():
+        raise MedvaeError(f"{mask}: the brain mask is empty. Remove it from the manifest, or make it again.")
+    return given.array > 0.5, "given"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from medvae.volume import Geometry
+from medvae.imaging.volume import Geometry
 
 RIM_MM, DEEP_MM = 5.0, 20.0
 """The rim of the brain, up to this depth, is cortex and the fluid around it; deeper than the other are mostly white

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medvae.volume import Geometry
+from medvae.imaging.volume import Geometry
 
 if TYPE_CHECKING:
     import SimpleITK

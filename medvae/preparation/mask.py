@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from medvae.errors import MedvaeError
-from medvae.volume import Geometry
+from medvae.imaging.volume import Geometry
 
 LARGEST_BRAIN_ML = 2200.0
 """No brain is larger: the largest of 120 healthy adults (IXI) has 1,850 ml, the MNI152 template 1,890 ml."""

@@ -1,7 +1,7 @@
 """Affine registration of a brain to the MNI152 template, with SimpleITK.
 
 The result is a matrix from *standard* world coordinates to the *scan's*: what
-:func:`medvae.volume.resample` takes to bring the scan onto :data:`medvae.preparation.grid.STANDARD_GRID`, and what
+:func:`medvae.imaging.volume.resample` takes to bring the scan onto :data:`medvae.imaging.grid.STANDARD_GRID`, and what
 its inverse undoes to bring a map back.
 """
 
@@ -17,9 +17,9 @@ import numpy as np
 from scipy import ndimage
 
 from medvae.errors import MedvaeError
-from medvae.preparation.grid import STANDARD_GRID
+from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.volume import Geometry, read_volume, resample
 from medvae.preparation.itk import RAS_TO_LPS, one_thread, to_image
-from medvae.volume import Geometry, read_volume, resample
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -168,7 +168,7 @@ def move_brain(
     source, target
         The two grids.
     transform
-        As in :func:`medvae.volume.resample`.
+        As in :func:`medvae.imaging.volume.resample`.
 
     Returns
     -------

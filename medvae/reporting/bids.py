@@ -6,9 +6,9 @@ import os
 import re
 from pathlib import Path
 
+from medvae.derivatives import DESCRIPTION, MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX
 from medvae.errors import MedvaeError
 from medvae.files import write_bytes, write_json, write_text
-from medvae.prediction import DESCRIPTION, MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX
 from medvae.reporting.cases import predicted_names
 from medvae.schema import read_document
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from medvae.calibrated import Calibrated
+from medvae.detection.base import Calibrated
 from medvae.errors import MedvaeError
 from medvae.evaluation.maps import lesion_truth
+from medvae.imaging.volume import read_volume
 from medvae.manifest import Manifest
 from medvae.prediction import Prediction
 from medvae.preparation.prepare import prepare_scan
@@ -25,7 +26,6 @@ from medvae.reporting.montage import (
     largest_slices,
     slices_at,
 )
-from medvae.volume import read_volume
 
 MOST_COLUMNS = 24
 
@@ -158,7 +158,7 @@ def _reconstruction(case: PredictedCase, detector: Calibrated) -> np.ndarray | N
             f'{case.folder}: "{case.id}" was predicted by {case.sidecar["Model"]} with other weights than '
             f"the given detector's. Give the run folder it was predicted with."
         )
-    from medvae.detector import Detector  # needs torch, which a picture of what is written does not
+    from medvae.detection.detector import Detector  # needs torch, which a picture of what is written does not
     from medvae.scoring.volume import reconstruct_volume
 
     if not isinstance(detector, Detector) or detector.network is None:

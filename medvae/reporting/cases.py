@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from medvae.derivatives import MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX
 from medvae.errors import MedvaeError
 from medvae.evaluation.maps import lesion_truth
 from medvae.files import sha256
 from medvae.manifest import Case, Manifest
-from medvae.prediction import MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX
 from medvae.schema import read_document
 
 _MASK_SIDECAR = MASK_SUFFIX.removesuffix(".nii.gz") + ".json"

@@ -21,11 +21,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.textpath import TextPath
 from scipy import ndimage
 
-from medvae.components import components
 from medvae.errors import MedvaeError
+from medvae.imaging.components import components
+from medvae.imaging.volume import Geometry
 from medvae.reporting.colours import FADE, MAP_COLOURS, MASK_COLOUR, TRUTH_COLOUR, grey_window, rgb
 from medvae.reporting.figures import save_figure
-from medvae.volume import Geometry
 
 Plane = Literal["axial", "coronal", "sagittal"]
 KINDS = ("scan", "reconstruction", "anomaly map", "lesion mask", "truth")

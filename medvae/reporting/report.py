@@ -23,12 +23,12 @@ import numpy as np
 from PIL import Image
 
 from medvae import __version__
-from medvae.ensemble import load_detector
+from medvae.derivatives import FAILURES
+from medvae.detection.ensemble import load_detector
 from medvae.errors import MedvaeError
 from medvae.evaluation.study import Study
 from medvae.files import write_bytes, write_text
 from medvae.manifest import Manifest
-from medvae.prediction import FAILURES
 from medvae.progress import Progress
 from medvae.reporting import report_summary as summary
 from medvae.reporting import tables
@@ -38,8 +38,8 @@ from medvae.reporting.report_curves import VoxelsAbove, accuracy_curves, calibra
 from medvae.reporting.report_folder import check_report_folder, replaced_cases
 from medvae.reporting.report_pictures import data_uri, webp
 from medvae.reporting.report_study import Measured, measure, read_evaluations
-from medvae.run_folder import CONFIG
 from medvae.schema import read_document
+from medvae.training.run_folder import CONFIG
 
 REPORT = "report.html"
 CASES = "cases"

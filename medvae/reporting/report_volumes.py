@@ -10,10 +10,9 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from medvae.components import components
-from medvae.preparation.prepare import require_same_grid
+from medvae.imaging.components import components
+from medvae.imaging.volume import Geometry, read_volume, require_same_grid, resample
 from medvae.reporting.cases import PredictedCase
-from medvae.volume import Geometry, read_volume, resample
 
 NATIVE_VOXELS = 2_500_000
 """Scans with more are shown at 2 mm: at 1 mm a page would weigh ten times as much and a phone would not open it."""

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from medvae.files import write_bytes
+from medvae.imaging.volume import Geometry
 from medvae.reporting.colours import rgb
-from medvae.volume import Geometry
 
 _RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
 

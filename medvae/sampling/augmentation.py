@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from batchgenerators.transforms.abstract_transforms import AbstractTransform
 
-from medvae.config import AugmentationConfig, Plane
+from medvae.config import AugmentationConfig
+from medvae.imaging.planes import Plane
 from medvae.sampling.sharpness import SharpnessTransform
 from medvae.sampling.smooth_field import SmoothFieldTransform
 from medvae.sampling.thick_slices import ThickSlicesTransform

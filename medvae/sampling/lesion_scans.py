@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from medvae import deformation
-from medvae.atlas import VolumeWithAtlas
 from medvae.config import Config
+from medvae.imaging.grid import STANDARD_GRID
 from medvae.lesions.synthesis import insert_lesions
-from medvae.preparation.grid import STANDARD_GRID
+from medvae.normative import deformation
+from medvae.normative.atlas import VolumeWithAtlas
 from medvae.sampling.patches import patch_corner
 from medvae.sampling.tensor_augmentation import augment
 

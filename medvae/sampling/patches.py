@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from medvae.preparation.prepare import PreparedVolume
+from medvae.preparation.prepared import PreparedVolume
 from medvae.sampling.augmentation import Augmenter
 
 

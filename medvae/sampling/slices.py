@@ -8,19 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from medvae.config import PLANE_AXIS, Plane
-from medvae.preparation.prepare import PreparedVolume
+from medvae.imaging.planes import Plane, slices_of
+from medvae.preparation.prepared import PreparedVolume
 from medvae.sampling.augmentation import Augmenter
-
-
-def slices_of(array: np.ndarray, plane: Plane) -> np.ndarray:
-    """View ``(..., X, Y, Z)`` as a stack of slices ``(S, ..., H, W)``."""
-    return np.moveaxis(array, PLANE_AXIS[plane] - 3, 0)
-
-
-def volume_of(slices: np.ndarray, plane: Plane) -> np.ndarray:
-    """Inverse of `slices_of`: a stack ``(S, ..., H, W)`` seen as ``(..., X, Y, Z)``."""
-    return np.moveaxis(slices, 0, PLANE_AXIS[plane] - 3)
 
 
 class SliceDataset(Dataset):

@@ -7,7 +7,7 @@ import torch
 from batchgenerators.transforms.abstract_transforms import AbstractTransform
 from torch import Tensor
 
-from medvae.preparation.grid import STANDARD_GRID
+from medvae.imaging.grid import STANDARD_GRID
 
 
 def slab_weights(length: int, thickness: float, phase: float) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from medvae.config import Config
-from medvae.preparation.prepare import PreparedVolume
+from medvae.preparation.prepared import PreparedVolume
 from medvae.sampling.augmentation import Augmenter, left_right_axis
 from medvae.sampling.lesion_scans import FixedPatches, LesionScans
 from medvae.sampling.order import WithKey

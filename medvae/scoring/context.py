@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from medvae.networks.build import Network
+from medvae.networks.interface import Network
 
 
 @torch.no_grad()

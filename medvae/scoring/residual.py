@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medvae.networks.build import Network
+from medvae.networks.interface import Network
 
 
 @torch.no_grad()

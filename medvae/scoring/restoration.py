@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medvae.networks.build import Network
-from medvae.objectives import kl_divergence, negative_log_likelihood
+from medvae.networks.densities import kl_divergence, negative_log_likelihood
+from medvae.networks.interface import Network
 
 
 def restoration(

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medvae.config import Plane
-from medvae.networks.build import Network
-from medvae.sampling.slices import slices_of, volume_of
+from medvae.imaging.planes import Plane, slices_of, volume_of
+from medvae.networks.interface import Network
 
 TileScore = Callable[[Network, Tensor, Tensor], Tensor]
 """``(network, tile (N, C, *spatial), mask (N, 1, *spatial)) -> (N, *spatial)``."""

@@ -7,14 +7,14 @@ from functools import partial
 
 import numpy as np
 
-from medvae.calibration import smooth_in_mask
 from medvae.config import Config
-from medvae.networks.build import Network
-from medvae.preparation.grid import STANDARD_GRID
+from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.smoothing import smooth_in_mask
+from medvae.networks.gradients import gradient, smooth_gradient
+from medvae.networks.interface import Network
 from medvae.scoring import intensity
 from medvae.scoring.context import context_residual
 from medvae.scoring.discrepancy import discrepancy
-from medvae.scoring.gradient import gradient, smooth_gradient
 from medvae.scoring.guided import guided_filter
 from medvae.scoring.residual import reconstruction, residual, squared_residual
 from medvae.scoring.restoration import restoration

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from medvae.calibration import mean_and_sd
 from medvae.files import write_bytes
-from medvae.preparation.prepare import PreparedVolume
+from medvae.normative.statistics import mean_and_sd
+from medvae.preparation.prepared import PreparedVolume
 
 ORDERS = (3, 5)
 """Of the polynomials. What a cubic can follow is wider than any lesion; one of order 5 also takes a part of lesions

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from medvae.config import NetworkConfig
+from medvae.config.learning import NetworkConfig
 
 MOST_DENSE_WEIGHTS = 50_000_000
 """Weights that the two linear layers of a dense latent may have together: 200 MB, and as much again for each of

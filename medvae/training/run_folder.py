@@ -173,7 +173,7 @@ def forget_after(metrics: Path, step: int) -> None:
 class Metrics:
     """Averages loss terms between log lines and appends them to metrics.jsonl; a silent one writes nothing.
 
-    With a ``board`` (see `medvae.tensorboard`) they go there too, under the same names.
+    With a ``board`` (see `medvae.training.tensorboard`) they go there too, under the same names.
     """
 
     def __init__(self, path: Path, *, silent: bool = False, board: SummaryWriter | None = None) -> None:

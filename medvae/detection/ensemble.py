@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from medvae.atlas import Atlas, VolumeWithAtlas
-from medvae.calibrated import CALIBRATION, Calibrated, Maps, read_calibrated
 from medvae.config import Config
-from medvae.detector import ATLAS, Detector, find_detector
+from medvae.detection.base import CALIBRATION, Calibrated, Maps, read_calibrated
+from medvae.detection.detector import ATLAS, Detector, find_detector
 from medvae.errors import MedvaeError
-from medvae.preparation.prepare import PreparedVolume
+from medvae.normative.atlas import Atlas, VolumeWithAtlas
+from medvae.preparation.prepared import PreparedVolume
 from medvae.schema import parse, read_document
 
 MEMBERS = "members"

@@ -6,15 +6,13 @@ The loss is summed over the batch, and no layer mixes samples, so the gradient o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from medvae.objectives import kl_divergence, negative_log_likelihood
-
-if TYPE_CHECKING:  # one of the networks is shown these gradients
-    from medvae.networks.build import Network
+from medvae.networks.densities import kl_divergence, negative_log_likelihood
+from medvae.networks.interface import Network
 
 Term = Literal["elbo", "kl", "reconstruction"]
 
@@ -40,7 +38,7 @@ def gradient(
     term
         L: the KL divergence, −log p(x|z), or the negative ELBO (their sum with weight ``beta``), in nats.
     likelihood, scale, beta
-        As the network was trained; see :mod:`medvae.objectives`.
+        As the network was trained; see :mod:`medvae.training.losses`.
 
     Returns
     -------

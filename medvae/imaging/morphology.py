@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from medvae.components import TOUCHING, components
 from medvae.errors import MedvaeError
+from medvae.imaging.components import TOUCHING, components
 
 
 def erode(mask: np.ndarray, spacing_mm: Sequence[float], distance_mm: float) -> np.ndarray:

@@ -17,14 +17,14 @@ import numpy as np
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from medvae import conformal
-from medvae.calibration import OperatingPoint
 from medvae.config import CalibrationConfig
+from medvae.detection import conformal
+from medvae.detection.operating_points import OperatingPoint
 from medvae.errors import MedvaeError
 from medvae.files import write_bytes
-from medvae.postprocessing import erode, finding_volumes_ml
-from medvae.preparation.grid import STANDARD_GRID
-from medvae.preparation.prepare import PreparedVolume
+from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.morphology import erode, finding_volumes_ml
+from medvae.preparation.prepared import PreparedVolume
 
 FILE = "healthy.safetensors"
 NAMES = re.compile(r"(?P<kind>fwer|cluster_fwer|fdr|fpv)_(?P<level>\d+(\.\d+)?(e-?\d+)?)(?P<unit>ml)?")

@@ -13,14 +13,13 @@ from safetensors.numpy import load_file, save
 from scipy import ndimage
 from torch import Tensor
 
-from medvae import deformation
-from medvae.calibration import mean_and_sd
 from medvae.config import NetworkConfig
 from medvae.files import write_bytes
-from medvae.networks.segmenter import SMALLEST_SD
-from medvae.preparation.prepare import PreparedVolume
-from medvae.roughness import roughness as measure_roughness
-from medvae.shading import SHRINKAGE, STEP, ShadingReference
+from medvae.normative import deformation
+from medvae.normative.bias_field import SHRINKAGE, STEP, ShadingReference
+from medvae.normative.statistics import SMALLEST_SD, mean_and_sd
+from medvae.normative.texture import roughness as measure_roughness
+from medvae.preparation.prepared import PreparedVolume
 
 ROUNDS = 3
 """Of bending all scans to their mean, which becomes sharper each time."""
@@ -33,9 +32,9 @@ SMALLEST_GROWTH_SD = 0.05
 class Atlas:
     """Mean and SD of normalised intensity at each place of the standard grid, ``(C, X, Y, Z)`` float32 each.
 
-    And those of its roughness, see `medvae.roughness`, for a network that is shown it, each scan at the same level
-    as a whole. An atlas that is to be bent onto each scan also knows which share of the brains covers a place, and how
-    much more room than in the atlas they take there: ``(1, X, Y, Z)`` each.
+    And those of its roughness, see `medvae.normative.texture`, for a network that is shown it, each scan at the same
+    level as a whole. An atlas that is to be bent onto each scan also knows which share of the brains covers a place,
+    and how much more room than in the atlas they take there: ``(1, X, Y, Z)`` each.
     """
 
     mean: np.ndarray

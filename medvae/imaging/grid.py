@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medvae.volume import Geometry
+from medvae.imaging.volume import Geometry
 
 STANDARD_GRID = Geometry(
     np.array([[2.0, 0, 0, -79.0], [0, 2.0, 0, -113.0], [0, 0, 2.0, -73.0], [0, 0, 0, 1.0]]), (80, 96, 80)

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medvae import conformal
-from medvae.calibrated import Calibrated
-from medvae.calibration import OperatingPoint
+from medvae.detection import conformal
+from medvae.detection.base import Calibrated
+from medvae.detection.guarantees import ASSUMPTION, case_statistic
+from medvae.detection.operating_points import OperatingPoint
 from medvae.errors import MedvaeError
-from medvae.guarantees import ASSUMPTION, case_statistic
-from medvae.postprocessing import erode, finding_volumes_ml, grow, remove_small
-from medvae.preparation.grid import STANDARD_GRID
-from medvae.preparation.prepare import PreparedVolume
+from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.morphology import erode, finding_volumes_ml, grow, remove_small
+from medvae.preparation.prepared import PreparedVolume
 
 
 @dataclass(frozen=True)

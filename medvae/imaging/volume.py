@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from medvae.errors import MedvaeError, MedvaeWarning
 from medvae.files import write_bytes
-from medvae.formats import ScanFile, open_scan
+from medvae.imaging.formats import ScanFile, open_scan
 
 ORTHONORMAL_TOLERANCE = 1e-3
 """Largest cosine between two voxel axes that still counts as a right angle (ITK uses the same order)."""
@@ -117,7 +117,7 @@ def read_volume(path: Path | str, *, finite: bool = True) -> Volume:
     Parameters
     ----------
     path
-        A file of one of `medvae.formats.ENDINGS`: NIfTI-1 or -2, MGH, MetaImage or NRRD.
+        A file of one of `medvae.imaging.formats.ENDINGS`: NIfTI-1 or -2, MGH, MetaImage or NRRD.
     finite
         Refuse NaN and infinite values.
 
@@ -351,3 +351,16 @@ def _at_right_angles(affine: np.ndarray, shape: tuple[int, ...]) -> Geometry:
     mended[:3, :3] = left @ right * lengths
     mended[:3, 3] += affine[:3, :3] @ centre - mended[:3, :3] @ centre
     return Geometry(mended, shape)
+
+
+def require_same_grid(volume: Volume, expected: Geometry, what: str) -> None:
+    """Refuse a volume that lies on another grid than ``what``, saying how far away."""
+    found = volume.geometry
+    if found.shape != expected.shape:
+        raise MedvaeError(f"{volume.path}: has shape {found.shape}, {what} has {expected.shape}. Resample one of them.")
+    if not found.same_grid(expected, tolerance_mm=0.1):
+        distance = float(np.abs(found.corners_mm() - expected.corners_mm()).max())
+        raise MedvaeError(
+            f"{volume.path}: lies up to {distance:.1f} mm away from {what} (orientation {found.orientation} against "
+            f"{expected.orientation}). Resample it onto that grid, or repair its header."
+        )

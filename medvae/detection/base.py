@@ -14,13 +14,13 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from medvae import __version__
-from medvae.calibration import OperatingPoint, operating_points
 from medvae.config import Config, dump_config, read_config
+from medvae.detection.guarantees import HealthySubjects, guaranteed_point, measure_healthy
+from medvae.detection.operating_points import OperatingPoint, operating_points
 from medvae.errors import MedvaeError
 from medvae.files import sha256, whole_folder, write_json, write_text
-from medvae.guarantees import HealthySubjects, guaranteed_point, measure_healthy
 from medvae.preparation.landmarks import LandmarkScale
-from medvae.preparation.prepare import PreparedVolume
+from medvae.preparation.prepared import PreparedVolume
 from medvae.schema import parse, read_document
 
 CALIBRATION = "calibration.json"
@@ -82,7 +82,7 @@ class Calibrated(ABC):
     def point(self, at: float | str) -> OperatingPoint:
         """The operating point of a false-positive rate, or of a name as ``fpr_0.01``, ``fwer_0.2`` or ``fpv_5ml``.
 
-        Those with a promise (`medvae.guarantees`) need not have been asked for in the config.
+        Those with a promise (`medvae.detection.guarantees`) need not have been asked for in the config.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Healthy scores turned into thresholds and normative maps. No lesion is ever seen here."""
+"""Mean and SD over healthy scans at each place of the standard grid, and z scores against them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from medvae.errors import MedvaeError
 
-
-def smooth_in_mask(values: np.ndarray, mask: np.ndarray, sigma_voxels: Sequence[float]) -> np.ndarray:
-    """Gaussian smoothing that knows only in-mask voxels (normalised convolution); 0 outside.
-
-    ``values`` and ``mask`` ``(X, Y, Z)``; a constant inside the mask stays that constant up to its rim.
-    """
-    if max(sigma_voxels) <= 0:
-        return np.where(mask, values, 0).astype(np.float32)
-    weights = ndimage.gaussian_filter(mask.astype(np.float32), sigma_voxels, mode="constant")
-    sums = ndimage.gaussian_filter(np.where(mask, values, 0).astype(np.float32), sigma_voxels, mode="constant")
-    return np.where(mask, sums / np.maximum(weights, 1e-6), 0).astype(np.float32)
+SMALLEST_SD = 0.03
+"""Of an atlas, in normalised intensity: where healthy scans agree better than this, noise would look like a lesion."""
 
 
 @dataclass(frozen=True)
@@ -97,47 +87,3 @@ def mean_and_sd(
     channels = images[0].shape[0] if images else 1
     maps = [fit_normative([image[channel] for image in images], masks, shrinkage) for channel in range(channels)]
     return np.stack([found.mean for found in maps]), np.stack([found.sd for found in maps])
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """A threshold: voxels with a score above it are flagged."""
-
-    name: str
-    """``"fpr_0.01"`` for a false-positive rate of 1 %; `medvae.guarantees` makes others."""
-    false_positive_rate: float
-    """The asked share of healthy brain voxels above the threshold; of another kind, about the share that is."""
-    threshold: float
-    """On the calibrated score."""
-    kind: str = "voxel_rate"
-    """"voxel_rate" or, with a promise, "family_wise", "family_wise_cluster", "false_positive_volume"."""
-    guarantee: str = ""
-    """What is promised of a new healthy scan, and under which assumption; nothing for a voxel rate."""
-    minimum_lesion_ml: float = 0.0
-    """Findings of this volume or less are not flagged ("family_wise_cluster")."""
-
-
-def operating_points(
-    scores: Sequence[np.ndarray], masks: Sequence[np.ndarray], rates: Sequence[float]
-) -> tuple[list[OperatingPoint], float]:
-    """Thresholds from healthy validation scans, and the median healthy score.
-
-    The threshold for a rate is the smallest score of the pooled brain voxels such that at most that share of them
-    lies above it.
-
-    Raises
-    ------
-    MedvaeError
-        Without a scan.
-    """
-    if not scores:
-        raise MedvaeError(
-            "There is no healthy validation scan, so no threshold can be set. Mark some healthy cases as split "
-            '"validation" in the manifest.'
-        )
-    pooled = np.sort(np.concatenate([s[m] for s, m in zip(scores, masks, strict=True)]))
-    points = []
-    for rate in rates:
-        allowed = int(np.floor(rate * len(pooled)))
-        points.append(OperatingPoint(f"fpr_{rate:g}", rate, float(pooled[len(pooled) - 1 - allowed])))
-    return points, float(pooled[len(pooled) // 2])

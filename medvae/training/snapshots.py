@@ -10,11 +10,11 @@ import torch
 from matplotlib.figure import Figure
 
 from medvae.config import ObjectiveConfig
-from medvae.corruptions import with_lesions
-from medvae.networks.build import Network
+from medvae.networks.interface import Network
 from medvae.reporting.colours import MAP_COLOURS
 from medvae.reporting.figures import save_figure
 from medvae.sampling.tiles import Tiles
+from medvae.training.corruptions import with_lesions
 
 
 def draw_loss(metrics: Path, out: Path) -> Path:

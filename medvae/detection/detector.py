@@ -23,21 +23,21 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 
-from medvae.atlas import Atlas, VolumeWithAtlas, atlas_of, fit_atlas
-from medvae.calibrated import CALIBRATION, Calibrated, read_calibrated
-from medvae.calibration import NormativeMap, fit_normative
 from medvae.config import Config
+from medvae.detection.base import CALIBRATION, Calibrated, read_calibrated
 from medvae.errors import MedvaeError
 from medvae.files import write_bytes
-from medvae.networks.build import Network, parts_of
+from medvae.networks.build import load_network, parts_of
+from medvae.networks.interface import Network
+from medvae.normative.atlas import Atlas, VolumeWithAtlas, atlas_of, fit_atlas
+from medvae.normative.bias_field import ShadingReference, fit_reference
+from medvae.normative.statistics import NormativeMap, fit_normative
 from medvae.preparation.landmarks import LandmarkScale
-from medvae.preparation.prepare import PreparedVolume
+from medvae.preparation.prepared import PreparedVolume
 from medvae.scoring.volume import score_parts, score_volume
-from medvae.shading import ShadingReference, fit_reference
-from medvae.training import load_network
 
 FOLDER = "detector"
-PRETRAINED = Path(__file__).parent / "pretrained"
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
 ATLAS = "atlas.safetensors"
 SHADING = "shading.safetensors"
 
@@ -161,7 +161,7 @@ class Detector(Calibrated):
         folder = find_detector(folder)
         shared, content = read_calibrated(folder)
         if "members" in content:
-            raise MedvaeError(f"{folder}: holds an ensemble. Load it with medvae.ensemble.load_detector.")
+            raise MedvaeError(f"{folder}: holds an ensemble. Load it with medvae.detection.ensemble.load_detector.")
         config, weights = shared["config"], folder / "network.safetensors"
         if config.network is not None and not weights.is_file():
             raise MedvaeError(f"{weights}: is missing; the detector's folder is incomplete. Copy all of its files.")

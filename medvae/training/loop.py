@@ -27,40 +27,27 @@ from safetensors.torch import load_file, save
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from medvae import objectives
-from medvae.atlas import VolumeWithAtlas
 from medvae.config import Config
 from medvae.errors import MedvaeError
 from medvae.files import remove_leftovers, whole_folder, write_bytes, write_text
-from medvae.memory import keep_freed_memory
-from medvae.networks.build import Network, build
-from medvae.preparation.prepare import PreparedVolume
+from medvae.networks.build import build_network, load_network
+from medvae.networks.interface import Network
+from medvae.normative.atlas import VolumeWithAtlas
+from medvae.normative.bias_field import VolumeWithoutShading
+from medvae.preparation.prepared import PreparedVolume
 from medvae.progress import Progress
-from medvae.reporting.training_pictures import draw_loss, draw_reconstructions
-from medvae.run_folder import Metrics, forget_after, open_run
 from medvae.sampling.lesion_scans import LesionScans, MixedPatches, single
 from medvae.sampling.order import EpochOrder
 from medvae.sampling.tiles import Tiles, augment_batch, training_tiles, validation_tiles
-from medvae.shading import VolumeWithoutShading
-from medvae.tensorboard import add_picture, open_board
+from medvae.training import losses
+from medvae.training.memory import keep_freed_memory
+from medvae.training.run_folder import Metrics, forget_after, open_run
+from medvae.training.snapshots import draw_loss, draw_reconstructions
+from medvae.training.tensorboard import add_picture, open_board
 
 WEIGHTS = "network.safetensors"
 CHECKPOINT = "checkpoints/latest"
 AVERAGE = "average.safetensors"
-
-
-def build_network(config: Config, channels: int) -> Network:
-    """The network of a config, freshly initialised from the run's seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return build(config.network, config.sampling.tile_shape, channels)
-
-
-def load_network(config: Config, channels: int, weights: Path) -> Network:
-    """The network of a config with trained weights, in evaluation mode and frozen."""
-    network = build_network(config, channels)
-    network.load_state_dict(load_file(weights))
-    return network.eval().requires_grad_(False)
 
 
 def train(
@@ -92,7 +79,7 @@ def train(
     quiet
         No progress display.
     prior
-        The trained network of ``config.network.prior``, see `medvae.prior.with_prior`; it stays as it is.
+        The trained network of ``config.network.prior``, see `medvae.detection.prior.with_prior`; it stays as it is.
 
     Returns
     -------
@@ -207,7 +194,7 @@ def train(
             network.train()
             seed = (config.seed, step, accelerator.process_index)
             beta = constraint.beta if constraint else None
-            terms = objectives.training_loss(config.objective, network, x, mask, seed, step, beta)
+            terms = losses.training_loss(config.objective, network, x, mask, seed, step, beta)
             _require_finite(terms, step, out)
             if constraint:
                 constraint.update(accelerator.reduce(terms.reconstruction.detach(), "mean"))
@@ -243,11 +230,11 @@ def train(
     return trained.eval().requires_grad_(False)
 
 
-def _geco(config: Config, device: torch.device) -> objectives.Geco | None:
+def _geco(config: Config, device: torch.device) -> losses.Geco | None:
     options = config.objective
     if options.geco_target is None:
         return None
-    return objectives.Geco(options.beta, options.geco_target, options.geco_speed, device)
+    return losses.Geco(options.beta, options.geco_target, options.geco_speed, device)
 
 
 @torch.no_grad()
@@ -261,7 +248,7 @@ def _validate(network: Network, held_out: Tiles, config: Config, step: int, metr
     for start in range(0, len(held_out), 64):
         tiles = [held_out[0, index] for index in range(start, min(start + 64, len(held_out)))]
         x, mask = (torch.stack(parts).to(device) for parts in zip(*tiles, strict=True))
-        terms = objectives.validation_terms(options, network, x, mask, (config.seed, start))
+        terms = losses.validation_terms(options, network, x, mask, (config.seed, start))
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + float(value)
         voxels += float(mask.sum())
@@ -272,7 +259,7 @@ def _as_safetensors(module: torch.nn.Module) -> bytes:
     return save({name: tensor.contiguous() for name, tensor in module.state_dict().items()})
 
 
-def _require_finite(terms: objectives.LossTerms, step: int, out: Path) -> None:
+def _require_finite(terms: losses.LossTerms, step: int, out: Path) -> None:
     if torch.isfinite(terms.total):
         return
     bad = [name for name, term in terms._asdict().items() if term is not None and not torch.isfinite(term)]

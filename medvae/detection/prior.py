@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from medvae.config import Config
-from medvae.detector import Detector
+from medvae.detection.detector import Detector
 from medvae.errors import MedvaeError
 from medvae.manifest import Manifest
-from medvae.networks.build import Network
-from medvae.run_folder import refuse_learned
+from medvae.networks.interface import Network
+from medvae.training.run_folder import refuse_learned
 
 
 def with_prior(config: Config, manifest: Manifest) -> tuple[Config, Network]:

@@ -1,0 +1,54 @@
+"""Healthy scores turned into thresholds. No lesion is ever seen here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medvae.errors import MedvaeError
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold: voxels with a score above it are flagged."""
+
+    name: str
+    """``"fpr_0.01"`` for a false-positive rate of 1 %; `medvae.detection.guarantees` makes others."""
+    false_positive_rate: float
+    """The asked share of healthy brain voxels above the threshold; of another kind, about the share that is."""
+    threshold: float
+    """On the calibrated score."""
+    kind: str = "voxel_rate"
+    """"voxel_rate" or, with a promise, "family_wise", "family_wise_cluster", "false_positive_volume"."""
+    guarantee: str = ""
+    """What is promised of a new healthy scan, and under which assumption; nothing for a voxel rate."""
+    minimum_lesion_ml: float = 0.0
+    """Findings of this volume or less are not flagged ("family_wise_cluster")."""
+
+
+def operating_points(
+    scores: Sequence[np.ndarray], masks: Sequence[np.ndarray], rates: Sequence[float]
+) -> tuple[list[OperatingPoint], float]:
+    """Thresholds from healthy validation scans, and the median healthy score.
+
+    The threshold for a rate is the smallest score of the pooled brain voxels such that at most that share of them
+    lies above it.
+
+    Raises
+    ------
+    MedvaeError
+        Without a scan.
+    """
+    if not scores:
+        raise MedvaeError(
+            "There is no healthy validation scan, so no threshold can be set. Mark some healthy cases as split "
+            '"validation" in the manifest.'
+        )
+    pooled = np.sort(np.concatenate([s[m] for s, m in zip(scores, masks, strict=True)]))
+    points = []
+    for rate in rates:
+        allowed = int(np.floor(rate * len(pooled)))
+        points.append(OperatingPoint(f"fpr_{rate:g}", rate, float(pooled[len(pooled) - 1 - allowed])))
+    return points, float(pooled[len(pooled) // 2])

@@ -1,0 +1,84 @@
+"""The steps of preparation, in the order in which they are done: one scan, from its files to the standard grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from medvae.config import PreparationConfig
+from medvae.errors import MedvaeError
+from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.volume import Geometry, read_volume, require_same_grid, resample
+from medvae.preparation.extraction import given_or_found
+from medvae.preparation.intensity import normalise
+from medvae.preparation.prepared import PreparedVolume
+from medvae.preparation.registration import measure_quality, move_brain, read_template, register
+
+IN_PLACE_DICE = 0.9
+"""Overlap with the standard brain above which ``registration: auto`` takes a scan to lie in MNI152 space already."""
+
+LOST_DICE = 0.7
+"""Overlap with the standard brain below which an unregistered scan is refused."""
+
+STEP_VERSIONS = {"reading": 1, "mask": 1, "bias_field": 1, "registration": 1, "resampling": 1, "intensity": 1}
+"""Version of each step, part of the name under which a cache keeps a prepared scan.
+
+Raise a step's number in the commit after which any scan may come out of it otherwise, be it in the last bit: another
+algorithm, another default inside the step, a repaired error. What the `PreparationConfig` says, the template and the
+standard grid need no number, they are part of the name themselves. Forgetting it means that users with a cache go on
+with what the old code made.
+"""
+
+
+def run_steps(
+    images: Sequence[Path | str], config: PreparationConfig, *, mask: Path | str | None = None
+) -> PreparedVolume:
+    """Brain mask, bias field, registration to MNI152, resampling, intensities.
+
+    Intensities by landmarks are left at ``before_scale(config)``; the learned scale follows in
+    `medvae.preparation.prepare.prepare_scan`, which documents arguments and errors.
+    """
+    volumes = [read_volume(image) for image in images]
+    first = volumes[0]
+    for other in volumes[1:]:
+        require_same_grid(other, first.geometry, f"the first modality {first.path}")
+    brain, brain_from = given_or_found(first, mask, config.brain)
+
+    arrays = [volume.array for volume in volumes]
+    if config.bias_field == "n4":
+        from medvae.preparation.bias import correct_bias  # SimpleITK is needed for this step only
+
+        arrays = [correct_bias(array, brain, first.geometry) for array in arrays]
+
+    transform, registered = np.eye(4), config.registration == "affine"
+    _, standard_brain = read_template()
+    if config.registration == "auto":
+        registered = _dice(_on_grid(brain, first.geometry, transform), standard_brain) < IN_PLACE_DICE
+    if registered:
+        transform = register(arrays[0], brain, first.geometry, source=str(first.path)).transform
+
+    overlap = _dice(_on_grid(brain, first.geometry, transform), standard_brain)
+    if overlap < LOST_DICE:
+        raise MedvaeError(
+            f"{first.path}: its brain overlaps the MNI152 brain with Dice {overlap:.2f}; at least {LOST_DICE} was "
+            f"expected. The scan lies elsewhere or is not a whole brain: set preparation.registration=affine, or "
+            f"check its orientation in a viewer."
+        )
+    prepared = []
+    for volume, array in zip(volumes, arrays, strict=True):
+        moved, mask_on_grid = move_brain(array, brain, first.geometry, STANDARD_GRID, transform)
+        prepared.append(normalise(moved, mask_on_grid, config, str(volume.path)))
+    quality = measure_quality(prepared[0], mask_on_grid, transform)
+    return PreparedVolume(
+        np.stack(prepared), mask_on_grid, first.placement, brain, transform, registered, brain_from, quality
+    )
+
+
+def _on_grid(mask: np.ndarray, geometry: Geometry, transform: np.ndarray) -> np.ndarray:
+    return resample(mask, geometry, STANDARD_GRID, transform=transform) >= 0.5
+
+
+def _dice(a: np.ndarray, b: np.ndarray) -> float:
+    return float(2 * np.count_nonzero(a & b) / max(1, np.count_nonzero(a) + np.count_nonzero(b)))

@@ -1,0 +1,119 @@
+"""The rooms of the house: imports go one way, there is no circle, and a light command stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import medvae
+
+PACKAGE = Path(medvae.__file__).parent
+
+ORDER = (
+    ("errors", "files", "schema", "progress", "interrupts", "derivatives"),
+    ("manifest", "imaging", "drawing"),
+    ("config", "importing"),
+    ("preparation", "lesions"),
+    ("normative", "evaluation"),
+    ("networks", "sampling"),
+    ("scoring", "training"),
+    ("detection",),
+    ("fitting", "prediction", "recalibration"),
+    ("reporting",),
+    ("benchmark",),
+    ("commands",),
+    ("cli",),
+    ("__main__",),
+)
+"""Each room imports from its own shelf and from those before it, never from a later one."""
+
+SHELF = {room: number for number, rooms in enumerate(ORDER) for room in rooms}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name, without ``medvae.``."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
+        if parts[-1] == "__init__":
+            parts.pop()
+        found[".".join(parts)] = path
+    return found
+
+
+def imports(path: Path, known: dict[str, Path], *, everywhere: bool) -> set[str]:
+    """The modules of the package that a file imports; ``everywhere`` counts those inside functions too."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.unparse(branch.test)
+        for node in ast.walk(branch)
+    }
+    found = set()
+    for node in ast.walk(tree) if everywhere else tree.body:
+        if id(node) in skipped and not everywhere:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and (node.module + ".").startswith("medvae."):
+            module = node.module.removeprefix("medvae").lstrip(".")
+            found |= {name if (name := f"{module}.{a.name}".lstrip(".")) in known else module for a in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("medvae.") for a in node.names if a.name.startswith("medvae.")}
+    return found - {""}
+
+
+def test_every_room_has_its_place():
+    rooms = {name.split(".")[0] for name in modules() if name}
+    assert rooms == set(SHELF)
+
+
+def test_no_import_runs_back_to_a_later_room():
+    known = modules()
+    back = [
+        f"{name} imports {other}"
+        for name, path in known.items()
+        if name
+        for other in imports(path, known, everywhere=True)
+        if SHELF[other.split(".")[0]] > SHELF[name.split(".")[0]]
+    ]
+    assert back == []
+
+
+def test_no_imports_go_in_a_circle():
+    known = modules()
+    graph = {name: imports(path, known, everywhere=True) - {name} for name, path in known.items()}
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        if name in way:
+            pytest.fail("circle: " + " → ".join((*way[way.index(name) :], name)))
+        if name not in done:
+            for other in sorted(graph.get(name, ())):
+                visit(other, (*way, name))
+            done.add(name)
+
+    for name in sorted(graph):
+        visit(name, ())
+
+
+def test_rooms_do_not_import_each_other():
+    known = modules()
+    arrows = {
+        (name.split(".")[0], other.split(".")[0])
+        for name, path in known.items()
+        for other in imports(path, known, everywhere=True)
+    }
+    assert [pair for pair in arrows if pair[0] != pair[1] and pair[::-1] in arrows] == []
+
+
+def test_loading_the_packaged_detector_imports_no_training_stack():
+    code = (
+        "import sys; from medvae.detection.ensemble import load_detector; load_detector('t1-2mm'); "
+        "print([m for m in ('matplotlib', 'accelerate', 'batchgenerators', 'SimpleITK') if m in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
