@@ -11,12 +11,11 @@ from medvae.detection.base import SCALE
 from medvae.detection.detector import FOLDER, Detector
 from medvae.detection.ensemble import Ensemble, member_names
 from medvae.detection.guarantees import check_levels
-from medvae.detection.prior import with_prior
+from medvae.detection.reconstructor import with_reconstructor
 from medvae.errors import MedvaeError
 from medvae.files import sha256, write_json
 from medvae.manifest import Manifest
-from medvae.normative.atlas import VolumeWithAtlas, atlas_of
-from medvae.normative.bias_field import VolumeWithoutShading, fit_reference
+from medvae.normative.inputs import NetworkInputs
 from medvae.preparation.cache import known_sha256
 from medvae.preparation.prepare import prepare_healthy, prepare_training
 from medvae.training.loop import train
@@ -65,9 +64,9 @@ def fit(
     KeyboardInterrupt
         After Ctrl-C, when the checkpoint is written.
     """
-    prior = None
-    if config.network is not None and config.network.prior:
-        config, prior = with_prior(config, manifest)
+    reconstructor = None
+    if config.network is not None and config.network.reconstructor:
+        config, reconstructor = with_reconstructor(config, manifest)
     out = check_run(out, config, resume=resume)
     if (out / FOLDER).is_dir():
         return Detector.load(out)
@@ -87,14 +86,11 @@ def fit(
         write_json(out / SCALE, scale.model_dump(mode="json"))
     network = atlas = None
     if config.network is not None:
-        shown = training, validation
-        if config.network.atlas:
-            atlas = atlas_of(config.network, training)
-            shown = ([VolumeWithAtlas(volume, atlas, config.network.mirror) for volume in volumes] for volumes in shown)
-        elif config.network.shading == "removed":
-            reference = fit_reference(training)
-            shown = ([VolumeWithoutShading(volume, reference) for volume in volumes] for volumes in shown)
-        network = train(config, *shown, out, resume=True, quiet=quiet, prior=prior)
+        inputs = NetworkInputs.fit(config.network, len(training[0].image), training)
+        network = train(
+            config, training, validation, out, resume=True, quiet=quiet, inputs=inputs, reconstructor=reconstructor
+        )
+        atlas = inputs.atlas
     detector = Detector.calibrate(config, network, training, validation, scale=scale, subjects=people, atlas=atlas)
     return detector.save(out / FOLDER) if first_process() else detector
 

@@ -18,7 +18,7 @@ from medvae.config import Config
 from medvae.detection.base import CALIBRATION, Calibrated, Maps, read_calibrated
 from medvae.detection.detector import ATLAS, Detector, find_detector
 from medvae.errors import MedvaeError
-from medvae.normative.atlas import Atlas, VolumeWithAtlas
+from medvae.normative.atlas import Atlas
 from medvae.preparation.prepared import PreparedVolume
 from medvae.schema import parse, read_document
 
@@ -82,8 +82,10 @@ class Ensemble(Calibrated):
     def _scores(self, volume: PreparedVolume) -> list[np.ndarray]:
         """Of each member; an atlas that they share is bent onto the scan once."""
         atlas = self.shared_atlas
-        fitted = volume if atlas is None else VolumeWithAtlas(volume, atlas)
-        return [m.score(volume if m.atlas is not atlas else fitted) for m in self.members.values()]
+        if atlas is None:
+            return [member.score(volume) for member in self.members.values()]
+        fitted = atlas.fit(volume.image, volume.mask)
+        return [m.score(volume, fitted if m.atlas is atlas else None) for m in self.members.values()]
 
     def _mean(self, scores: Sequence[np.ndarray], volume: PreparedVolume) -> np.ndarray:
         scaled = [

@@ -32,8 +32,7 @@ from medvae.errors import MedvaeError
 from medvae.files import remove_leftovers, whole_folder, write_bytes, write_text
 from medvae.networks.build import build_network, load_network
 from medvae.networks.interface import Network
-from medvae.normative.atlas import VolumeWithAtlas
-from medvae.normative.bias_field import VolumeWithoutShading
+from medvae.normative.inputs import NetworkInputs
 from medvae.preparation.prepared import PreparedVolume
 from medvae.progress import Progress
 from medvae.sampling.lesion_scans import LesionScans, MixedPatches, single
@@ -58,7 +57,8 @@ def train(
     *,
     resume: bool = False,
     quiet: bool = False,
-    prior: Network | None = None,
+    inputs: NetworkInputs | None = None,
+    reconstructor: Network | None = None,
 ) -> Network:
     """Train the network of ``config`` on healthy volumes.
 
@@ -78,8 +78,11 @@ def train(
         Go on from the newest checkpoint of ``out``, if there is one.
     quiet
         No progress display.
-    prior
-        The trained network of ``config.network.prior``, see `medvae.detection.prior.with_prior`; it stays as it is.
+    inputs
+        What the network is shown, if it was fitted to the training scans before.
+    reconstructor
+        The trained network of ``config.network.reconstructor``, see `medvae.detection.reconstructor`; it stays as it
+        is.
 
     Returns
     -------
@@ -98,29 +101,22 @@ def train(
     options = config.training
     if not training:
         raise MedvaeError('There is no healthy training scan: mark cases without lesions as split "train".')
-    if config.network.atlas and not isinstance(training[0], VolumeWithAtlas):
+    if config.network.reconstructor and reconstructor is None:
         raise MedvaeError(
-            "network.atlas: the network is shown the healthy mean of each place, but the scans came without: give "
-            "VolumeWithAtlas(volume, fit_atlas(training), config.network.mirror) of each, or call medvae.fitting.fit."
+            "network.reconstructor: a trained network is to be shown, and none came: call medvae.fitting.fit."
         )
-    if config.network.shading == "removed" and not isinstance(training[0], VolumeWithoutShading):
-        raise MedvaeError(
-            "network.shading: the network is to see none of it, but the scans came with it: give "
-            "VolumeWithoutShading(volume, fit_reference(training)) of each, or call medvae.fitting.fit."
-        )
-    if config.network.prior and prior is None:
-        raise MedvaeError("network.prior: a trained network is to be shown, and none came: call medvae.fitting.fit.")
-    channels = training[0].image.shape[0]
+    modalities = training[0].image.shape[0]
     if (out / WEIGHTS).exists():
-        return load_network(config, channels, out / WEIGHTS)
+        return load_network(config, modalities, out / WEIGHTS)
+    inputs = inputs or NetworkInputs.fit(config.network, modalities, training)
 
     AcceleratorState._reset_state()  # or it refuses another precision than that of an earlier training in this process
     accelerator = Accelerator(mixed_precision=options.precision)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
-    network = build_network(config, channels)
-    if config.network.prior:
-        network.prior.load_state_dict(prior.state_dict())
+    network = build_network(config, modalities)
+    if config.network.reconstructor:
+        network.reconstructor.load_state_dict(reconstructor.state_dict())
     optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=options.learning_rate)
     if options.channels_last:
         network = network.to(
@@ -151,8 +147,8 @@ def train(
         if accelerator.is_main_process:
             forget_after(out / "metrics.jsonl", step)
 
-    dataset = training_tiles(config, training)
-    held_out = validation_tiles(config, validation) if validation else None
+    dataset = training_tiles(config, [inputs.shown(volume) for volume in training])
+    held_out = validation_tiles(config, [inputs.shown(volume) for volume in validation]) if validation else None
     batch, start, stop = config.sampling.batch_size, step, options.steps
     mixed = MixedPatches(dataset, batch, config.seed) if isinstance(dataset, LesionScans) else None
     begin, end = mixed.scans_of(start, stop) if mixed else (start * batch, stop * batch)
