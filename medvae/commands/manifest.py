@@ -220,7 +220,7 @@ def inserted(
     OUT/FAMILY/cohort.json holds the scans with a lesion and all healthy scans of MANIFEST: train on it, set thresholds
     on its healthy validation scans, and measure with medvae evaluate. See docs/BENCHMARK.md.
     """
-    from medvae.importing.inserted import write_families
+    from medvae.benchmark.inserted import write_families
 
     try:
         written = write_families(

@@ -13,9 +13,9 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
+from medvae.drawing import FADE, MASK_COLOUR, TRUTH_COLOUR, map_colour, rgb
 from medvae.errors import MedvaeError
 from medvae.files import write_text
-from medvae.reporting.colours import FADE, MASK_COLOUR, TRUTH_COLOUR, map_colour, rgb
 
 ROOT = PurePosixPath("/itksnap")
 """Where every workspace claims to have been saved. ITK-SNAP looks for the files relative to where it lies instead."""

@@ -22,9 +22,8 @@ from matplotlib.textpath import TextPath
 from scipy import ndimage
 
 from medvae.components import components
+from medvae.drawing import FADE, MAP_COLOURS, MASK_COLOUR, TRUTH_COLOUR, grey_window, rgb, save_figure
 from medvae.errors import MedvaeError
-from medvae.reporting.colours import FADE, MAP_COLOURS, MASK_COLOUR, TRUTH_COLOUR, grey_window, rgb
-from medvae.reporting.figures import save_figure
 from medvae.volume import Geometry
 
 Plane = Literal["axial", "coronal", "sagittal"]

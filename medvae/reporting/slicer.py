@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from medvae.drawing import rgb
 from medvae.files import write_bytes
-from medvae.reporting.colours import rgb
 from medvae.volume import Geometry
 
 _RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])

@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 
 from medvae.config import ObjectiveConfig
 from medvae.corruptions import with_lesions
+from medvae.drawing import MAP_COLOURS, save_figure
 from medvae.networks.build import Network
-from medvae.reporting.colours import MAP_COLOURS
-from medvae.reporting.figures import save_figure
 from medvae.sampling.tiles import Tiles
 
 

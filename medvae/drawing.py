@@ -1,8 +1,20 @@
-"""The colours of scans' findings, the same in every picture and viewer, and told apart by colour-blind readers."""
+"""The colours of what is found, the same in every picture and viewer, and how a figure is saved.
+
+The colours can be told apart with the common kinds of colour blindness.
+"""
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+from medvae.files import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAP_COLOURS = "inferno"
 """Of the anomaly map; matplotlib, FSLeyes, 3D Slicer and NiiVue know it by this name."""
@@ -53,3 +65,19 @@ def grey_window(scan: np.ndarray, brain: np.ndarray) -> tuple[float, float]:
     low = max(0.0, float(scan.min())) if brain.any() else float(scan.min())
     high = float(np.percentile(scan[brain], 99.5)) if brain.any() else float(scan.max())
     return (low, high) if high > low else (low, low + 1.0)
+
+
+def save_figure(figure: Figure, path: Path | str, *, dpi: int = 110) -> Path:
+    """Write ``figure`` in the format of the path's ending (PNG, PDF or SVG), without time stamps.
+
+    Text stays text in PDF, as journals ask, and identifiers in SVG do not change from run to run.
+    """
+    from matplotlib import rc_context  # only here: viewers' files need the colours and no matplotlib
+
+    path = Path(path)
+    suffix = path.suffix.lstrip(".").lower()
+    stamp = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    buffer = io.BytesIO()
+    with rc_context({"svg.hashsalt": "medvae", "pdf.fonttype": 42}):
+        figure.savefig(buffer, format=suffix, dpi=dpi, metadata=stamp.get(suffix))
+    return write_bytes(path, buffer.getvalue())
