@@ -10,9 +10,9 @@ from medvae.importing import listing
 from medvae.importing.bids import find_bids
 from medvae.importing.brats import find_brats
 from medvae.importing.folder import find_folder
-from medvae.importing.found import make_manifest
 from medvae.importing.ixi import find_ixi
 from medvae.importing.split import Fractions
+from medvae.importing.to_manifest import make_manifest
 from medvae.manifest import read_manifest
 
 

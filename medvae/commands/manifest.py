@@ -251,8 +251,8 @@ def _finish(
     found: Found, out: Path, train: float = 0.7, validation: float = 0.15, seed: int = 0, checksums: bool = False
 ) -> None:
     """Split, write and say what was found."""
-    from medvae.importing.found import make_manifest
     from medvae.importing.split import Fractions
+    from medvae.importing.to_manifest import make_manifest
     from medvae.manifest import write_manifest
 
     manifest = make_manifest(found, out, fractions=Fractions(train, validation), seed=seed, checksums=checksums)

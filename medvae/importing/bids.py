@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medvae.errors import MedvaeError
-from medvae.importing.found import Found, Scan, Skipped
+from medvae.importing.found import Found, Skipped
 from medvae.importing.listing import is_nifti, list_files, nothing_found, stem
 from medvae.importing.people import Row, age_of, people_by_name, read_table, sex_of, site_of
+from medvae.importing.scan import FoundScan
 
 _SAME_SCAN = ("sub", "ses", "acq", "ce", "rec", "run")
 _NATIVE = ("orig", "individual", "scanner")
@@ -104,7 +105,7 @@ def find_bids(
         row = people.get(subject, {})
         free = (healthy or subject in chosen) and subject not in with_lesion
         scans.append(
-            Scan(
+            FoundScan(
                 id="_".join(f"{name}-{value}" for name, value in image.entities.items() if name in _SAME_SCAN),
                 images=(image.path,),
                 healthy=free,

@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medvae.errors import MedvaeError
-from medvae.importing.found import Found, Scan, Skipped
+from medvae.importing.found import Found, Skipped
 from medvae.importing.listing import is_nifti, list_files, nothing_found, stem
+from medvae.importing.scan import FoundScan
 
 MODALITIES = {
     "FLAIR": ("flair", "t2f"), "T1": ("t1", "t1n"), "T1ce": ("t1ce", "t1c", "t1gd"), "T2": ("t2", "t2w"),
@@ -89,7 +90,7 @@ def find_brats(source: Path, modalities: Sequence[str] = ("FLAIR",), year: int |
             missing = [m for m, image in zip(wanted, images, strict=True) if image is None]
             skipped.append(Skipped(name, f"has no {' and no '.join(missing)}"))
         else:
-            scans.append(Scan(name, tuple(images), label=case.files.get("seg"), subject=case.patient))
+            scans.append(FoundScan(name, tuple(images), label=case.files.get("seg"), subject=case.patient))
     if not scans:
         looked = "files named like BraTS2021_00000_flair.nii.gz or BraTS-GLI-00000-000-t2f.nii.gz"
         raise nothing_found(source, files, f"BraTS cases with {', '.join(wanted)}", looked)

@@ -17,9 +17,10 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 
 from medvae.errors import MedvaeError
-from medvae.importing.found import Found, Scan, Skipped, tidy
+from medvae.importing.found import Found, Skipped
 from medvae.importing.labels import channels_of, choose_channels, read_dataset, regions_of
 from medvae.importing.listing import list_files, nothing_found, stem
+from medvae.importing.scan import FoundScan, tidy
 from medvae.progress import Progress
 from medvae.volume import Geometry, Volume, write_volume
 
@@ -90,7 +91,7 @@ def find_decathlon(
                     continue
                 for volume, path in zip(volumes, paths, strict=True):
                     write_volume(path, volume.array, volume)
-            scans.append(Scan(stem(image), tuple(paths), label=label))
+            scans.append(FoundScan(stem(image), tuple(paths), label=label))
             progress.update(done, case=stem(image))
     if not scans:
         raise MedvaeError(f"{source}: no image could be unpacked. {skipped[-1].what}: {skipped[-1].why}.")

@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from medvae.errors import MedvaeError
-from medvae.importing.found import Found, Scan, Skipped
+from medvae.importing.found import Found, Skipped
 from medvae.importing.listing import is_nifti, list_files, nothing_found, stem
 from medvae.importing.people import Row, age_of, people_by_name, read_table, sex_of, site_of
+from medvae.importing.scan import FoundScan
 
 _TOKEN = re.compile(r"\{(id|subject|session)\}|(\*\*/)|(\*)|(\?)|([^{}*?]+)|(.)")
 
@@ -80,7 +81,7 @@ def find_folder(
         else:
             row = people.get(subject.removeprefix("sub-")) or people.get(name) or {}
             scans.append(
-                Scan(
+                FoundScan(
                     name, tuple(table[key] for table in found), healthy, labels.get(key), masks.get(key), subject,
                     site_of(row), age_of(row), sex_of(row),
                 )

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 from medvae.errors import MedvaeError
-from medvae.importing.found import Found, Scan, Skipped
+from medvae.importing.found import Found, Skipped
 from medvae.importing.listing import is_nifti, list_files, nothing_found, stem
 from medvae.importing.people import Row, age_of, read_table, sex_of
+from medvae.importing.scan import FoundScan
 
 SITES = {"HH": "Hammersmith Hospital", "Guys": "Guy's Hospital", "IOP": "Institute of Psychiatry"}
 MODALITIES = ("T1", "T2", "PD")
@@ -62,7 +63,7 @@ def find_ixi(source: Path, modalities: Sequence[str] = ("T1",)) -> Found:
         person = f"IXI{match['number']}"
         row = people.get(int(match["number"]), {})
         scans.append(
-            Scan(
+            FoundScan(
                 id=person if count[match["number"]] == 1 else session,
                 images=tuple(roles[name] for name in wanted),
                 healthy=True,

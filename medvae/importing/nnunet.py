@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from medvae.errors import MedvaeError
-from medvae.importing.found import Found, Scan, Skipped
+from medvae.importing.found import Found, Skipped
 from medvae.importing.labels import channels_of, choose_channels, read_dataset, regions_of
 from medvae.importing.listing import ENDINGS, list_files, nothing_found
+from medvae.importing.scan import FoundScan
 
 
 def find_nnunet(source: Path, modalities: Sequence[str] = (), lesion: Sequence[str] = ()) -> Found:
@@ -47,7 +48,7 @@ def find_nnunet(source: Path, modalities: Sequence[str] = (), lesion: Sequence[s
                 Skipped(name, f"has no {', '.join(channels[i] for i in missing)} (_{missing[0]:04d}{ending})")
             )
             continue
-        scans.append(Scan(name, tuple(wanted), label=label if _usable(label) else None))
+        scans.append(FoundScan(name, tuple(wanted), label=label if _usable(label) else None))
     if not scans:
         plain = [p for p in files if p.parent.name == "imagesTr"]
         advice = f"For {plain[0].name} without _0000, try: medvae manifest decathlon" if plain and not cases else ""
