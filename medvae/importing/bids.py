@@ -12,9 +12,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from medvae.errors import MedvaeError
 from medvae.importing.found import Found, Skipped
+from medvae.importing.importer import HEALTHY, Importer, Request
 from medvae.importing.listing import is_nifti, list_files, nothing_found, stem
 from medvae.importing.people import Row, age_of, people_by_name, read_table, sex_of, site_of
 from medvae.importing.scan import FoundScan
@@ -202,3 +204,36 @@ def _controls(people: dict[str, Row], controls: Sequence[str], source: Path) -> 
             raise MedvaeError(f"{source / 'participants.tsv'}: nobody has {condition}; {found}.")
         chosen |= fitting
     return chosen
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of ``medvae manifest bids``."""
+
+    modality: Annotated[str, "Suffix of the scans: T1w, T2w, FLAIR."] = "T1w"
+    space: Annotated[str | None, "space- of the scans, if there are several."] = None
+    desc: Annotated[str | None, "desc- of the scans, if there are several."] = None
+    lesion_word: Annotated[str, "What the names of lesion masks have in them."] = "lesion"
+    healthy: Annotated[bool, HEALTHY] = False
+    controls: Annotated[tuple[str, ...], "COLUMN=VALUE of participants.tsv: these are healthy; may be repeated."] = ()
+
+
+def _find(request: Request, options: Options) -> Found:
+    return find_bids(
+        request.source, options.modality, space=options.space, desc=options.desc, lesion_word=options.lesion_word,
+        healthy=options.healthy, controls=options.controls,
+    )  # fmt: skip
+
+
+BIDS = Importer(
+    name="bids",
+    help="""
+    BIDS data sets: sub-*/anat/*_T1w.nii.gz, also with sessions; masks beside the scans or in derivatives.
+
+    A scan without a lesion mask is unlabelled, unless --controls or --healthy says that the person is healthy.
+    """,
+    example="medvae manifest bids data/ds001 --out data/ds001.json --controls group=control",
+    options=Options,
+    find=_find,
+    has_healthy=True,
+)

@@ -19,9 +19,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from medvae.errors import MedvaeError
 from medvae.importing.found import Found, Skipped
+from medvae.importing.importer import Importer, Request
 from medvae.importing.listing import is_nifti, list_files, nothing_found, stem
 from medvae.importing.scan import FoundScan
 
@@ -152,3 +154,31 @@ def _convention(cases: Iterable[_Case], year: int | None, source: Path) -> tuple
         )
     told = f"--year {year}" if year else "told from the names; --year 2024 allows for resection cavities in GLI"
     return FROM_2023, f"Labels as in BraTS 2023 ({told}): 1 necrosis, 2 oedema, 3 enhancing."
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of ``medvae manifest brats``."""
+
+    modality: Annotated[tuple[str, ...], "flair, t1, t1ce or t2; may be repeated."] = ("flair",)
+    year: Annotated[int | None, "Year of the challenge, where names do not tell it."] = None
+
+
+def _find(request: Request, options: Options) -> Found:
+    return find_brats(request.source, options.modality, options.year)
+
+
+BRATS = Importer(
+    name="brats",
+    help="""
+    BraTS 2017 to 2021 and from 2023 on: patients with brain tumours, all for testing.
+
+    What the label values mean is told from the names (1, 2, 4 until 2021; 1, 2, 3 from 2023, with 4 the resection
+    cavity after treatment) and written into the manifest. Pediatric cases need --year. Cases without a label are
+    unlabelled. Examinations of one patient share the subject.
+    """,
+    example="medvae manifest brats data/BraTS2021_Training --out data/brats.json --modality flair",
+    options=Options,
+    find=_find,
+    has_healthy=False,
+)

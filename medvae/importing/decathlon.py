@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-import nibabel as nib
-import numpy as np
-from nibabel.filebasedimages import ImageFileError
+from typing import TYPE_CHECKING, Annotated
 
 from medvae.errors import MedvaeError
 from medvae.importing.found import Found, Skipped
-from medvae.importing.labels import channels_of, choose_channels, read_dataset, regions_of
+from medvae.importing.importer import Importer, Request
+from medvae.importing.labels import LESION, channels_of, choose_channels, read_dataset, regions_of
 from medvae.importing.listing import list_files, nothing_found, stem
 from medvae.importing.scan import FoundScan, tidy
-from medvae.progress import Progress
-from medvae.volume import Geometry, Volume, write_volume
+
+if TYPE_CHECKING:
+    from medvae.volume import Volume
 
 
 def find_decathlon(
@@ -52,6 +52,9 @@ def find_decathlon(
     MedvaeError
         If images are 4D and ``unpack`` is None, and for whatever dataset.json lacks.
     """
+    from medvae.progress import Progress
+    from medvae.volume import write_volume
+
     files, skipped = list_files(source)
     path, content = read_dataset(source)
     channels = channels_of(content, path)
@@ -113,6 +116,9 @@ def _pairs(content: dict, source: Path, path: Path) -> list[tuple[Path, Path | N
 
 def _is_4d(image: Path, channels: int) -> bool:
     """Whether the file holds one volume per modality, from its header."""
+    import nibabel as nib
+    from nibabel.filebasedimages import ImageFileError
+
     try:
         shape = nib.load(image).shape
     except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
@@ -126,6 +132,11 @@ def _is_4d(image: Path, channels: int) -> bool:
 
 def _read_volumes(image: Path, chosen: Sequence[int]) -> list[Volume]:
     """The chosen volumes of a 4D file, with its placement and, but for scaled or 64-bit values, its data type."""
+    import nibabel as nib
+    import numpy as np
+
+    from medvae.volume import Geometry, Volume
+
     packed = nib.load(image)
     grid = Geometry(packed.affine, packed.shape[:3])
     try:
@@ -134,3 +145,35 @@ def _read_volumes(image: Path, chosen: Sequence[int]) -> list[Volume]:
         raise MedvaeError(f"is cut off or damaged ({error}): download it again") from None
     arrays = [array.astype(np.float32) if array.dtype.itemsize > 4 else array for array in arrays]
     return [Volume(array, grid, packed.header, image) for array in arrays]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of ``medvae manifest decathlon``."""
+
+    modality: Annotated[tuple[str, ...], "Modality, by name; may be repeated. All by default."] = ()
+    lesion: Annotated[tuple[str, ...], LESION] = ()
+    unpack: Annotated[bool, "Write the volumes of 4D files as 3D files beside the manifest."] = False
+
+
+def _find(request: Request, options: Options) -> Found:
+    folder = request.out.with_name(f"{request.out.stem}_images") if options.unpack else None
+    return find_decathlon(
+        request.source, options.modality, options.lesion, unpack=folder, again=request.force, quiet=request.quiet
+    )
+
+
+DECATHLON = Importer(
+    name="decathlon",
+    help="""
+    Medical Segmentation Decathlon: a dataset.json that lists images and labels; all for testing.
+
+    Its images hold all modalities in one 4D file, medvae reads one volume per file: --unpack writes those chosen into
+    a folder named after the manifest (tumour_images/). What is there already is kept; --force writes it again.
+    """,
+    example="medvae manifest decathlon Task01_BrainTumour --out tumour.json --modality FLAIR --unpack",
+    options=Options,
+    find=_find,
+    has_healthy=False,
+    when_stopped="Stopped, no manifest was written. The same command goes on with what is not unpacked.",
+)

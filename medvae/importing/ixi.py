@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from medvae.errors import MedvaeError
 from medvae.importing.found import Found, Skipped
+from medvae.importing.importer import Importer, Request
 from medvae.importing.listing import is_nifti, list_files, nothing_found, stem
 from medvae.importing.people import Row, age_of, read_table, sex_of
 from medvae.importing.scan import FoundScan
@@ -133,3 +135,29 @@ def _people(files: Sequence[Path]) -> tuple[dict[int, Row], list[str]]:
 def _sex(row: Row) -> Literal["F", "M", "O"] | None:
     coded = row.get("sex_id (1=m, 2=f)", "").removesuffix(".0")
     return {"1": "M", "2": "F"}.get(coded) or sex_of(row)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of ``medvae manifest ixi``."""
+
+    modality: Annotated[tuple[str, ...], "T1, T2 or PD; may be repeated."] = ("T1",)
+
+
+def _find(request: Request, options: Options) -> Found:
+    return find_ixi(request.source, options.modality)
+
+
+IXI = Importer(
+    name="ixi",
+    help="""
+    IXI: healthy adults from three hospitals.
+
+    Takes IXI-T1/IXI012-HH-1211-T1.nii.gz and the like, and t1/IXI012-HH-1211_T1.nii.gz with anatomy/. Brain masks are
+    files that end in mask or anatomy. Age and sex come from participants.tsv, IXI.csv or IXI.xls.
+    """,
+    example="medvae manifest ixi data/IXI --out data/ixi.json --modality T1",
+    options=Options,
+    find=_find,
+    has_healthy=True,
+)
