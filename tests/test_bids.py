@@ -13,7 +13,7 @@ from test_viewers import AFFINES, predict_by_hand, scan_file
 from medvae.errors import MedvaeError
 from medvae.files import write_json
 from medvae.prediction import MAP_SUFFIX, Scan, predict
-from medvae.reporting.bids import bids_name, write_bids
+from medvae.reporting.bids_export import bids_name, write_bids
 
 VALIDATOR = shutil.which("bids-validator-deno", path=Path(sys.executable).parent) or shutil.which("bids-validator-deno")
 
