@@ -30,25 +30,27 @@ _STOPS = [(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164
 
 def map_colour(value: float) -> tuple[int, int, int]:
     """Red, green and blue (0–255) of a value of the anomaly map."""
-    channels = [np.interp(value, np.linspace(0, 1, len(_STOPS)), [stop[c] for stop in _STOPS]) for c in range(3)]
-    return tuple(round(float(channel)) for channel in channels)
+    places = np.linspace(0, 1, len(_STOPS))
+    red, green, blue = (round(float(np.interp(value, places, channel))) for channel in zip(*_STOPS, strict=True))
+    return red, green, blue
 
 
 def rgb(colour: str) -> tuple[int, int, int]:
     """Red, green and blue (0–255) of "#rrggbb"."""
-    return tuple(int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
 def page_colours() -> dict[str, str | tuple[int, int, int]]:
     """For the style sheet and the viewer of a page: the ramp of the map, mask, truth, and both."""
     mask, truth = rgb(MASK_COLOUR), rgb(TRUTH_COLOUR)
+    red, green, blue = ((one + other) // 2 for one, other in zip(mask, truth, strict=True))
     return {
         "map": MAP_COLOURS,
         "ramp": ", ".join(f"rgb{stop}" for stop in _STOPS),
         "spread": SPREAD_COLOURS,
         "mask": mask,
         "truth": truth,
-        "both": tuple((one + other) // 2 for one, other in zip(mask, truth, strict=True)),
+        "both": (red, green, blue),
     }
 
 

@@ -14,7 +14,7 @@ EXAMPLE = "medvae manifest inserted cohort.json --out data/inserted --family tum
 
 def inserted(
     source: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Skull-stripped T1 scans of healthy people.")],
-    out: Annotated[Path, typer.Option(help="Folder to write to: one folder for each family.")] = ...,
+    out: Annotated[Path, typer.Option(help="Folder to write to: one folder for each family.")],
     family: Annotated[
         list[str], typer.Option(help="ms, tumour, bright, texture, mass_effect or stroke; may be repeated.")
     ] = ["tumour", "bright", "texture", "mass_effect", "stroke"],  # noqa: B006

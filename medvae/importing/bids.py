@@ -135,7 +135,9 @@ def _take_apart(path: Path) -> _File | None:
     return _File(path, entities, suffix) if entities.get("sub") else None
 
 
-def _one_version(images: list[_File], entity: str, wanted: str | None, source: Path, skipped: list[Skipped]) -> list:
+def _one_version(
+    images: list[_File], entity: str, wanted: str | None, source: Path, skipped: list[Skipped]
+) -> list[_File]:
     """Images of one ``space`` (or ``desc``): the one asked for, or the plain one, or the only one."""
     versions = sorted({image.entities.get(entity) or "" for image in images})
     choice = wanted or ("" if "" in versions else versions[0] if len(versions) == 1 else None)
@@ -153,7 +155,7 @@ def _assign(
 ) -> dict[Path, Path]:
     """Mask of each image: of the same scan and space; or of the same session, if it has one image only."""
     by_scan = {(image.scan(), image.space(suffix)): image for image in images}
-    by_session: dict[tuple, list[_File]] = defaultdict(list)
+    by_session: dict[tuple[tuple[str | None, ...], str | None], list[_File]] = defaultdict(list)
     for image in images:
         by_session[(image.scan(("sub", "ses")), image.space(suffix))].append(image)
     result: dict[Path, Path] = {}

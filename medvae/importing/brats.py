@@ -87,9 +87,10 @@ def find_brats(source: Path, modalities: Sequence[str] = ("FLAIR",), year: int |
             skipped.append(Skipped(str(path.relative_to(source)), "is not named as a BraTS scan"))
     scans = []
     for name, case in sorted(cases.items()):
-        images = [next((case.files[word] for word in MODALITIES[m] if word in case.files), None) for m in wanted]
-        if None in images:
-            missing = [m for m, image in zip(wanted, images, strict=True) if image is None]
+        words = {m: next((word for word in MODALITIES[m] if word in case.files), "") for m in wanted}
+        missing = [m for m, word in words.items() if not word]
+        images = [case.files[word] for word in words.values() if word]
+        if missing:
             skipped.append(Skipped(name, f"has no {' and no '.join(missing)}"))
         else:
             scans.append(FoundScan(name, tuple(images), label=case.files.get("seg"), subject=case.patient))
@@ -116,16 +117,17 @@ def _patient(case: str) -> str:
 def _convention(cases: Iterable[_Case], year: int | None, source: Path) -> tuple[dict[str, list[int]], str]:
     """Region name to label values, and the sentence that says why."""
     cases = list(cases)
-    tasks = {case.task for case in cases}
+    tasks = {case.task for case in cases if case.task is not None}
+    old = any(case.task is None for case in cases)
     last = max(case.time for case in cases)
     if year == 2022 or (year is not None and not 2017 <= year <= 2030):
         raise MedvaeError(f"--year {year}: BraTS 2017 to 2021 and 2023 onwards are known.")
-    if None in tasks and len(tasks) > 1:
+    if old and tasks:
         raise MedvaeError(
             f"{source}: holds cases of BraTS up to 2021 and from 2023 on, whose label values differ. Import each "
             f"folder into a manifest of its own."
         )
-    if None in tasks:
+    if old:
         if year is not None and year > 2021:
             raise MedvaeError(f"{source}: --year {year}, but the names (…_flair, …_seg) are those of 2017 to 2021.")
         return UP_TO_2021, "Labels as in BraTS 2017 to 2021: 1 necrosis, 2 oedema, 4 enhancing."

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from medvae.errors import MedvaeError
 from medvae.importing.found import Found, Skipped
@@ -104,7 +104,7 @@ def find_decathlon(
     return Found(name, tuple(channels[i] for i in chosen), scans, regions, licence, skipped, notes)
 
 
-def _pairs(content: dict, source: Path, path: Path) -> list[tuple[Path, Path | None]]:
+def _pairs(content: dict[str, Any], source: Path, path: Path) -> list[tuple[Path, Path | None]]:
     """Image and label of the training list, image alone of the test list."""
     try:
         training = [(source / case["image"], source / case["label"]) for case in content.get("training", [])]
@@ -120,7 +120,7 @@ def _is_4d(image: Path, channels: int) -> bool:
     from nibabel.filebasedimages import ImageFileError
 
     try:
-        shape = nib.load(image).shape
+        shape = cast("nib.Nifti1Image", nib.load(image)).shape
     except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
         raise MedvaeError(f"cannot be read as NIfTI ({' '.join(str(error).split())})") from None
     if channels == 1 and all(n == 1 for n in shape[3:]):
@@ -137,7 +137,7 @@ def _read_volumes(image: Path, chosen: Sequence[int]) -> list[Volume]:
 
     from medvae.volume import Geometry, Volume
 
-    packed = nib.load(image)
+    packed = cast("nib.Nifti1Image", nib.load(image))
     grid = Geometry(packed.affine, packed.shape[:3])
     try:
         arrays = [np.asarray(packed.dataobj[..., index]) for index in chosen]

@@ -43,14 +43,13 @@ def find_nnunet(source: Path, modalities: Sequence[str] = (), lesion: Sequence[s
     )
     scans = []
     for name, (images, label) in sorted(cases.items()):
-        wanted = [images[index] if index < len(images) else None for index in chosen]
-        missing = [i for i, image in zip(chosen, wanted, strict=True) if image is None or not _usable(image)]
+        missing = [index for index in chosen if index >= len(images) or not _usable(images[index])]
         if missing:
             skipped.append(
                 Skipped(name, f"has no {', '.join(channels[i] for i in missing)} (_{missing[0]:04d}{ending})")
             )
             continue
-        scans.append(FoundScan(name, tuple(wanted), label=label if _usable(label) else None))
+        scans.append(FoundScan(name, tuple(images[index] for index in chosen), label=label if _usable(label) else None))
     if not scans:
         plain = [p for p in files if p.parent.name == "imagesTr"]
         advice = f"For {plain[0].name} without _0000, try: medvae manifest decathlon" if plain and not cases else ""

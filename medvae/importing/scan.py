@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 Kind = Literal["healthy", "lesion", "unlabelled"]
+Sex = Literal["F", "M", "O"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class FoundScan:
     site: str | None = None
     age: float | None = None
     """In years."""
-    sex: Literal["F", "M", "O"] | None = None
+    sex: Sex | None = None
 
     @property
     def kind(self) -> Kind:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from medvae.drawing import grey_window
+from medvae.errors import MedvaeError
 from medvae.reporting.cases import PredictedCase
 from medvae.volume import Volume, read_volume, write_volume
 
@@ -69,8 +70,10 @@ def open_case(case: PredictedCase) -> OpenedCase:
     Raises
     ------
     MedvaeError
-        If a file cannot be read or written.
+        If the scan is not known, or a file cannot be read or written.
     """
+    if case.scan is None:
+        raise MedvaeError(f'{case.folder}: nobody knows where the scan of "{case.id}" lies. Name it in ``scans``.')
     volume = read_volume(case.scan)
     anomaly, mask = read_volume(case.map).array, read_volume(case.mask).array > 0
     scan = case.scan

@@ -128,14 +128,15 @@ def _relative(target: Path, workspace: Path) -> PurePosixPath:
 def _layer(layer: Layer, path: str, shape: tuple[int, int, int] | None) -> Registry:
     colour_map = {"Preset": "Grayscale"} if layer.colours is None else _colour_map(layer.colours)
     shown: dict[str, str | Registry] = {"CustomNickName": layer.name}
+    curve = _curve(layer.window, layer.file_range) if layer.window else {}
+    mapping: Registry = {"ColorMap": colour_map, **curve}
     if layer.role == "OverlayRole":
         shown = {"Alpha": "1", "Sticky": "1"} | shown  # without it the overlay is a tile beside the scan
     if layer.role != "SegmentationRole":
-        curve = _curve(layer.window, layer.file_range) if layer.window else {}
-        shown["DisplayMapping"] = {"ColorMap": colour_map, **curve}
-    content = {"AbsolutePath": path, "Role": layer.role, "LayerMetaData": shown}
+        shown["DisplayMapping"] = mapping
+    content: dict[str, str | Registry] = {"AbsolutePath": path, "Role": layer.role, "LayerMetaData": shown}
     if shape is not None:
-        content["ProjectMetaData"] = _project(shape, shown["DisplayMapping"])
+        content["ProjectMetaData"] = _project(shape, mapping)
     return content
 
 
