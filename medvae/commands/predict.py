@@ -70,7 +70,7 @@ def predict(
 
         draw_predictions(predictions, cohort, detector, out)
     if bids and predictions:
-        from medvae.reporting.bids import write_bids
+        from medvae.reporting.bids_export import write_bids
 
         write_bids(out, bids)
     for item in predictions:
@@ -83,7 +83,7 @@ def predict(
         handed, problems = write_viewer_files(out, ids=list(where), manifest=cohort, scans=where)
         for problem in problems.values():
             typer.echo(f"note: {problem}", err=True)
-        for command in list(handed[0].commands.values())[:3] if handed else ():
+        for command in handed[0].first_choice if handed else ():
             typer.echo(f"look: {command}")
     if failures:
         raise MedvaeError("\n".join([*failures.values(), f"{len(failures)} of {len(chosen)} scans failed."]))

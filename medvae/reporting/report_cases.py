@@ -14,11 +14,11 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from medvae.drawing import grey_window, page_colours
 from medvae.errors import MedvaeError
 from medvae.evaluation.case import MASK
 from medvae.files import write_text
 from medvae.reporting.cases import PredictedCase
-from medvae.reporting.colours import grey_window, page_colours
 from medvae.reporting.report_curves import VoxelsAbove
 from medvae.reporting.report_pictures import data_uri, strip
 from medvae.reporting.report_volumes import STEPS, Layers, encoded, largest_findings, read_layers, voxels_above

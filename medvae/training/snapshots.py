@@ -10,9 +10,8 @@ import torch
 from matplotlib.figure import Figure
 
 from medvae.config import ObjectiveConfig
+from medvae.drawing import MAP_COLOURS, save_figure
 from medvae.networks.interface import Network
-from medvae.reporting.colours import MAP_COLOURS
-from medvae.reporting.figures import save_figure
 from medvae.sampling.tiles import Tiles
 from medvae.training.corruptions import with_lesions
 
