@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from medvae.config import Config
+from medvae.config.methods import NETWORKS
 from medvae.detection.detector import Detector
 from medvae.errors import MedvaeError
 from medvae.manifest import Manifest
@@ -26,7 +27,7 @@ def with_prior(config: Config, manifest: Manifest) -> tuple[Config, Network]:
         raise MedvaeError(f"network.prior.run: {error} A prior is the run of one network.") from None
     prior = detector.config
     where = f"network.prior.run: {options.run}"
-    if prior.network is None or prior.network.kind == "segmenter":
+    if prior.network is None or NETWORKS[prior.network.kind].segments:
         raise MedvaeError(f"{where}: has no network that reconstructs scans. Give the run of a VAE, or dae.")
     for name, value in _like(prior).items():
         if value != _like(config)[name]:
@@ -36,7 +37,7 @@ def with_prior(config: Config, manifest: Manifest) -> tuple[Config, Network]:
             )
     if prior.network.shading == "removed" and not config.network.atlas:
         raise MedvaeError(f"{where}: was trained on scans without shading. Add network.atlas, which takes it out here.")
-    if "kl_gradient" in options.shows and (prior.network.kind == "unet" or prior.objective.kind == "dae"):
+    if "kl_gradient" in options.shows and not prior.trains_posterior:
         raise MedvaeError(f"{where}: has no KL divergence. Remove kl_gradient from network.prior.shows.")
     healthy = manifest.of_split("validation", healthy=True)
     refuse_learned([options.run], {case.id: manifest.images(case) for case in healthy}, manifest.path)
