@@ -25,8 +25,8 @@ from medvae.networks.build import build_network
 from medvae.normative.inputs import NetworkInputs
 from medvae.preparation.prepare import prepare_training
 from medvae.sampling.lesion_scans import LesionScans, MixedPatches
-from medvae.training.losses import training_loss
 from medvae.training.memory import keep_freed_memory
+from medvae.training.objectives.base import objective_of
 
 ROOT = Path(__file__).parent.parent
 SCANS = 6
@@ -44,13 +44,13 @@ def seconds_per_step(manifest: Path, cache: Path, steps: int) -> tuple[float, fl
     first, last = mixed.scans_of(0, mixed.steps + steps)
     loader = (scans[number // SCANS, number % SCANS] for number in range(first, last))
     network = build_network(config, modalities)
-    optimiser = torch.optim.Adam(network.parameters())
+    optimiser, objective = torch.optim.Adam(network.parameters()), objective_of(config.objective)
     total = learning = 0.0
     begun = time.perf_counter()
     for step, (x, mask) in enumerate(mixed.batches(loader, 0, mixed.steps + steps)):
         made = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16):
-            loss = training_loss(config.objective, network, x, mask, (0, step), step).total
+            loss = objective.training_terms(network, x, mask, (0, step), step).total
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()

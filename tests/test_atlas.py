@@ -246,7 +246,7 @@ def test_network_sees_the_z_score_of_the_texture_of_scan_and_mirrored(modalities
 
 
 def test_deviation_is_the_z_value_against_the_bent_mean_and_needs_no_network(cohort, volumes, tmp_path):
-    score = {"kind": "deviation", "polarity": "dark", "one_sided": True}
+    score = {"kind": "z_score", "polarity": "dark", "one_sided": True}
     made = fit(Config.model_validate({"name": "a", "network": None, "score": score}), cohort, tmp_path, quiet=True)
     volume = volumes[0]
     fitted = made.atlas.fit(volume.image, volume.mask)
@@ -255,7 +255,7 @@ def test_deviation_is_the_z_value_against_the_bent_mean_and_needs_no_network(coh
     expected = np.where(volume.mask, np.maximum((mean - scan) / np.maximum(sd, SMALLEST_SD), 0), 0)
     np.testing.assert_allclose(made.score(volume), expected, atol=1e-5)
     assert np.array_equal(Detector.load(tmp_path).score(volume), made.score(volume))
-    with pytest.raises(ValidationError, match="is a z value already"):
+    with pytest.raises(ValidationError, match="is a z score already"):
         Config.model_validate({"name": "a", "network": None, "score": score | {"normative": True}})
     (tmp_path / "detector" / "atlas.safetensors").unlink()
     with pytest.raises(MedvaeError, match=r"atlas\.safetensors: is missing"):
@@ -266,9 +266,7 @@ def test_an_ensemble_keeps_an_atlas_that_its_members_share_once(volumes, deforma
     atlas = deformable
     copies, members = {"dark": atlas, "bright": replace(atlas)}, {}
     for name in ("dark", "bright"):
-        config = Config.model_validate(
-            {"name": name, "network": None, "score": {"kind": "deviation", "polarity": name}}
-        )
+        config = Config.model_validate({"name": name, "network": None, "score": {"kind": "z_score", "polarity": name}})
         members[name] = Detector.calibrate(config, None, volumes, volumes, atlas=copies[name])
     made = Ensemble.calibrate("both", members, volumes)
     saved = made.save(tmp_path / "both")

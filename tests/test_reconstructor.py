@@ -16,8 +16,8 @@ from medvae.networks.build import build
 from medvae.networks.densities import kl_divergence
 from medvae.networks.segmenter import TYPICAL_RATIO, Segmenter
 from medvae.preparation.prepare import prepare_healthy
-from medvae.training import losses
 from medvae.training.loop import train
+from medvae.training.objectives import discrepancy
 
 SAMPLING = {"kind": "patch", "patch_size": [48, 48, 48], "patch_overlap": 0, "batch_size": 1, "workers": 0}
 KEPT = {"gamma": [1, 1], "brightness": [1, 1], "noise_variance": [0, 0]}
@@ -96,9 +96,9 @@ def test_training_goes_on_where_it_was_stopped(run, cohort, tmp_path):
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    real = losses.training_loss
+    real = discrepancy.discrepancy_loss
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses, "training_loss", stop)
+        patch.setattr(discrepancy, "discrepancy_loss", stop)
         with pytest.raises(KeyboardInterrupt):
             fit(config, cohort, tmp_path / "stopped", quiet=True)
     resumed = fit(config, cohort, tmp_path / "stopped", resume=True, quiet=True)

@@ -5,7 +5,7 @@ written beside every output.
 """
 
 from medvae.config.learning import LesionConfig, NetworkConfig, ObjectiveConfig, TrainingConfig
-from medvae.config.maps import NETWORK_SCORES, CalibrationConfig, PostprocessingConfig, ScoreConfig, ScorePart
+from medvae.config.maps import CalibrationConfig, PostprocessingConfig, ScoreConfig, ScorePart
 from medvae.config.run import Config, dump_config, read_config
 from medvae.config.scans import (
     PLANE_AXIS,
@@ -17,7 +17,6 @@ from medvae.config.scans import (
 )
 
 __all__ = [
-    "NETWORK_SCORES",
     "PLANE_AXIS",
     "AugmentationConfig",
     "BrainMethod",

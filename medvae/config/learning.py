@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from medvae.config.methods import OBJECTIVES, NetworkName, ObjectiveName
 from medvae.config.scans import AugmentationConfig
 from medvae.schema import Strict
 
@@ -63,10 +64,8 @@ class NetworkConfig(Strict):
 
     RENAMED: ClassVar[dict[str, str]] = {"roughness": "texture", "shading": "bias_field", "prior": "reconstructor"}
 
-    kind: Literal["vae", "autoencoder_kl", "unet", "segmenter"] = "vae"
-    """"vae": stride-2 convolutions. "autoencoder_kl": MONAI's residual VAE (Rombach et al. 2022, arXiv 2112.10752).
-    "unet": MONAI's U-Net, without a latent, to restore the scan from coarse noise (Kascenas et al. 2022). "segmenter":
-    the same U-Net with a logit for each voxel, to find what was inserted into healthy scans."""
+    kind: NetworkName = "vae"
+    """A network of `medvae.config.methods.NETWORKS`."""
     widths: tuple[int, ...] = Field((16, 32, 64, 128), min_length=1)
     """Channels after each stride-2 convolution; their number is the depth. "autoencoder_kl": channels of each level,
     of which the first is the full resolution."""
@@ -141,10 +140,8 @@ class NetworkConfig(Strict):
 class ObjectiveConfig(Strict):
     """What the network is trained to minimise."""
 
-    kind: Literal["vae", "cevae", "dae", "discrepancy"] = "cevae"
-    """"vae": the negative ELBO. "cevae": mixed with context encoding (Zimmerer et al. 2018, arXiv 1812.05941). "dae":
-    restore the scan from coarse noise (Kascenas et al. 2022). "discrepancy": segment lesions that were inserted into
-    healthy scans (foreign patches, Tan et al. 2020, arXiv 2011.04197)."""
+    kind: ObjectiveName = "cevae"
+    """An objective of `medvae.config.methods.OBJECTIVES`."""
     likelihood: Literal["laplace", "gaussian"] = "laplace"
     """Distribution of a voxel around its reconstruction: absolute or squared error."""
     likelihood_scale: float = Field(0.05, gt=0)
@@ -189,7 +186,7 @@ class ObjectiveConfig(Strict):
     @model_validator(mode="after")
     def _geco(self) -> ObjectiveConfig:
         if self.geco_target is not None:
-            if self.kind == "dae" or self.beta == 0:
+            if not OBJECTIVES[self.kind].needs_posterior or self.beta == 0:
                 raise ValueError("geco_target adapts β, which this objective does not use: remove it.")
             if self.kl_warmup_steps:
                 raise ValueError("geco_target and kl_warmup_steps both change β: keep one of the two.")

@@ -24,6 +24,7 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 
 from medvae.config import Config
+from medvae.config.methods import SCORES
 from medvae.detection.base import CALIBRATION, Calibrated, read_calibrated
 from medvae.errors import MedvaeError
 from medvae.files import write_bytes
@@ -90,13 +91,13 @@ class Detector(Calibrated):
             network = _placed(deepcopy(network).half().float() if compact else network)
             inputs = NetworkInputs.fit(config.network, channels, training, atlas=atlas)
             atlas, bias_field = inputs.atlas, inputs.bias_field
-        if config.score.kind == "deviation":
+        if SCORES[config.score.kind].needs_atlas:
             atlas = atlas or fit_atlas(training, deformable=True)
         detector = cls(
             config=config, network=network, channels=channels, calibrated_on=counts, scale=scale, atlas=atlas,
             bias_field=bias_field,
         )  # fmt: skip
-        if config.score.kind in ("product", "sum"):
+        if SCORES[config.score.kind].combines:
             detector = replace(detector, part_scales=detector._healthy_means(training))
         if config.score.normative:
             scores = [detector._signed_score(volume) for volume in training]
@@ -169,7 +170,7 @@ class Detector(Calibrated):
             raise MedvaeError(f"{weights}: is missing; the detector's folder is incomplete. Copy all of its files.")
         if (folder / ATLAS).is_file():
             atlas = Atlas.load(folder / ATLAS)
-        needed = config.score.kind == "deviation" or (config.network is not None and config.network.atlas)
+        needed = SCORES[config.score.kind].needs_atlas or (config.network is not None and config.network.atlas)
         if needed and atlas is None:
             raise MedvaeError(f"{folder / ATLAS}: is missing; the detector's folder is incomplete. Copy all its files.")
         network = bias_field = None

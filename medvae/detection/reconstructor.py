@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from medvae.config import Config
+from medvae.config.methods import NETWORKS
 from medvae.detection.detector import Detector
 from medvae.errors import MedvaeError
 from medvae.manifest import Manifest
@@ -26,7 +27,7 @@ def with_reconstructor(config: Config, manifest: Manifest) -> tuple[Config, Netw
         raise MedvaeError(f"network.reconstructor.run: {error} A reconstructor is the run of one network.") from None
     first = detector.config
     where = f"network.reconstructor.run: {options.run}"
-    if first.network is None or first.network.kind == "segmenter":
+    if first.network is None or NETWORKS[first.network.kind].segments:
         raise MedvaeError(f"{where}: has no network that reconstructs scans. Give the run of a VAE, or dae.")
     for name, value in _like(first).items():
         if value != _like(config)[name]:
@@ -38,7 +39,7 @@ def with_reconstructor(config: Config, manifest: Manifest) -> tuple[Config, Netw
         raise MedvaeError(
             f"{where}: was trained on scans without residual bias field. Add network.atlas, which removes it here."
         )
-    if "kl_gradient" in options.shows and (first.network.kind == "unet" or first.objective.kind == "dae"):
+    if "kl_gradient" in options.shows and not first.trains_posterior:
         raise MedvaeError(f"{where}: has no KL divergence. Remove kl_gradient from network.reconstructor.shows.")
     healthy = manifest.of_split("validation", healthy=True)
     refuse_learned([options.run], {case.id: manifest.images(case) for case in healthy}, manifest.path)

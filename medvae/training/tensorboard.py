@@ -35,7 +35,7 @@ def open_board(out: Path, config: Config, step: int) -> AbstractContextManager[S
     require_tensorboard(config)
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(out / FOLDER), purge_step=step + 1 if step else None)
+    return SummaryWriter(str(out / FOLDER), purge_step=step + 1)
 
 
 def add_picture(board: SummaryWriter | None, picture: Path, step: int) -> None:
