@@ -21,7 +21,7 @@ def with_prior(config: Config, manifest: Manifest) -> tuple[Config, Network]:
     """
     options = config.network.prior
     try:
-        detector = Detector.load(options.run)
+        detector = Detector.load(options.run, device="cpu")
     except MedvaeError as error:
         raise MedvaeError(f"network.prior.run: {error} A prior is the run of one network.") from None
     prior = detector.config
@@ -42,7 +42,7 @@ def with_prior(config: Config, manifest: Manifest) -> tuple[Config, Network]:
     refuse_learned([options.run], {case.id: manifest.images(case) for case in healthy}, manifest.path)
     filled = options.model_copy(update={"network": prior.network})
     network = config.network.model_copy(update={"prior": filled})
-    return config.model_copy(update={"network": network}), detector.network.cpu()
+    return config.model_copy(update={"network": network}), detector.network
 
 
 def _like(config: Config) -> dict[str, object]:

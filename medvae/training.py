@@ -20,8 +20,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -30,6 +28,7 @@ from torch.utils.data import DataLoader
 from medvae import objectives
 from medvae.atlas import VolumeWithAtlas
 from medvae.config import Config
+from medvae.devices import AUTO, accelerator_on
 from medvae.errors import MedvaeError
 from medvae.files import remove_leftovers, whole_folder, write_bytes, write_text
 from medvae.memory import keep_freed_memory
@@ -72,6 +71,7 @@ def train(
     resume: bool = False,
     quiet: bool = False,
     prior: Network | None = None,
+    device: str = AUTO,
 ) -> Network:
     """Train the network of ``config`` on healthy volumes.
 
@@ -93,6 +93,8 @@ def train(
         No progress display.
     prior
         The trained network of ``config.network.prior``, see `medvae.prior.with_prior`; it stays as it is.
+    device
+        Where to train, as in `medvae.devices.find_device`; with ``auto`` accelerate chooses.
 
     Returns
     -------
@@ -102,8 +104,8 @@ def train(
     Raises
     ------
     MedvaeError
-        If ``out`` holds another run, or a loss becomes NaN or infinite: the term is named and the last good
-        checkpoint stays.
+        If there is no such device, ``out`` holds another run, or a loss becomes NaN or infinite: the term is named
+        and the last good checkpoint stays.
     KeyboardInterrupt
         After the checkpoint is written.
     """
@@ -127,8 +129,7 @@ def train(
     if (out / WEIGHTS).exists():
         return load_network(config, channels, out / WEIGHTS)
 
-    AcceleratorState._reset_state()  # or it refuses another precision than that of an earlier training in this process
-    accelerator = Accelerator(mixed_precision=options.precision)
+    accelerator = accelerator_on(device, options.precision)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     network = build_network(config, channels)
@@ -173,7 +174,7 @@ def train(
     order = EpochOrder(len(dataset), seed=config.seed, start=begin * processes, stop=end * processes)
     loader = DataLoader(
         dataset, batch_size=1 if mixed else batch, sampler=order, num_workers=config.sampling.workers,
-        worker_init_fn=_one_thread, pin_memory=torch.cuda.is_available(), collate_fn=single if mixed else None,
+        worker_init_fn=_one_thread, pin_memory=accelerator.device.type == "cuda", collate_fn=single if mixed else None,
     )  # fmt: skip
     loader = accelerator.prepare(loader)
     batches = mixed.batches(loader, start, stop) if mixed else loader

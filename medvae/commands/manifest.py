@@ -26,7 +26,7 @@ app = typer.Typer(
 
 Source = Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of the data set, unpacked.")]
 Out = Annotated[Path, typer.Option(help="Manifest to write (.json); its paths are relative to it.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace a manifest that exists.")]
+Force = Annotated[bool, typer.Option("--overwrite", "--force", help="Replace a manifest that exists.")]
 Checksums = Annotated[bool, typer.Option("--checksums", help="Also write the SHA-256 of every image; reads them all.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same splits.")]
 Train = Annotated[float, typer.Option(help="Share of healthy people to train on.")]
@@ -150,7 +150,7 @@ def decathlon(
     """Medical Segmentation Decathlon: a dataset.json that lists images and labels; all for testing.
 
     Its images hold all modalities in one 4D file, medvae reads one volume per file: --unpack writes those chosen into
-    a folder named after the manifest (tumour_images/). What is there already is kept; --force writes it again.
+    a folder named after the manifest (tumour_images/). What is there already is kept; --overwrite writes it again.
     """
     _may_write(out, force)
     from medvae.importing.decathlon import find_decathlon
@@ -243,7 +243,7 @@ def _may_write(out: Path, force: bool) -> None:
         raise MedvaeError(f"--out {out}: is a folder. Give the name of a file in it.")
     if out.exists() and not force:
         raise MedvaeError(
-            f"{out}: exists already and is left as it is. Choose another --out, or replace it with --force."
+            f"{out}: exists already and is left as it is. Choose another --out, or replace it with --overwrite."
         )
 
 

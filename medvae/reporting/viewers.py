@@ -21,13 +21,13 @@ import numpy as np
 from medvae.errors import MedvaeError
 from medvae.files import write_text
 from medvae.manifest import Manifest
+from medvae.prediction import VIEWERS as FOLDER
 from medvae.reporting.cases import PredictedCase, read_cases
 from medvae.reporting.colours import FADE, MAP_COLOURS, MASK_COLOUR, TRUTH_COLOUR, grey_window, rgb
 from medvae.reporting.itksnap import Layer, label_file, overlay_colours, truth_colours, write_workspace
 from medvae.reporting.slicer import Segment, write_segmentation
 from medvae.volume import read_volume, write_volume
 
-FOLDER = "viewers"
 LABELS = "itksnap_labels.txt"
 
 
