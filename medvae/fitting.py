@@ -16,7 +16,7 @@ from medvae.errors import MedvaeError
 from medvae.files import sha256, write_json
 from medvae.guarantees import check_levels
 from medvae.manifest import Manifest
-from medvae.overwriting import check_new, check_replaceable_run, remove_run
+from medvae.overwriting import check_new, check_replaceable_run, restart_run
 from medvae.preparation.cache import known_sha256
 from medvae.preparation.prepare import prepare_healthy, prepare_training
 from medvae.prior import with_prior
@@ -88,7 +88,7 @@ def fit(
         )
     people = _validation_subjects(manifest, config)
     if overwrite:
-        remove_run(out)
+        restart_run(out, config)
     open_run(out, config, resume=True)
     record_cohort(out, manifest, checksum=partial(known_sha256, cache=cache) if cache is not None else sha256)
     if scale is not None and first_process():

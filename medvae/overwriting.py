@@ -9,11 +9,11 @@ from pathlib import Path
 
 from medvae import tensorboard
 from medvae.calibrated import CALIBRATION, SCALE
-from medvae.config import read_config
+from medvae.config import Config, dump_config, read_config
 from medvae.detector import FOLDER, find_detector
 from medvae.errors import MedvaeError
-from medvae.files import told
-from medvae.run_folder import COHORT, CONFIG, first_process
+from medvae.files import told, write_text
+from medvae.run_folder import COHORT, CONFIG
 from medvae.schema import read_document
 from medvae.training import CHECKPOINT, WEIGHTS
 
@@ -53,16 +53,18 @@ def check_replaceable_run(out: Path | str, sources: Sequence[Path | str] = ()) -
     return out
 
 
-def remove_run(out: Path) -> None:
-    """Remove the files of a run, what marks it as one last: after a Ctrl-C the rest can still be replaced."""
-    if not first_process() or not out.is_dir():
-        return
+def restart_run(out: Path, config: Config) -> None:
+    """Remove the files of a run and write the config of the new one.
+
+    What marks the folder as a run goes last, so that after a Ctrl-C the rest can still be replaced.
+    """
     with told(out):
         for name in RUN_FOLDERS:
             if (out / name).is_dir():
                 shutil.rmtree(out / name)
-        for name in (*RUN_FILES, COHORT, CONFIG):
+        for name in (*RUN_FILES, COHORT):
             (out / name).unlink(missing_ok=True)
+    write_text(out / CONFIG, dump_config(config))
 
 
 def check_new(out: Path | str, sources: Sequence[Path | str], *, overwrite: bool = False) -> Path:
