@@ -23,7 +23,7 @@ from medvae.commands import (
     report,
     train,
 )
-from medvae.commands.shared import LOG, show_version, tell_more
+from medvae.commands.shared import show_version, tell_cause, tell_more
 from medvae.errors import MedvaeError, MedvaeWarning
 
 
@@ -83,7 +83,7 @@ def main() -> None:
     try:
         app()
     except MedvaeError as error:
-        LOG.debug("what led to the error:", exc_info=True)
+        tell_cause(error)
         print(f"medvae: {error}", file=sys.stderr)
         sys.exit(1)
 

@@ -58,6 +58,15 @@ def tell_more(verbose: bool) -> None:
         LOG.debug("arguments: %s", " ".join(sys.argv[1:]))
 
 
+def tell_cause(error: BaseException) -> None:
+    """Tell `LOG` the traceback of an error, also of the one it was made from where its sentence hides that."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__suppress_context__ = False
+        link = link.__cause__ or link.__context__
+    LOG.debug("what led to the error:", exc_info=error)
+
+
 @contextmanager
 def stopped_says(message: str) -> Iterator[None]:
     """End with exit code 130 and a message when Ctrl-C stops what is inside."""
