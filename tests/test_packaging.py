@@ -1,4 +1,4 @@
-"""What is packed, under which name and on which terms: each notice lies beside its data and is named in the metadata."""
+"""What is packed, under which name and terms: each notice lies beside its data and is named in the metadata."""
 
 import glob
 import re
