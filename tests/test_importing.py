@@ -111,7 +111,7 @@ def test_command_writes_shows_and_does_not_overwrite(tmp_path, monkeypatch, caps
         assert words in shown
     before = out.read_bytes()
     assert run(monkeypatch, "ixi", source, "--out", out, "--seed", 7) == 1
-    assert "--force" in capsys.readouterr().err
+    assert "--overwrite" in capsys.readouterr().err
     assert out.read_bytes() == before
     assert run(monkeypatch, "ixi", source, "--out", out, "--train", 0, "--validation", 0, "--force") == 0
     assert {case.split for case in read_manifest(out).cases} == {"test"}

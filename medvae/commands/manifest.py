@@ -33,7 +33,7 @@ app = typer.Typer(
 
 Source = Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of the data set, unpacked.")]
 Out = Annotated[Path, typer.Option(help="Manifest to write (.json); its paths are relative to it.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace a manifest that exists.")]
+Force = Annotated[bool, typer.Option("--overwrite", "--force", help="Replace a manifest that exists.")]
 Checksums = Annotated[bool, typer.Option("--checksums", help="Also write the SHA-256 of every image; reads them all.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same splits.")]
 Train = Annotated[float, typer.Option(help="Share of healthy people to train on.")]
@@ -119,7 +119,7 @@ def _may_write(out: Path, force: bool) -> None:
         raise MedvaeError(f"--out {out}: is a folder. Give the name of a file in it.")
     if out.exists() and not force:
         raise MedvaeError(
-            f"{out}: exists already and is left as it is. Choose another --out, or replace it with --force."
+            f"{out}: exists already and is left as it is. Choose another --out, or replace it with --overwrite."
         )
 
 

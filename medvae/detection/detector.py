@@ -26,6 +26,7 @@ from safetensors.torch import save as save_tensors
 from medvae.config import Config
 from medvae.config.methods import SCORES
 from medvae.detection.base import CALIBRATION, Calibrated, read_calibrated
+from medvae.devices import AUTO, find_device
 from medvae.errors import MedvaeError
 from medvae.files import write_bytes
 from medvae.networks.build import load_network
@@ -72,12 +73,14 @@ class Detector(Calibrated):
         subjects: Sequence[str] | None = None,
         compact: bool = False,
         atlas: Atlas | None = None,
+        device: str = AUTO,
     ) -> Detector:
         """Fit the normative map on healthy training scans and the operating points on healthy validation scans.
 
         ``scale`` is the one that both were prepared with; ``subjects`` says whose the validation scans are, without
         it each is another person's. ``compact`` rounds network and normative map to half precision first, which
-        halves the files that `save` writes. ``atlas`` is that of the training scans, if it was made before.
+        halves the files that `save` writes. ``atlas`` is that of the training scans, if it was made before. The
+        network is put on the ``device``, as in `medvae.devices.find_device`.
 
         Raises
         ------
@@ -88,7 +91,7 @@ class Detector(Calibrated):
         counts = {"training": len(training), "validation": len(validation)}
         bias_field = None
         if network is not None:
-            network = _placed(deepcopy(network).half().float() if compact else network)
+            network = (deepcopy(network).half().float() if compact else network).to(find_device(device))
             inputs = NetworkInputs.fit(config.network, channels, training, atlas=atlas)
             atlas, bias_field = inputs.atlas, inputs.bias_field
         if SCORES[config.score.kind].needs_atlas:
@@ -130,7 +133,17 @@ class Detector(Calibrated):
         Weights and maps that half precision holds without loss are written so.
         """
         self.write(folder)
-        return Detector.load(folder)
+        return Detector.load(folder, device=self.device)
+
+    def on(self, device: str) -> Detector:
+        """The same detector with its network, which is moved, on another device, as `medvae.devices.find_device`."""
+        place = find_device(device)
+        return self if self.network is None else replace(self, network=self.network.to(place))
+
+    @property
+    def device(self) -> str:
+        """Where the network works; ``auto`` without one."""
+        return AUTO if self.network is None else str(next(self.network.parameters()).device)
 
     def write(self, folder: Path | str, *, with_atlas: bool = True) -> None:
         """As `save`, without reading it back; the atlas can be left out where an ensemble keeps it for all members."""
@@ -151,16 +164,19 @@ class Detector(Calibrated):
                 write_bytes(temporary / "normative.safetensors", save_arrays(arrays))
 
     @classmethod
-    def load(cls, folder: Path | str, *, atlas: Atlas | None = None) -> Detector:
+    def load(cls, folder: Path | str, *, atlas: Atlas | None = None, device: str = AUTO) -> Detector:
         """Load a detector from its folder, or from the run folder that holds it.
 
-        ``atlas`` is used where the folder has none: members of an ensemble may share one.
+        ``atlas`` is used where the folder has none: members of an ensemble may share one. The network is put on the
+        ``device``, as in `medvae.devices.find_device`.
 
         Raises
         ------
         MedvaeError
-            If there is no detector, for instance because the run has not finished, or several: an ensemble.
+            If there is no such device, or no detector, for instance because the run has not finished, or several: an
+            ensemble.
         """
+        place = find_device(device)
         folder = find_detector(folder)
         shared, content = read_calibrated(folder)
         if "members" in content:
@@ -178,7 +194,7 @@ class Detector(Calibrated):
             if config.network.bias_field == "removed":
                 older = folder / OLDER_BIAS_FIELD
                 bias_field = BiasFieldReference.load(older if older.is_file() else folder / BIAS_FIELD)
-            network = _placed(load_network(config, content["channels"], weights))
+            network = load_network(config, content["channels"], weights).to(place)
         normative = None
         if config.score.normative:
             arrays = load_arrays(folder / "normative.safetensors")
@@ -250,11 +266,6 @@ def find_detector(folder: Path | str) -> Path:
             hint = f"check the path; with medvae comes {', '.join(pretrained()) or 'none'}"
         raise MedvaeError(f"{folder}: holds no detector ({hint}).")
     return folder
-
-
-def _placed(network: Network) -> Network:
-    """On the GPU, if there is one."""
-    return network.cuda() if torch.cuda.is_available() else network
 
 
 def _rounded(array: np.ndarray) -> np.ndarray:

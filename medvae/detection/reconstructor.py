@@ -22,7 +22,7 @@ def with_reconstructor(config: Config, manifest: Manifest) -> tuple[Config, Netw
     """
     options = config.network.reconstructor
     try:
-        detector = Detector.load(options.run)
+        detector = Detector.load(options.run, device="cpu")
     except MedvaeError as error:
         raise MedvaeError(f"network.reconstructor.run: {error} A reconstructor is the run of one network.") from None
     first = detector.config
@@ -45,7 +45,7 @@ def with_reconstructor(config: Config, manifest: Manifest) -> tuple[Config, Netw
     refuse_learned([options.run], {case.id: manifest.images(case) for case in healthy}, manifest.path)
     filled = options.model_copy(update={"network": first.network})
     network = config.network.model_copy(update={"reconstructor": filled})
-    return config.model_copy(update={"network": network}), detector.network.cpu()
+    return config.model_copy(update={"network": network}), detector.network
 
 
 def _like(config: Config) -> dict[str, object]:

@@ -169,7 +169,7 @@ DECATHLON = Importer(
     Medical Segmentation Decathlon: a dataset.json that lists images and labels; all for testing.
 
     Its images hold all modalities in one 4D file, medvae reads one volume per file: --unpack writes those chosen into
-    a folder named after the manifest (tumour_images/). What is there already is kept; --force writes it again.
+    a folder named after the manifest (tumour_images/). What is there already is kept; --overwrite writes it again.
     """,
     example="medvae manifest decathlon Task01_BrainTumour --out tumour.json --modality FLAIR --unpack",
     options=Options,

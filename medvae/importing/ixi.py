@@ -87,7 +87,7 @@ def find_ixi(source: Path, modalities: Sequence[str] = ("T1",)) -> Found:
         notes.append(
             f"{bare} of {len(scans)} scans have no brain mask. IXI scans are whole heads: strip the skulls (HD-BET, "
             f"SynthStrip), save the masks as {Path(scans[0].images[0]).name.split('.')[0]}_mask.nii.gz and so on below "
-            f"{source}, and run this again with --force."
+            f"{source}, and run this again with --overwrite."
         )
     if "T1" in wanted and len(wanted) > 1:
         notes.append("IXI's T1 does not lie on the grid of T2 and PD: resample them onto it before training.")

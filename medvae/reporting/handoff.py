@@ -11,13 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from medvae.derivatives import VIEWERS
 from medvae.drawing import grey_window
 from medvae.errors import MedvaeError
 from medvae.imaging.volume import Volume, read_volume, write_volume
 from medvae.reporting.cases import PredictedCase
-
-FOLDER = "viewers"
-"""In the folder of the predictions: what viewers need besides the files that a person opens."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +77,11 @@ def open_case(case: PredictedCase) -> OpenedCase:
     scan = case.scan
     if volume.header is None:  # MGH is not read by every viewer; NRRD and MetaImage are placed with other rounding
         scan = write_volume(
-            case.folder / FOLDER / f"{case.id}_scan.nii.gz", volume.array, volume.placement, intent="scan"
+            case.folder / VIEWERS / f"{case.id}_scan.nii.gz", volume.array, volume.placement, intent="scan"
         )
     truth, truth_file = case.truth(), None
     if truth is not None:
-        truth_file = case.folder / FOLDER / f"{case.id}_truth.nii.gz"
+        truth_file = case.folder / VIEWERS / f"{case.id}_truth.nii.gz"
         write_volume(truth_file, truth.astype(np.uint8), volume.placement, intent="truth")
     window = grey_window(volume.array, anomaly > 0)
     return OpenedCase(case, scan, volume, anomaly, mask, window, truth, truth_file)

@@ -13,13 +13,14 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
+from medvae.derivatives import VIEWERS
 from medvae.drawing import FADE, MASK_COLOUR, TRUTH_COLOUR, map_colour, rgb
 from medvae.errors import MedvaeError
 from medvae.files import write_text
-from medvae.reporting.handoff import FOLDER, OpenedCase, Shell, Viewer
+from medvae.reporting.handoff import OpenedCase, Shell, Viewer
 
 WORKSPACE = "{id}.itksnap"
-LABELS = f"{FOLDER}/itksnap_labels.txt"
+LABELS = f"{VIEWERS}/itksnap_labels.txt"
 """Names and colours of the mask's values."""
 ROOT = PurePosixPath("/itksnap")
 """Where every workspace claims to have been saved. ITK-SNAP looks for the files relative to where it lies instead."""

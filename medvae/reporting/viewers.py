@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medvae.derivatives import VIEWERS as FOLDER
 from medvae.errors import MedvaeError
 from medvae.files import write_text
 from medvae.manifest import Manifest
 from medvae.reporting.cases import PredictedCase, read_cases
 from medvae.reporting.fsleyes import FSLEYES
-from medvae.reporting.handoff import FOLDER, Viewer, open_case
+from medvae.reporting.handoff import Viewer, open_case
 from medvae.reporting.itksnap import (
     ITKSNAP,
     ITKSNAP_TILE,

@@ -7,13 +7,13 @@ from typing import cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from medvae.config import Config
 from medvae.networks.build import build_network
 from medvae.networks.interface import Network
+from medvae.training.accelerator import accelerator_on
 from medvae.training.memory import keep_freed_memory
 from medvae.training.metrics import RunningMeans
 from medvae.training.objectives.base import Objective, objective_of
@@ -55,7 +55,7 @@ class Learner:
         return self.accelerator.is_main_process
 
 
-def new_learner(config: Config, modalities: int, reconstructor: Network | None) -> Learner:
+def new_learner(config: Config, modalities: int, reconstructor: Network | None, device: str) -> Learner:
     """The network of a config before its first step, on its device.
 
     Parameters
@@ -66,10 +66,11 @@ def new_learner(config: Config, modalities: int, reconstructor: Network | None) 
         Of a scan.
     reconstructor
         The trained network of ``config.network.reconstructor``, whose weights are copied.
+    device
+        As in `medvae.devices.find_device`; with ``auto`` accelerate chooses.
     """
     options = config.training
-    AcceleratorState._reset_state()  # or it refuses another precision than that of an earlier training in this process
-    accelerator = Accelerator(mixed_precision=options.precision)
+    accelerator = accelerator_on(device, options.precision)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     network = build_network(config, modalities)

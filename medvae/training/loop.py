@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from medvae.config import Config
+from medvae.devices import AUTO
 from medvae.errors import MedvaeError
 from medvae.files import write_bytes
 from medvae.networks.build import load_network
@@ -54,6 +55,7 @@ def train(
     quiet: bool = False,
     inputs: NetworkInputs | None = None,
     reconstructor: Network | None = None,
+    device: str = AUTO,
 ) -> Network:
     """Train the network of ``config`` on healthy volumes.
 
@@ -78,6 +80,8 @@ def train(
     reconstructor
         The trained network of ``config.network.reconstructor``, see `medvae.detection.reconstructor`; it stays as it
         is.
+    device
+        Where to train, as in `medvae.devices.find_device`; with ``auto`` accelerate chooses.
 
     Returns
     -------
@@ -87,8 +91,8 @@ def train(
     Raises
     ------
     MedvaeError
-        If ``out`` holds another run, or a loss becomes NaN or infinite: the term is named and the last good
-        checkpoint stays.
+        If there is no such device, ``out`` holds another run, or a loss becomes NaN or infinite: the term is named
+        and the last good checkpoint stays.
     KeyboardInterrupt
         After the checkpoint is written.
     """
@@ -98,7 +102,7 @@ def train(
     if (out / WEIGHTS).exists():
         return load_network(config, modalities, out / WEIGHTS)
     inputs = inputs or NetworkInputs.fit(config.network, modalities, training)
-    learner = new_learner(config, modalities, reconstructor)
+    learner = new_learner(config, modalities, reconstructor, device)
     go_on(learner, out)
     batches = _batches(config, [inputs.shown(volume) for volume in training], learner)
     held_out = validation_tiles(config, [inputs.shown(volume) for volume in validation]) if validation else None
@@ -128,7 +132,8 @@ def _batches(config: Config, training: Sequence[ShownScan], learner: Learner) ->
     order = EpochOrder(len(dataset), seed=config.seed, start=begin * processes, stop=end * processes)
     loader = DataLoader(
         dataset, batch_size=1 if mixed else batch, sampler=order, num_workers=config.sampling.workers,
-        worker_init_fn=_one_thread, pin_memory=torch.cuda.is_available(), collate_fn=single if mixed else None,
+        worker_init_fn=_one_thread, pin_memory=learner.accelerator.device.type == "cuda",
+        collate_fn=single if mixed else None,
     )  # fmt: skip
     loader = learner.accelerator.prepare(loader)
     return mixed.batches(loader, start, stop) if mixed else loader

@@ -40,8 +40,8 @@ def check_run(out: Path | str, config: Config, *, resume: bool) -> Path:
     if existing.exists():
         if not resume:
             raise MedvaeError(
-                f"{out}: already holds a run. Continue it with --resume, or choose another --out folder; "
-                f"nothing was overwritten."
+                f"{out}: already holds a run. Continue it with --resume, replace it with --overwrite, or choose "
+                f"another --out folder; nothing was overwritten."
             )
         if read_config(existing) != config:  # not its text: a later version adds options, at their defaults
             raise MedvaeError(

@@ -24,7 +24,7 @@ def require_tensorboard(config: Config) -> None:
     if config.training.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise MedvaeError(
             "training.tensorboard=true needs the package tensorboard, which is not installed. Run: pip install "
-            '"medvae[tensorboard]", or leave the option out: loss.png and metrics.jsonl are always written.'
+            "tensorboard, or leave the option out: loss.png and metrics.jsonl are always written."
         )
 
 
