@@ -103,31 +103,35 @@ def curve_intervals(curves: SubjectCurves, *, resamples: int = RESAMPLES, seed: 
     return {name: interval(float(point[name][0]), drawn[name], n_subjects) for name in point}
 
 
+def subject_sums(cases: Sequence[tuple[str, Sequence[float]]]) -> np.ndarray:
+    """Numbers of each case, given as (subject, numbers), added over the cases of each subject, ``(S, numbers)``."""
+    sums: dict[str, np.ndarray] = {}
+    for subject, numbers in cases:
+        added = np.asarray(numbers, dtype=np.float64)
+        sums[subject] = sums[subject] + added if subject in sums else added
+    return np.array(list(sums.values()))
+
+
+def of_sums(sums: np.ndarray, number: Callable[..., np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """A number of sums ``(S, numbers)`` over subjects drawn ``weights`` ``(R, S)`` times, ``(R,)``."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return number(*(weights @ sums).T)
+
+
 def sum_interval(
-    sums: Sequence[dict[str, float]],
-    number: Callable[[dict[str, np.ndarray]], np.ndarray],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = SEED,
+    sums: np.ndarray, number: Callable[..., np.ndarray], *, resamples: int = RESAMPLES, seed: int = SEED
 ) -> Interval:
     """The interval of a number made of sums over subjects, as a pooled Dice or a share.
 
     Parameters
     ----------
     sums
-        One dictionary of counts per subject, all with the same keys.
+        ``(S, numbers)``: of each subject; see `subject_sums`.
     number
-        From the added counts, ``(R,)`` under each key, to the number, ``(R,)``.
+        From each of the added numbers, ``(R,)``, to the number, ``(R,)``.
     """
-    names = list(sums[0])
-    table = np.array([[subject[name] for name in names] for subject in sums], dtype=np.float64)
-
-    def of(weights: np.ndarray) -> np.ndarray:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return number(dict(zip(names, (weights @ table).T, strict=True)))
-
-    value = float(of(np.ones((1, len(sums))))[0])
-    return interval(value, of(draw(len(sums), resamples, seed)), len(sums))
+    value = float(of_sums(sums, number, np.ones((1, len(sums))))[0])
+    return interval(value, of_sums(sums, number, draw(len(sums), resamples, seed)), len(sums))
 
 
 def paired_difference(
