@@ -182,7 +182,8 @@ def _numbers(study: Study) -> dict[Quantity, float]:
 
 
 def _resampled(study: Study) -> dict[Quantity, np.ndarray]:
-    resamples, found = study.settings.resamples, {}
+    resamples = study.settings.resamples
+    found: dict[Quantity, np.ndarray] = {}
     if sum(int(counts.lesion.sum()) for _, _, counts in study.counts):
         curves = SubjectCurves.of([(subject, counts) for _, subject, counts in study.counts])
         drawn = curves.numbers(draw(len(curves.subjects), resamples))

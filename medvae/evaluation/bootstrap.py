@@ -50,9 +50,9 @@ class SubjectCurves:
             place = np.searchsorted(edges, counts.bins, side="right") - 1  # edges are the lowest bins of groups
             for table, values in zip(tables, (counts.lesion, counts.healthy), strict=True):
                 table[subjects.index(name)] += np.bincount(place, values, minlength=len(edges))
-        tables = np.cumsum(tables[:, :, ::-1], axis=-1)
-        exact, rough = pooled.summary(), curve_numbers(*tables.sum(axis=1))
-        return cls(subjects, *tables, {name: getattr(exact, name) - float(value) for name, value in rough.items()})
+        true, false = np.cumsum(tables[:, :, ::-1], axis=-1)
+        exact, rough = pooled.summary(), curve_numbers(true.sum(axis=0), false.sum(axis=0))
+        return cls(subjects, true, false, {name: getattr(exact, name) - float(value) for name, value in rough.items()})
 
     def numbers(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """The pooled curve numbers (see `curve_numbers`) of subjects drawn ``weights`` ``(R, S)`` times, ``(R,)``."""

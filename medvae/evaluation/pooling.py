@@ -119,10 +119,11 @@ def region_results(
     ill: Sequence[MeasuredCase], points: Sequence[Point], resamples: int
 ) -> tuple[list[RegionResult], dict[Quantity, Interval]]:
     """Lesion-wise numbers over lesion cases, and intervals of those that are means."""
-    measured = [quantity for quantity in (ill[0].result.numbers if ill else ()) if quantity.part is not None]
-    results, intervals = [], {}
+    measured = [(q.point, q.part) for q in (ill[0].result.numbers if ill else ()) if isinstance(q.metric, RegionMetric)]
+    results: list[RegionResult] = []
+    intervals: dict[Quantity, Interval] = {}
     for point in points:
-        for region in dict.fromkeys(quantity.part for quantity in measured if quantity.point == point.name):
+        for region in dict.fromkeys(part for at, part in measured if at == point.name and part is not None):
             numbers: dict[str, float] = {}
             for metric in registered(RegionMetric):
                 quantity = Quantity(metric.name, point.name, region)

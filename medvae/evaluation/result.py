@@ -208,10 +208,10 @@ class Study:
             yield Value(quantity, "mean", found.mean)
             yield Value(quantity, "sd", found.sd)
             yield Value(quantity, "n", found.n)
-        for part, found in self.case_level.scores.items():
+        for part, of_scans in self.case_level.scores.items():
             for metric in registered(ScanMetric):
-                if metric.key in found:
-                    interval = found[metric.key]
+                if metric.key in of_scans:
+                    interval = of_scans[metric.key]
                     yield Value(Quantity(metric.name, part=part), "pooled", interval.value, interval)
 
 

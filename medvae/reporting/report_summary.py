@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def headline(rows: Sequence[CaseRow], study: Study | None, point: str, missing: 
 
 def _measured(study: Study, at: str) -> list[dict[str, str]]:
     pooled, points = study.pooled, {point.name: point for point in study.operating_points}
-    found = [
+    found: list[tuple[str, float | None, Interval | None, Callable[[float], str], str]] = [
         (
             "average precision",
             pooled.get("ap"),

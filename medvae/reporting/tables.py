@@ -51,7 +51,7 @@ def study_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
         for name in named:
             point = points.get(name)
             row += [
-                cell(point and point[metric.name], column, study.interval(metric.name, name))
+                cell(None if point is None else point[metric.name], column, study.interval(metric.name, name))
                 for metric, column in of_points
             ]
         rows.append(row)
@@ -236,17 +236,19 @@ def percent(value: float | None) -> str:
 def _given_for(metric: Metric) -> str:
     """What a metric is a number of, in words."""
     if isinstance(metric, VoxelMetric):
-        kinds = {"each lesion case": metric.of_case, "pooled voxels": metric.of_pool or not metric.of_case}
+        pooled = metric.of_pool is not None or metric.of_case is None
+        kinds = ["each lesion case"] * (metric.of_case is not None) + ["pooled voxels"] * pooled
     elif isinstance(metric, PointMetric):
         case = "each case at a point" if metric.in_healthy else "each lesion case at a point"
-        kinds = {case: metric.of_case, "each point": metric.of_cases or not metric.of_case}
+        pooled = metric.of_cases is not None or metric.of_case is None
+        kinds = [case] * (metric.of_case is not None) + ["each point"] * pooled
     elif isinstance(metric, RegionMetric):
-        kinds = {"each region and point": True}
+        kinds = ["each region and point"]
     elif isinstance(metric, ScanMetric):
-        kinds = {f"scans by {', '.join(metric.parts)}": True}
+        kinds = [f"scans by {', '.join(metric.parts)}"]
     else:
-        kinds = {"the cohort" if isinstance(metric, CohortMetric) else "each case": True}
-    return ", ".join(kind for kind, given in kinds.items() if given)
+        kinds = ["the cohort" if isinstance(metric, CohortMetric) else "each case"]
+    return ", ".join(kinds)
 
 
 def _at_point(title: str, point: PointResult) -> str:
