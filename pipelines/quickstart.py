@@ -24,7 +24,9 @@ from rich.console import Console
 from medvae.config import read_config
 from medvae.detection.ensemble import load_detector
 from medvae.errors import MedvaeError
-from medvae.evaluation.study import Study, evaluate, write_study
+from medvae.evaluation.result import Study
+from medvae.evaluation.study import evaluate
+from medvae.evaluation.writing import write_study
 from medvae.files import write_text
 from medvae.fitting import fit
 from medvae.lesions import insert_cohort, read_shapes

@@ -167,9 +167,9 @@ def _curve(counts: SparseCounts) -> dict[str, np.ndarray]:
 def _per_case(outcome: Outcome) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for one in outcome.measured:
-        for row in one.study.per_case:
-            if not row["healthy"]:
-                found.setdefault(row["id"], []).append(row["ap"])
+        for case in one.study.per_case:
+            if not case.healthy:
+                found.setdefault(case.id, []).append(case.number("ap"))
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
