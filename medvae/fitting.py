@@ -19,6 +19,7 @@ from medvae.preparation.cache import known_sha256
 from medvae.preparation.prepare import prepare_healthy, prepare_training
 from medvae.prior import with_prior
 from medvae.run_folder import check_run, first_process, open_run, record_cohort, record_thresholds, refuse_learned
+from medvae.sampling.tiles import require_extra
 from medvae.shading import VolumeWithoutShading, fit_reference
 from medvae.tensorboard import require_tensorboard
 from medvae.training import train
@@ -65,6 +66,7 @@ def fit(
     if (out / FOLDER).is_dir():
         return Detector.load(out)
     require_tensorboard(config)
+    require_extra(config)
     training, scale = prepare_training(manifest, config.preparation, cache=cache, quiet=quiet)
     validation = prepare_healthy(manifest, "validation", config.preparation, scale=scale, cache=cache, quiet=quiet)
     if not training or not validation:

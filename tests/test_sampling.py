@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from medvae.augmentation.augmenter import Augmenter
 from medvae.config import AugmentationConfig, Config, PreparationConfig
 from medvae.preparation.prepare import prepare_case
-from medvae.sampling.augmentation import Augmenter
 from medvae.sampling.order import EpochOrder
 from medvae.sampling.slices import SliceDataset, slices_of, volume_of
 from medvae.sampling.tiles import augment_batch, training_tiles
@@ -24,7 +24,7 @@ def test_slices_put_together_are_the_volume(plane):
 
 
 def augmented(volumes, key, seed=0, **options):
-    augmenter = Augmenter(AugmentationConfig(**options), volumes[0].mask.shape[:2], mirror_axis=0)
+    augmenter = Augmenter(AugmentationConfig(**options), mirror_axis=0)
     return SliceDataset(volumes, "axial", min_brain_fraction=0.02, augmenter=augmenter, seed=seed)[key]
 
 

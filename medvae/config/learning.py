@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from medvae.config.scans import AugmentationConfig
+from medvae.augmentation.options import AugmentationConfig
 from medvae.schema import Strict
 
 LesionKind = Literal["dark", "bright", "grey", "foreign", "texture", "ring", "oedema", "smooth", "warp"]

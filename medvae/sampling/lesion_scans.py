@@ -17,11 +17,11 @@ from torch.utils.data import Dataset
 
 from medvae import deformation
 from medvae.atlas import VolumeWithAtlas
+from medvae.augmentation.batches import augment
 from medvae.config import Config
 from medvae.lesions.synthesis import insert_lesions
 from medvae.preparation.grid import STANDARD_GRID
 from medvae.sampling.patches import patch_corner
-from medvae.sampling.tensor_augmentation import augment
 
 POINTS = 8
 """Voxels between two points that are moved at random where scans are bent for training."""

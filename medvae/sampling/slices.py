@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from medvae.augmentation.augmenter import Augmenter
 from medvae.config import PLANE_AXIS, Plane
 from medvae.preparation.prepare import PreparedVolume
-from medvae.sampling.augmentation import Augmenter
 
 
 def slices_of(array: np.ndarray, plane: Plane) -> np.ndarray:
