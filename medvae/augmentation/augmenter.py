@@ -56,17 +56,17 @@ class Augmenter:
         sample = Sample(tuple(seed), channels=len(image), dimensions=mask.ndim - 1)
         image, mask = image.copy(), mask.copy()
         for voxelwise, group in itertools.groupby(self._changes, key=lambda c: isinstance(c, VoxelAugmentation)):
-            if voxelwise:
+            voxels = int(mask.sum())
+            if not voxels:
+                break
+            if voxelwise:  # the brain's voxels are taken out once
                 values = image[:, mask[0]]
-                for change in group:
-                    values = change.apply_to_voxels(values, change.draw_for_array(rng, sample, values.shape[1]))
+                for each in (change for change in group if isinstance(change, VoxelAugmentation)):
+                    values = each.apply_to_voxels(values, each.draw_for_array(rng, sample, voxels))
                 image[:, mask[0]] = values
                 continue
             for change in group:
-                drawn = change.draw_for_array(rng, sample, int(mask.sum()))
-                image, mask = change.apply_to_array(image, mask, drawn)
-                if change.moves_mask and not mask.any():
-                    return np.zeros_like(image), mask
+                image, mask = change.apply_to_array(image, mask, change.draw_for_array(rng, sample, voxels))
         image = np.where(mask, image, np.float32(0))
         return self._with_extra(image, mask, seed) if self._extra else (image, mask)
 

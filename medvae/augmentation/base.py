@@ -74,7 +74,7 @@ class Augmentation(ABC, Generic[Options, Drawn]):
         sample
             As for `draw`.
         voxels
-            Of the brain.
+            Of the brain, before the changes that follow each other on whole tiles; exact for a `VoxelAugmentation`.
         """
         return self.draw(sample)
 

@@ -23,7 +23,7 @@ CONTROL_POINTS = 5
 class BiasFieldOptions(Strict):
     """How strong the field is."""
 
-    bias_field: float = Field(0.0, ge=0, lt=1)
+    bias_field: float = Field(default=0.0, ge=0, lt=1)
     """Largest relative amplitude of a smooth multiplicative field, as coils cause it; 0 is off."""
 
 

@@ -40,13 +40,13 @@ class Mirror(AffineAugmentation[MirrorOptions, bool]):
     def matrix(self, drawn: bool, dimensions: int) -> np.ndarray:
         """The identity, or a reflection."""
         matrix = np.eye(dimensions)
-        if drawn:
+        if drawn and self.mirror_axis is not None:
             matrix[self.mirror_axis, self.mirror_axis] = -1
         return matrix
 
     def apply_to_array(self, image: np.ndarray, mask: np.ndarray, drawn: bool) -> tuple[np.ndarray, np.ndarray]:
         """A flip, without interpolation."""
-        if not drawn:
+        if not drawn or self.mirror_axis is None:
             return image, mask
         axis = 1 + self.mirror_axis
         return np.ascontiguousarray(np.flip(image, axis)), np.ascontiguousarray(np.flip(mask, axis))

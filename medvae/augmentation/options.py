@@ -44,7 +44,7 @@ class AugmentationConfig(
     uniformly on either side. A range without width changes nothing.
     """
 
-    bending_mm: float = Field(0.0, ge=0)
+    bending_mm: float = Field(default=0.0, ge=0)
     """Two scans of three are bent before lesions are put in: SD of the displacement of points 16 mm apart, linear
     between them (with ``network.deformable``)."""
     enabled: bool = True

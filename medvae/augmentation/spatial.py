@@ -16,7 +16,7 @@ from medvae.schema import Strict
 class SpatialOptions(Strict):
     """How far the brain is turned and scaled."""
 
-    rotation_degrees: float = Field(6.0, ge=0, le=180)
+    rotation_degrees: float = Field(default=6.0, ge=0, le=180)
     """Largest rotation to either side, in the plane of a slice or about each of the three axes of a patch (Zimmerer et
     al. 2019 use 0.1 rad)."""
     scale: tuple[float, float] = (0.95, 1.05)

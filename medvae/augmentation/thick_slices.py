@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class ThickSlicesOptions(Strict):
     """How often, and how thick."""
 
-    thick_slices: float = Field(0.0, ge=0, le=1)
+    thick_slices: float = Field(default=0.0, ge=0, le=1)
     """Share of the scans that are cut into thick slices along one axis by chance, as many clinical scans are."""
     slice_mm: tuple[float, float] = (3.0, 7.0)
     """Thinnest and thickest of these slices; the standard grid has voxels of 2 mm."""
