@@ -20,6 +20,7 @@ from medvae.normative.inputs import NetworkInputs
 from medvae.overwriting import check_new, check_replaceable_run, restart_run
 from medvae.preparation.cache import known_sha256
 from medvae.preparation.prepare import prepare_healthy, prepare_training
+from medvae.sampling.tiles import require_extra
 from medvae.training.loop import train
 from medvae.training.run_folder import (
     check_run,
@@ -84,6 +85,7 @@ def fit(
     if (out / FOLDER).is_dir() and not overwrite:
         return Detector.load(out, device=device)
     require_tensorboard(config)
+    require_extra(config)
     training, scale = prepare_training(manifest, config.preparation, cache=cache, quiet=quiet)
     validation = prepare_healthy(manifest, "validation", config.preparation, scale=scale, cache=cache, quiet=quiet)
     if not training or not validation:

@@ -16,6 +16,7 @@ PACKAGE = Path(medvae.__file__).parent
 ORDER = (
     ("errors", "files", "schema", "registry", "progress", "interrupts", "derivatives", "devices"),
     ("manifest", "imaging", "drawing"),
+    ("augmentation",),
     ("config", "importing"),
     ("preparation", "lesions"),
     ("normative", "evaluation"),

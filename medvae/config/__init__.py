@@ -4,12 +4,12 @@ A config is a YAML file; ``key.key=value`` on the command line overrides single 
 written beside every output.
 """
 
+from medvae.augmentation.options import AugmentationConfig
 from medvae.config.learning import LesionConfig, NetworkConfig, ObjectiveConfig, TrainingConfig
 from medvae.config.maps import CalibrationConfig, PostprocessingConfig, ScoreConfig, ScorePart
 from medvae.config.run import Config, dump_config, read_config
 from medvae.config.scans import (
     PLANE_AXIS,
-    AugmentationConfig,
     BrainMethod,
     Plane,
     PreparationConfig,

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from medvae.augmentation.options import AugmentationConfig
 from medvae.config.methods import OBJECTIVES, NetworkName, ObjectiveName
-from medvae.config.scans import AugmentationConfig
 from medvae.schema import Strict
 
 LesionKind = Literal["dark", "bright", "grey", "foreign", "texture", "ring", "oedema", "smooth", "warp"]

@@ -10,11 +10,12 @@ from typing import Any
 import yaml
 from pydantic import Field, model_validator
 
+from medvae.augmentation.options import AugmentationConfig
 from medvae.config.learning import NetworkConfig, ObjectiveConfig, TrainingConfig
 from medvae.config.limits import require_fit
 from medvae.config.maps import CalibrationConfig, PostprocessingConfig, ScoreConfig
 from medvae.config.methods import NETWORKS, OBJECTIVES, PARTS, SCORES
-from medvae.config.scans import AugmentationConfig, PreparationConfig, SamplingConfig
+from medvae.config.scans import PreparationConfig, SamplingConfig
 from medvae.errors import MedvaeError
 from medvae.schema import Strict, parse, read_document
 
@@ -66,15 +67,12 @@ class Config(Strict):
     @model_validator(mode="after")
     def _atlas_keeps_its_values(self) -> Config:
         changes = self.augmentation
-        if self.network is not None and self.network.atlas and changes.enabled:
-            off = {"contrast": (1, 1), "bias_field": 0, "gamma": (1, 1), "brightness": (1, 1), "sharpness": (0, 0),
-                   "thick_slices": 0, "noise_variance": (0, 0)}  # fmt: skip
-            changing = [name for name, value in off.items() if getattr(changes, name) != value]
-            if changing:
-                raise ValueError(
-                    f"network.atlas: augmentation would change the intensities of scan and atlas alike, so leave "
-                    f"{', '.join(changing)} of augmentation off, and use objective.appearance: it changes the scan."
-                )
+        atlas = self.network is not None and self.network.atlas
+        if atlas and changes.enabled and (changing := changes.changing_intensities()):
+            raise ValueError(
+                f"network.atlas: augmentation would change the intensities of scan and atlas alike, so leave "
+                f"{', '.join(changing)} of augmentation off, and use objective.appearance: it changes the scan."
+            )
         return self
 
     @model_validator(mode="after")
@@ -88,10 +86,11 @@ class Config(Strict):
                 "network.deformable bends whole scans, of which patches are cut: use sampling.kind: patch."
             )
         changes = self.augmentation
-        if changes.enabled and (changes.rotation_degrees > 0 or changes.scale != (1, 1)):
+        if changes.enabled and (moving := changes.moving()):
             raise ValueError(
-                "network.deformable: the atlas is bent onto each scan, which need not be turned or scaled: use "
-                "augmentation.rotation_degrees: 0 and augmentation.scale: [1, 1]."
+                f"network.deformable: the atlas is bent onto each scan, which need not be turned or scaled: use "
+                f"augmentation.rotation_degrees: 0 and augmentation.scale: [1, 1], and no other change that moves the "
+                f"brain (found: {', '.join(moving)})."
             )
         return self
 

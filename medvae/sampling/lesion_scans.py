@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from medvae.augmentation.batches import augment
 from medvae.config import Config
 from medvae.imaging.grid import STANDARD_GRID
 from medvae.lesions.synthesis import insert_lesions
 from medvae.normative import deformation
 from medvae.normative.inputs import ShownScan
 from medvae.sampling.patches import patch_corner
-from medvae.sampling.tensor_augmentation import augment
 
 POINTS = 8
 """Voxels between two points that are moved at random where scans are bent for training."""

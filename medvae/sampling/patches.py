@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from medvae.augmentation.augmenter import Augmenter
 from medvae.preparation.prepared import ImageAndMask
-from medvae.sampling.augmentation import Augmenter
 
 
 class PatchDataset(Dataset):

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from medvae.augmentation.augmenter import Augmenter
 from medvae.imaging.planes import Plane, slices_of
 from medvae.preparation.prepared import ImageAndMask
-from medvae.sampling.augmentation import Augmenter
 
 
 class SliceDataset(Dataset):

@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from medvae.augmentation.batches import augment
 from medvae.config import ObjectiveConfig
 from medvae.lesions.synthesis import insert_lesions
 from medvae.normative.inputs import Channels
-from medvae.sampling.tensor_augmentation import augment
 
 Fill = Literal["zero", "value", "noise"]
 
