@@ -9,7 +9,7 @@ from pathlib import Path
 from medvae.config import Config
 from medvae.detection.base import SCALE
 from medvae.detection.detector import FOLDER, Detector
-from medvae.detection.ensemble import Ensemble, member_names
+from medvae.detection.ensemble import Ensemble, agreeing, common_modalities, member_names
 from medvae.detection.guarantees import check_levels
 from medvae.detection.prior import with_prior
 from medvae.errors import MedvaeError
@@ -95,7 +95,9 @@ def fit(
             reference = fit_reference(training)
             shown = ([VolumeWithoutShading(volume, reference) for volume in volumes] for volumes in shown)
         network = train(config, *shown, out, resume=True, quiet=quiet, prior=prior)
-    detector = Detector.calibrate(config, network, training, validation, scale=scale, subjects=people, atlas=atlas)
+    detector = Detector.calibrate(
+        config, network, training, validation, scale=scale, subjects=people, atlas=atlas, modalities=manifest.modalities
+    )
     return detector.save(out / FOLDER) if first_process() else detector
 
 
@@ -143,15 +145,16 @@ def fit_ensemble(
     out = Path(out)
     if out.is_dir() and any(out.iterdir()):
         raise MedvaeError(f"{out}: is not empty. Choose another --out folder; nothing was overwritten.")
-    healthy = {case.id: manifest.images(case) for case in manifest.of_split("validation", healthy=True)}
-    refuse_learned(runs, healthy, manifest.path)
     detectors = [Detector.load(run) for run in runs]
     members = dict(zip(member_names([d.config.name for d in detectors]), detectors, strict=True))
-    first = detectors[0]
+    first = agreeing(members)
+    manifest = manifest.with_modalities(common_modalities(detectors))
+    healthy = {case.id: manifest.images(case) for case in manifest.of_split("validation", healthy=True)}
+    refuse_learned(runs, healthy, manifest.path)
     validation = prepare_healthy(
         manifest, "validation", first.config.preparation, scale=first.scale, cache=cache, quiet=quiet
     )
     people = _validation_subjects(manifest, first.config)
     ensemble = Ensemble.calibrate(name, members, validation, people)
-    record_thresholds(out, [Path(run) for run in runs], healthy, members=list(members))
+    record_thresholds(out, [Path(run) for run in runs], healthy, modalities=ensemble.modalities, members=list(members))
     return ensemble.save(out / FOLDER)

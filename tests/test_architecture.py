@@ -14,7 +14,7 @@ import medvae
 PACKAGE = Path(medvae.__file__).parent
 
 ORDER = (
-    ("errors", "files", "schema", "progress", "interrupts", "derivatives"),
+    ("errors", "files", "schema", "progress", "interrupts", "derivatives", "modality"),
     ("manifest", "imaging", "drawing"),
     ("config", "importing"),
     ("preparation", "lesions"),

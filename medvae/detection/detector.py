@@ -27,6 +27,7 @@ from medvae.config import Config
 from medvae.detection.base import CALIBRATION, Calibrated, read_calibrated
 from medvae.errors import MedvaeError
 from medvae.files import write_bytes
+from medvae.modality import UNKNOWN
 from medvae.networks.build import load_network, parts_of
 from medvae.networks.interface import Network
 from medvae.normative.atlas import Atlas, VolumeWithAtlas, atlas_of, fit_atlas
@@ -70,12 +71,14 @@ class Detector(Calibrated):
         subjects: Sequence[str] | None = None,
         compact: bool = False,
         atlas: Atlas | None = None,
+        modalities: Sequence[str] | None = None,
     ) -> Detector:
         """Fit the normative map on healthy training scans and the operating points on healthy validation scans.
 
         ``scale`` is the one that both were prepared with; ``subjects`` says whose the validation scans are, without
         it each is another person's. ``compact`` rounds network and normative map to half precision first, which
         halves the files that `save` writes. ``atlas`` is that of the training scans, if it was made before.
+        ``modalities`` are the names of the scans' sequences, in the order of their channels.
 
         Raises
         ------
@@ -94,8 +97,8 @@ class Detector(Calibrated):
         if config.score.kind == "deviation":
             atlas = atlas or fit_atlas(training, deformable=True)
         detector = cls(
-            config=config, network=network, channels=channels, calibrated_on=counts, scale=scale, atlas=atlas,
-            shading=shading,
+            config=config, network=network, modalities=tuple(modalities or (UNKNOWN,) * channels),
+            calibrated_on=counts, scale=scale, atlas=atlas, shading=shading,
         )  # fmt: skip
         if config.score.kind in ("product", "sum"):
             detector = replace(detector, part_scales=detector._healthy_means(training))
@@ -174,7 +177,7 @@ class Detector(Calibrated):
         if config.network is not None:
             if config.network.shading == "removed":
                 shading = ShadingReference.load(folder / SHADING)
-            network = _placed(load_network(config, content["channels"] * parts_of(config.network), weights))
+            network = _placed(load_network(config, len(shared["modalities"]) * parts_of(config.network), weights))
         normative = None
         if config.score.normative:
             arrays = load_arrays(folder / "normative.safetensors")

@@ -6,6 +6,7 @@ from medvae.config import Config
 from medvae.detection.detector import Detector
 from medvae.errors import MedvaeError
 from medvae.manifest import Manifest
+from medvae.modality import same_modalities
 from medvae.networks.interface import Network
 from medvae.training.run_folder import refuse_learned
 
@@ -16,8 +17,9 @@ def with_prior(config: Config, manifest: Manifest) -> tuple[Config, Network]:
     Raises
     ------
     MedvaeError
-        If there is no such run, it does not fit the config (another preparation, other tiles, a network that restores
-        nothing or has no KL divergence to show), or it was trained on a validation scan of the manifest.
+        If there is no such run, it does not fit the config (other modalities, another preparation, other tiles, a
+        network that restores nothing or has no KL divergence to show), or it was trained on a validation scan of the
+        manifest.
     """
     options = config.network.prior
     try:
@@ -28,6 +30,11 @@ def with_prior(config: Config, manifest: Manifest) -> tuple[Config, Network]:
     where = f"network.prior.run: {options.run}"
     if prior.network is None or prior.network.kind == "segmenter":
         raise MedvaeError(f"{where}: has no network that reconstructs scans. Give the run of a VAE, or dae.")
+    if not same_modalities(detector.modalities, manifest.modalities):
+        raise MedvaeError(
+            f"{where}: was trained on {', '.join(detector.modalities)}, and {manifest.path} has "
+            f"{', '.join(manifest.modalities)}. Give both the same modalities, in the same order."
+        )
     for name, value in _like(prior).items():
         if value != _like(config)[name]:
             raise MedvaeError(
