@@ -14,7 +14,7 @@ import medvae
 PACKAGE = Path(medvae.__file__).parent
 
 ORDER = (
-    ("errors", "files", "schema", "registry", "progress", "interrupts", "derivatives", "devices"),
+    ("errors", "files", "schema", "registry", "progress", "interrupts", "derivatives", "devices", "modality"),
     ("manifest", "imaging", "drawing"),
     ("augmentation",),
     ("config", "importing"),

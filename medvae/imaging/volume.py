@@ -131,13 +131,39 @@ def read_volume(path: Path | str, *, finite: bool = True) -> Volume:
     file = open_scan(path)
     geometry = _geometry(file)
     array = file.values().reshape(geometry.shape)
-    if finite and not np.isfinite(array).all():
-        count = int(np.count_nonzero(~np.isfinite(array)))
-        raise MedvaeError(
-            f"{path}: holds {count:,} voxels that are NaN or infinite; finite intensities were expected. Find out "
-            f"which step made them; if they are background, replace them by 0 (numpy.nan_to_num) and save again."
-        )
+    if finite:
+        _require_finite(array, path)
     return Volume(array, geometry, file.header, path)
+
+
+def volume_of_array(array: np.ndarray, affine: np.ndarray, name: str = "the array") -> Volume:
+    """A volume that is in memory, as if it had been read from a file: checked, mended, float32 in Fortran order.
+
+    Parameters
+    ----------
+    array
+        ``(X, Y, Z)``, any type of number.
+    affine
+        ``(4, 4)``, voxel index to world coordinates in mm, RAS+.
+    name
+        What an error calls it.
+
+    Raises
+    ------
+    MedvaeError
+        As `read_volume`.
+    """
+    affine = np.asarray(affine, dtype=np.float64)
+    if affine.shape != (4, 4):
+        raise MedvaeError(
+            f"{name}: its affine has shape {affine.shape}; (4, 4) was expected, voxel index to mm (RAS+), as "
+            f"nibabel.load(path).affine."
+        )
+    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        values = np.asfortranarray(array, dtype=np.float32)  # as files are decoded: sums then have the same last bit
+    geometry = _geometry(ScanFile(Path(name), values.shape, affine, None, True, lambda: values))
+    _require_finite(values, Path(name))
+    return Volume(values.reshape(geometry.shape), geometry, None, Path(name))
 
 
 def read_geometry(path: Path | str) -> Geometry:
@@ -261,6 +287,15 @@ def resample(
         values, matrix[:3, :3], matrix[:3, 3], target.shape, np.float32, order=order, mode="constant", cval=outside,
         prefilter=False,
     )  # fmt: skip
+
+
+def _require_finite(array: np.ndarray, path: Path) -> None:
+    if not np.isfinite(array).all():
+        count = int(np.count_nonzero(~np.isfinite(array)))
+        raise MedvaeError(
+            f"{path}: holds {count:,} voxels that are NaN or infinite; finite intensities were expected. Find out "
+            f"which step made them; if they are background, replace them by 0 (numpy.nan_to_num) and save again."
+        )
 
 
 def _copy_placement(source: nib.Nifti1Header, header: nib.Nifti1Header) -> None:

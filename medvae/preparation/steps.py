@@ -10,7 +10,7 @@ import numpy as np
 from medvae.config import PreparationConfig
 from medvae.errors import MedvaeError
 from medvae.imaging.grid import STANDARD_GRID
-from medvae.imaging.volume import Geometry, read_volume, require_same_grid, resample
+from medvae.imaging.volume import Geometry, Volume, read_volume, require_same_grid, resample
 from medvae.preparation.extraction import given_or_found
 from medvae.preparation.intensity import normalise
 from medvae.preparation.prepared import InMemory, PreparedVolume
@@ -35,12 +35,20 @@ with what the old code made.
 def run_steps(
     images: Sequence[Path | str], config: PreparationConfig, *, mask: Path | str | None = None
 ) -> PreparedVolume:
-    """Brain mask, bias field, registration to MNI152, resampling, intensities.
+    """Read a scan and bring it to the standard grid.
 
     Intensities by landmarks are left at ``before_scale(config)``; the learned scale follows in
     `medvae.preparation.prepare.prepare_scan`, which documents arguments and errors.
     """
     volumes = [read_volume(image) for image in images]
+    return prepare_volumes(volumes, config, mask=None if mask is None else read_volume(mask))
+
+
+def prepare_volumes(
+    volumes: Sequence[Volume], config: PreparationConfig, *, mask: Volume | None = None
+) -> PreparedVolume:
+    """`run_steps` for a scan that has been read: brain mask, bias field, registration to MNI152, resampling,
+    intensities."""
     first = volumes[0]
     for other in volumes[1:]:
         require_same_grid(other, first.geometry, f"the first modality {first.path}")
