@@ -81,4 +81,5 @@ def _on_grid(mask: np.ndarray, geometry: Geometry, transform: np.ndarray) -> np.
 
 
 def _dice(a: np.ndarray, b: np.ndarray) -> float:
-    return float(2 * np.count_nonzero(a & b) / max(1, np.count_nonzero(a) + np.count_nonzero(b)))
+    both = int(np.count_nonzero(a)) + int(np.count_nonzero(b))
+    return 2 * int(np.count_nonzero(a & b)) / max(1, both)
