@@ -39,7 +39,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 COHORT = REPOSITORY / "data_manifests" / "included_t1.json"
 SHAPES = REPOSITORY / "data_manifests" / "included" / "lesion_shapes.npz"
 READY, NETWORK = "t1-2mm", "cevae_slice"
-METHODS = (READY, NETWORK, "deviation_baseline", "normative_baseline", "intensity_baseline")
+METHODS = (READY, NETWORK, "z_score_baseline", "normative_baseline", "intensity_baseline")
 LESION_SEED = 2026
 
 

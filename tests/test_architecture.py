@@ -14,7 +14,7 @@ import medvae
 PACKAGE = Path(medvae.__file__).parent
 
 ORDER = (
-    ("errors", "files", "schema", "progress", "interrupts", "derivatives"),
+    ("errors", "files", "schema", "registry", "progress", "interrupts", "derivatives", "devices"),
     ("manifest", "imaging", "drawing"),
     ("config", "importing"),
     ("preparation", "lesions"),
@@ -22,7 +22,7 @@ ORDER = (
     ("networks", "sampling"),
     ("scoring", "training"),
     ("detection",),
-    ("fitting", "prediction", "recalibration"),
+    ("overwriting", "fitting", "prediction", "recalibration"),
     ("reporting",),
     ("benchmark",),
     ("commands",),

@@ -250,7 +250,7 @@ def test_a_scan_that_changes_while_it_is_prepared_is_not_kept(scan, tmp_path, mo
         os.utime(scan, (1, 1))
         return prepare_scan(images, *rest, **options)
 
-    monkeypatch.setattr(caching, "prepare_scan", prepare_and_touch)
+    monkeypatch.setattr(caching, "run_steps", prepare_and_touch)
     with pytest.raises(MedvaeError, match=r"a scan\.nii\.gz: has changed while"):
         prepare_scan([scan], CONFIG, cache=tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*/volume.json"))
@@ -260,10 +260,10 @@ def test_the_entry_of_another_process_stays(scan, tmp_path):
     wanted = caching.request([scan], CONFIG, mask=None, cache=tmp_path / "cache")
     volume = caching.prepare(wanted)
     first = caching.keep(wanted, volume)
-    held, number = first.image, first.folder.stat().st_ino
+    held, number = first.volume.image, first.folder.stat().st_ino
     second = caching.keep(wanted, volume)
     assert second.folder.stat().st_ino == number
-    np.testing.assert_array_equal(held, second.image)
+    np.testing.assert_array_equal(held, second.volume.image)
     assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == sorted(["CACHEDIR.TAG", first.folder.name])
 
 
@@ -303,7 +303,7 @@ def test_the_steps_do_what_their_versions_say(scan):
 
 def test_sidecar_says_in_words_what_the_entry_is(scan, tmp_path):
     cached = prepare_scan([scan], CONFIG, cache=tmp_path / "cache")
-    content = json.loads((cached.folder / "volume.json").read_text())
+    content = json.loads((cached.arrays.folder / "volume.json").read_text())
     assert content["ingredients"]["config"] == CONFIG.model_dump(mode="json")
     assert content["ingredients"]["images"] == [sha256(scan)]
     assert content["images"] == [str(scan)]

@@ -32,6 +32,7 @@ from medvae.config import read_config
 from medvae.detection.base import CALIBRATION, Calibrated
 from medvae.detection.detector import Detector
 from medvae.detection.ensemble import Ensemble, load_detector
+from medvae.devices import AUTO, find_device
 from medvae.errors import MedvaeError
 from medvae.evaluation.case import MASK
 from medvae.evaluation.points import PointResult
@@ -57,6 +58,7 @@ class Bench:
     out: Path
     cache: Path
     quiet: bool
+    device: str = AUTO
     targets: dict[str, Manifest] = field(default_factory=dict)
 
     def folder(self, room: str, label: str, key: str) -> Path:
@@ -98,7 +100,9 @@ class Bench:
         return (self.run(training) / CONFIG).is_file() and not self.trained(training)
 
 
-def run_study(study: StudyConfig, out: Path | str, *, cache: Path | None = None, quiet: bool = False) -> Board:
+def run_study(
+    study: StudyConfig, out: Path | str, *, cache: Path | None = None, device: str = AUTO, quiet: bool = False
+) -> Board:
     """Do what is not yet done of a study, and gather all its numbers.
 
     Whatever fails becomes a failed row, and the rest goes on; it is tried again the next time.
@@ -111,18 +115,21 @@ def run_study(study: StudyConfig, out: Path | str, *, cache: Path | None = None,
         Folder of the study, new or one that goes on being filled.
     cache
         Folder of prepared scans; ``out/prepared`` by default.
+    device
+        Where networks work, as in `medvae.devices.find_device`; no part of the keys of what is done.
     quiet
         No progress display.
 
     Raises
     ------
     MedvaeError
-        If the study or its cohort cannot be used at all.
+        If the study or its cohort cannot be used at all, or there is no such device.
     KeyboardInterrupt
         After Ctrl-C: everything that was finished is kept, a training leaves its checkpoint.
     """
     out = Path(out)
-    bench = open_bench(study, out, cache=cache, quiet=quiet)
+    find_device(device)
+    bench = replace(open_bench(study, out, cache=cache, quiet=quiet), device=device)
     console = Console(stderr=True, quiet=quiet)
     bench.targets.update(_make_targets(bench))
     units = bench.plan.units
@@ -297,11 +304,11 @@ def _time(detector: Calibrated, scan: Scan, cache: Path) -> float:
 def _detector(bench: Bench, unit: Unit) -> Calibrated:
     """The calibrated detector of a unit, loaded if it is there."""
     if unit.detector:
-        return load_detector(unit.detector)
+        return load_detector(unit.detector, device=bench.device)
     folder = bench.folder("detectors", unit.label, unit.key)
     remove_leftovers(folder)
     if (folder / CALIBRATION).is_file():
-        return load_detector(folder)
+        return load_detector(folder, device=bench.device)
     config, cohort = unit.config, bench.plan.cohort
     people = [case.subject_id for case in cohort.of_split("validation", healthy=True)]
     prepared = {"cache": bench.cache, "quiet": bench.quiet}
@@ -318,7 +325,9 @@ def _detector(bench: Bench, unit: Unit) -> Calibrated:
         network = fitted.network
     training, scale = prepare_training(cohort, config.preparation, **prepared)
     validation = prepare_healthy(cohort, "validation", config.preparation, scale=scale, **prepared)
-    return Detector.calibrate(config, network, training, validation, scale=scale, subjects=people).save(folder)
+    return Detector.calibrate(
+        config, network, training, validation, scale=scale, subjects=people, device=bench.device
+    ).save(folder)
 
 
 def _fit(bench: Bench, training: Training) -> Detector:
@@ -326,7 +335,7 @@ def _fit(bench: Bench, training: Training) -> Detector:
     run = bench.run(training)
     begun = run / CONFIG
     config = read_config(begun) if begun.is_file() else training.config
-    return fit(config, bench.plan.cohort, run, cache=bench.cache, resume=True, quiet=bench.quiet)
+    return fit(config, bench.plan.cohort, run, cache=bench.cache, resume=True, device=bench.device, quiet=bench.quiet)
 
 
 def _gather(bench: Bench, failures: dict[str, str]) -> Board:

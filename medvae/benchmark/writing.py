@@ -10,6 +10,7 @@ from typing import Any
 
 from medvae import __version__
 from medvae.benchmark.board import Board, Leaderboard, Line
+from medvae.benchmark.pictures import draw_board
 from medvae.benchmark.statistics import ALPHA, Summary
 from medvae.benchmark.study import POSTPROCESSED
 from medvae.evaluation.bootstrap import FEW_SUBJECTS, LEVEL, Interval
@@ -40,8 +41,6 @@ def write_board(board: Board, out: Path | str, *, pictures: bool = True) -> list
         write_text(out / "timing.csv", csv_text(_timings(board))),
     ]
     if pictures:
-        from medvae.reporting.benchmark_pictures import draw_board
-
         written += draw_board(board, out / "pictures")
     return written
 

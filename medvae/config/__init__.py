@@ -5,13 +5,12 @@ written beside every output.
 """
 
 from medvae.config.learning import LesionConfig, NetworkConfig, ObjectiveConfig, TrainingConfig
-from medvae.config.maps import NETWORK_SCORES, CalibrationConfig, PostprocessingConfig, ScoreConfig, ScorePart
+from medvae.config.maps import CalibrationConfig, PostprocessingConfig, ScoreConfig, ScorePart
 from medvae.config.run import Config, dump_config, read_config
 from medvae.config.scans import AugmentationConfig, BrainMethod, PreparationConfig, SamplingConfig
 from medvae.imaging.planes import PLANE_AXIS, Plane
 
 __all__ = [
-    "NETWORK_SCORES",
     "PLANE_AXIS",
     "AugmentationConfig",
     "BrainMethod",

@@ -36,6 +36,22 @@ class PredictedCase:
     """Of the manifest, which may not know it."""
 
     @property
+    def found_scan(self) -> Path:
+        """The first modality of a case that has one, as all of `read_cases` have.
+
+        Raises
+        ------
+        MedvaeError
+            If nobody knows where it lies.
+        """
+        if self.scan is None:
+            raise MedvaeError(
+                f'{self.folder}: the scan {self.scan_name} of "{self.id}" was not found. Name it in a manifest '
+                f"(--manifest)."
+            )
+        return self.scan
+
+    @property
     def map(self) -> Path:
         """The anomaly map."""
         return self.folder / f"{self.id}{MAP_SUFFIX}"
@@ -78,7 +94,7 @@ class PredictedCase:
 
     def truth(self) -> np.ndarray | None:
         """The known lesion on the scan's grid, ``(X, Y, Z)`` bool; None for a case without a label."""
-        if self.case is None or not self.case.label:
+        if self.manifest is None or self.case is None or not self.case.label:
             return None
         return lesion_truth(self.manifest, self.case)
 
@@ -128,8 +144,8 @@ def with_scans(
         If one of ``folders`` is none.
     """
     cases = {case.id: case for case in manifest.cases} if manifest else {}
-    known = {item.id: manifest.images(cases[item.id])[0] for item in predicted if item.id in cases}
-    known = {name: scan for name, scan in known.items() if scan.is_file()}
+    first = {name: manifest.images(case)[0] for name, case in cases.items()} if manifest else {}
+    known = {item.id: first[item.id] for item in predicted if item.id in first and first[item.id].is_file()}
     known |= {name: Path(scan) for name, scan in (scans or {}).items()}
     known |= _search([item for item in predicted if item.id not in known], folders)
     for item in predicted:

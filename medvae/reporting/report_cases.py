@@ -14,11 +14,11 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from medvae.drawing import grey_window, page_colours
 from medvae.errors import MedvaeError
 from medvae.evaluation.case import MASK
 from medvae.files import write_text
 from medvae.reporting.cases import PredictedCase
-from medvae.reporting.colours import grey_window, page_colours
 from medvae.reporting.report_curves import VoxelsAbove
 from medvae.reporting.report_pictures import data_uri, strip
 from medvae.reporting.report_volumes import STEPS, Layers, encoded, largest_findings, read_layers, voxels_above
@@ -146,7 +146,7 @@ def case_writer(
         html = template.render(
             **shared,
             row=row,
-            sidecar=dict.fromkeys(SAID) | item.sidecar,
+            sidecar={**dict.fromkeys(SAID), **item.sidecar},
             numbers=numbers,
             page=page,
             point=point_name(item.operating_point),
@@ -194,7 +194,8 @@ def _above(layers: Layers) -> tuple[dict[str, list[float] | None], VoxelsAbove]:
 
 
 def _kind(item: PredictedCase, numbers: dict[str, Any]) -> str:
-    return item.kind or {True: "healthy", False: "lesion"}.get(numbers.get("healthy"), "")
+    measured: dict[Any, str] = {True: "healthy", False: "lesion"}
+    return item.kind or measured.get(numbers.get("healthy"), "")
 
 
 def _number(value: Any) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def headline(rows: Sequence[CaseRow], study: Study | None, point: str, missing: 
 
 def _measured(study: Study, at: str) -> list[dict[str, str]]:
     pooled, points = study.pooled, {point.name: point for point in study.operating_points}
-    found = [
+    found: list[tuple[str, float | None, str, Callable[[float], str], str]] = [
         ("average precision", pooled.get("ap"), "ap", "{:.3f}".format, f"chance {pooled.get('prevalence', 0):.3f}")
     ]
     if points:
@@ -132,7 +132,7 @@ def columns(rows: Sequence[CaseRow]) -> list[tuple[str, str, int]]:
 
 
 def _counted(values: Iterable[object]) -> str:
-    values = [str(value) for value in values]
-    if len(set(values)) == 1:
-        return values[0]
-    return ", ".join(f"{value} ({values.count(value)})" for value in dict.fromkeys(values))
+    told = [str(value) for value in values]
+    if len(set(told)) == 1:
+        return told[0]
+    return ", ".join(f"{value} ({told.count(value)})" for value in dict.fromkeys(told))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from medvae.preparation.prepared import PreparedVolume
+from medvae.preparation.prepared import ImageAndMask
 from medvae.sampling.augmentation import Augmenter
 
 
@@ -22,7 +22,7 @@ class PatchDataset(Dataset):
 
     def __init__(
         self,
-        volumes: Sequence[PreparedVolume],
+        volumes: Sequence[ImageAndMask],
         size: Sequence[int],
         *,
         per_volume: int = 8,

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from medvae.imaging.planes import Plane, slices_of
-from medvae.preparation.prepared import PreparedVolume
+from medvae.preparation.prepared import ImageAndMask
 from medvae.sampling.augmentation import Augmenter
 
 
@@ -22,7 +22,7 @@ class SliceDataset(Dataset):
 
     def __init__(
         self,
-        volumes: Sequence[PreparedVolume],
+        volumes: Sequence[ImageAndMask],
         plane: Plane,
         *,
         min_brain_fraction: float,

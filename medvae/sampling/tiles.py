@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from medvae.config import Config
-from medvae.preparation.prepared import PreparedVolume
+from medvae.normative.inputs import ShownScan
 from medvae.sampling.augmentation import Augmenter, left_right_axis
 from medvae.sampling.lesion_scans import FixedPatches, LesionScans
 from medvae.sampling.order import WithKey
@@ -18,7 +18,7 @@ from medvae.sampling.tensor_augmentation import augment
 Tiles = SliceDataset | PatchDataset | FixedPatches
 
 
-def training_tiles(config: Config, volumes: Sequence[PreparedVolume]) -> Tiles | WithKey | LesionScans:
+def training_tiles(config: Config, volumes: Sequence[ShownScan]) -> Tiles | WithKey | LesionScans:
     """Tiles of the training scans: augmented, or with the keys from which `augment_batch` does it.
 
     Where the atlas is bent onto each scan: the scans with lesions, of which `MixedPatches` makes batches.
@@ -47,7 +47,7 @@ def augment_batch(config: Config, x: Tensor, mask: Tensor, keys: Tensor) -> tupl
     return augment(x, mask, config.augmentation, mirror_axis=_mirror_axis(config), seeds=seeds)
 
 
-def validation_tiles(config: Config, volumes: Sequence[PreparedVolume]) -> Tiles:
+def validation_tiles(config: Config, volumes: Sequence[ShownScan]) -> Tiles:
     """The same tiles every time, as they are."""
     options = config.sampling
     if config.network is not None and config.network.deformable:

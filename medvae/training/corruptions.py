@@ -14,6 +14,7 @@ from torch import Tensor
 
 from medvae.config import ObjectiveConfig
 from medvae.lesions.synthesis import insert_lesions
+from medvae.normative.inputs import Channels
 from medvae.sampling.tensor_augmentation import augment
 
 Fill = Literal["zero", "value", "noise"]
@@ -107,30 +108,32 @@ def coarse_noise(
 
 
 def corrupt(
-    options: ObjectiveConfig,
-    x: Tensor,
-    mask: Tensor,
-    seed: Sequence[int],
-    modalities: int | None = None,
-    mirror: bool = False,
+    options: ObjectiveConfig, x: Tensor, mask: Tensor, seed: Sequence[int], channels: Channels | None = None
 ) -> tuple[Tensor, Tensor]:
     """Insert lesions, then change the look of the whole scan: ``(corrupted, truth)`` as of `insert_lesions`.
 
-    Channels of ``x`` after the first ``modalities`` are an atlas and stay as they are; all are the scan by default.
-    With ``mirror`` the last ``modalities`` are the mirrored scan. It looks as the scan does and has lesions of its own,
-    which are not in the truth: a network that never saw both sides ill would take what is alike for healthy.
+    Parameters
+    ----------
+    options
+        Which lesions, and which changes.
+    x, mask
+        ``(N, C, *spatial)`` and ``(N, 1, *spatial)`` bool.
+    seed
+        Of all random numbers.
+    channels
+        The maps of ``x``; all is the scan by default. What comes of healthy brains stays as it is. A mirrored scan
+        looks as the scan does and has lesions of its own, which are not in the truth: a network that never saw both
+        sides ill would take what is alike for healthy.
     """
-    modalities = modalities or x.shape[1]
-    scan, others = x[:, :modalities], x[:, modalities:]
-    corrupted, truth = insert_lesions(scan, mask, options.lesions, (*seed, 1))
+    maps = channels.split(x) if channels is not None else {"scan": x}
     seeds = [(*seed, 2, index) for index in range(len(x))]
-    corrupted, _ = augment(corrupted, mask, options.appearance, mirror_axis=None, seeds=seeds)
-    if mirror:
-        others, mirrored = others[:, :-modalities], others[:, -modalities:]
-        mirrored, _ = insert_lesions(mirrored, mask, options.lesions, (*seed, 3))
+    corrupted, truth = insert_lesions(maps["scan"], mask, options.lesions, (*seed, 1))
+    maps["scan"], _ = augment(corrupted, mask, options.appearance, mirror_axis=None, seeds=seeds)
+    if "mirrored" in maps:
+        mirrored, _ = insert_lesions(maps["mirrored"], mask, options.lesions, (*seed, 3))
         turned, _ = augment(mirrored.flip(2), mask.flip(2), options.appearance, mirror_axis=None, seeds=seeds)
-        others = torch.cat([others, turned.flip(2)], dim=1)  # turned: neither noise nor shading is that of the scan
-    return torch.cat([corrupted, others], dim=1), truth
+        maps["mirrored"] = turned.flip(2)  # turned: neither noise nor bias field is that of the scan
+    return torch.cat(list(maps.values()), dim=1), truth
 
 
 def with_lesions(
@@ -138,13 +141,13 @@ def with_lesions(
 ) -> tuple[Tensor, Tensor]:
     """What a segmenter is to judge, and the truth: tiles that have lesions already, or `corrupt` puts some in.
 
-    The former end with a channel of truth, and are those of a network whose atlas is bent onto each scan, see
-    `medvae.sampling.lesion_scans`.
+    The former bring the truth as one more channel than the network takes, see `medvae.sampling.lesion_scans`.
     """
     bare = getattr(network, "module", network)  # several processes wrap the network
-    if getattr(bare, "deformable", False):
+    channels = getattr(bare, "channels", None)
+    if channels is not None and x.shape[1] == channels.count + 1:
         return x[:, :-1], x[:, -1:] > 0.5
-    return corrupt(options, x, mask, seed, getattr(bare, "modalities", None), getattr(bare, "mirror", False))
+    return corrupt(options, x, mask, seed, channels)
 
 
 def _unravel(index: Tensor, shape: torch.Size | tuple[int, ...]) -> list[Tensor]:

@@ -1,8 +1,20 @@
-"""The colours of scans' findings, the same in every picture and viewer, and told apart by colour-blind readers."""
+"""The colours of what is found, the same in every picture and viewer, and how a figure is saved.
+
+The colours can be told apart with the common kinds of colour blindness.
+"""
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+from medvae.files import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAP_COLOURS = "inferno"
 """Of the anomaly map; matplotlib, FSLeyes, 3D Slicer and NiiVue know it by this name."""
@@ -18,25 +30,27 @@ _STOPS = [(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164
 
 def map_colour(value: float) -> tuple[int, int, int]:
     """Red, green and blue (0–255) of a value of the anomaly map."""
-    channels = [np.interp(value, np.linspace(0, 1, len(_STOPS)), [stop[c] for stop in _STOPS]) for c in range(3)]
-    return tuple(round(float(channel)) for channel in channels)
+    places = np.linspace(0, 1, len(_STOPS))
+    red, green, blue = (round(float(np.interp(value, places, channel))) for channel in zip(*_STOPS, strict=True))
+    return red, green, blue
 
 
 def rgb(colour: str) -> tuple[int, int, int]:
     """Red, green and blue (0–255) of "#rrggbb"."""
-    return tuple(int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
 def page_colours() -> dict[str, str | tuple[int, int, int]]:
     """For the style sheet and the viewer of a page: the ramp of the map, mask, truth, and both."""
     mask, truth = rgb(MASK_COLOUR), rgb(TRUTH_COLOUR)
+    red, green, blue = ((one + other) // 2 for one, other in zip(mask, truth, strict=True))
     return {
         "map": MAP_COLOURS,
         "ramp": ", ".join(f"rgb{stop}" for stop in _STOPS),
         "spread": SPREAD_COLOURS,
         "mask": mask,
         "truth": truth,
-        "both": tuple((one + other) // 2 for one, other in zip(mask, truth, strict=True)),
+        "both": (red, green, blue),
     }
 
 
@@ -53,3 +67,19 @@ def grey_window(scan: np.ndarray, brain: np.ndarray) -> tuple[float, float]:
     low = max(0.0, float(scan.min())) if brain.any() else float(scan.min())
     high = float(np.percentile(scan[brain], 99.5)) if brain.any() else float(scan.max())
     return (low, high) if high > low else (low, low + 1.0)
+
+
+def save_figure(figure: Figure, path: Path | str, *, dpi: int = 110) -> Path:
+    """Write ``figure`` in the format of the path's ending (PNG, PDF or SVG), without time stamps.
+
+    Text stays text in PDF, as journals ask, and identifiers in SVG do not change from run to run.
+    """
+    from matplotlib import rc_context  # only here: viewers' files need the colours and no matplotlib
+
+    path = Path(path)
+    suffix = path.suffix.lstrip(".").lower()
+    stamp = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    buffer = io.BytesIO()
+    with rc_context({"svg.hashsalt": "medvae", "pdf.fonttype": 42}):
+        figure.savefig(buffer, format=suffix, dpi=dpi, metadata=stamp.get(suffix))
+    return write_bytes(path, buffer.getvalue())

@@ -1,10 +1,10 @@
-"""How rough tissue is, against the definition and what it is for."""
+"""Texture, the local SD of fine detail, against the definition and what it is for."""
 
 import numpy as np
 import pytest
 import torch
 
-from medvae.normative.texture import AROUND, DETAIL, FLOOR, roughness
+from medvae.normative.texture import AROUND, DETAIL, FLOOR, log_local_sd
 
 
 @pytest.mark.parametrize("shape", [(9, 10), (7, 8, 9)])
@@ -20,7 +20,7 @@ def test_is_the_local_sd_of_what_departs_from_the_local_mean(shape):
     detail = np.zeros(shape)
     for place in np.argwhere(brain):
         detail[tuple(place)] = image[tuple(place)] - mean(image, place, DETAIL)
-    found = roughness(torch.from_numpy(image)[None, None])[0, 0].numpy()
+    found = log_local_sd(torch.from_numpy(image)[None, None])[0, 0].numpy()
     assert not found[~brain].any()
     for place in np.argwhere(brain):
         expected = np.log(np.sqrt(mean(detail**2, place, AROUND)) + FLOOR)
@@ -34,7 +34,7 @@ def test_ignores_brightness_and_ramps_and_feels_lost_and_added_detail():
     scans = {"flat": flat, "brighter": flat + 0.3, "ramp": flat + 0.3 * place[0], "less": 0.6 + 0.3 * (flat - 0.6),
              "more": 0.6 + 3 * (flat - 0.6)}  # fmt: skip
     inner = (slice(4, -4),) * 3
-    found = {k: roughness(torch.from_numpy(v)[None, None])[0, 0].numpy()[inner].mean() for k, v in scans.items()}
+    found = {k: log_local_sd(torch.from_numpy(v)[None, None])[0, 0].numpy()[inner].mean() for k, v in scans.items()}
     assert found["brighter"] == pytest.approx(found["flat"])
     assert found["ramp"] == pytest.approx(found["flat"], abs=0.02)
     assert found["less"] < found["flat"] - 0.5
@@ -43,8 +43,8 @@ def test_ignores_brightness_and_ramps_and_feels_lost_and_added_detail():
 
 def test_a_constant_is_as_smooth_as_can_be_and_nothing_is_nothing():
     scan = torch.zeros(1, 2, 8, 8, 8)
-    assert not roughness(scan).any()
+    assert not log_local_sd(scan).any()
     scan[..., 2:6] = 0.5
-    found = roughness(scan)
+    found = log_local_sd(scan)
     assert torch.allclose(found[..., 2:6], torch.tensor(FLOOR).log(), atol=1e-3)
     assert not found[..., :2].any()

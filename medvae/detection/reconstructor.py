@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from medvae.config import Config
+from medvae.config.methods import NETWORKS
 from medvae.detection.detector import Detector
 from medvae.errors import MedvaeError
 from medvae.manifest import Manifest
@@ -10,8 +11,8 @@ from medvae.networks.interface import Network
 from medvae.training.run_folder import refuse_learned
 
 
-def with_prior(config: Config, manifest: Manifest) -> tuple[Config, Network]:
-    """The config with the prior's network section filled in from its run folder, and that network.
+def with_reconstructor(config: Config, manifest: Manifest) -> tuple[Config, Network]:
+    """The config with the reconstructor's network section filled in from its run folder, and that network.
 
     Raises
     ------
@@ -19,34 +20,36 @@ def with_prior(config: Config, manifest: Manifest) -> tuple[Config, Network]:
         If there is no such run, it does not fit the config (another preparation, other tiles, a network that restores
         nothing or has no KL divergence to show), or it was trained on a validation scan of the manifest.
     """
-    options = config.network.prior
+    options = config.network.reconstructor
     try:
-        detector = Detector.load(options.run)
+        detector = Detector.load(options.run, device="cpu")
     except MedvaeError as error:
-        raise MedvaeError(f"network.prior.run: {error} A prior is the run of one network.") from None
-    prior = detector.config
-    where = f"network.prior.run: {options.run}"
-    if prior.network is None or prior.network.kind == "segmenter":
+        raise MedvaeError(f"network.reconstructor.run: {error} A reconstructor is the run of one network.") from None
+    first = detector.config
+    where = f"network.reconstructor.run: {options.run}"
+    if first.network is None or NETWORKS[first.network.kind].segments:
         raise MedvaeError(f"{where}: has no network that reconstructs scans. Give the run of a VAE, or dae.")
-    for name, value in _like(prior).items():
+    for name, value in _like(first).items():
         if value != _like(config)[name]:
             raise MedvaeError(
                 f"{where}: was trained with {name}={value}, and here it is {_like(config)[name]}. A network can judge "
                 f"only scans and tiles like its own: give both the same."
             )
-    if prior.network.shading == "removed" and not config.network.atlas:
-        raise MedvaeError(f"{where}: was trained on scans without shading. Add network.atlas, which takes it out here.")
-    if "kl_gradient" in options.shows and (prior.network.kind == "unet" or prior.objective.kind == "dae"):
-        raise MedvaeError(f"{where}: has no KL divergence. Remove kl_gradient from network.prior.shows.")
+    if first.network.bias_field == "removed" and not config.network.atlas:
+        raise MedvaeError(
+            f"{where}: was trained on scans without residual bias field. Add network.atlas, which removes it here."
+        )
+    if "kl_gradient" in options.shows and not first.trains_posterior:
+        raise MedvaeError(f"{where}: has no KL divergence. Remove kl_gradient from network.reconstructor.shows.")
     healthy = manifest.of_split("validation", healthy=True)
     refuse_learned([options.run], {case.id: manifest.images(case) for case in healthy}, manifest.path)
-    filled = options.model_copy(update={"network": prior.network})
-    network = config.network.model_copy(update={"prior": filled})
-    return config.model_copy(update={"network": network}), detector.network.cpu()
+    filled = options.model_copy(update={"network": first.network})
+    network = config.network.model_copy(update={"reconstructor": filled})
+    return config.model_copy(update={"network": network}), detector.network
 
 
 def _like(config: Config) -> dict[str, object]:
-    """What a network and its prior must have in common."""
+    """What a network and its reconstructor must have in common."""
     sampling, preparation = config.sampling, config.preparation.model_dump()
     tiles = {"sampling.kind": sampling.kind, "the shape of a tile": sampling.tile_shape}
     planes = {"sampling.plane": sampling.plane} if sampling.kind == "slice" else {}

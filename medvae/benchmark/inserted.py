@@ -47,7 +47,9 @@ def write_families(
     families, sizes = list(dict.fromkeys(families)), list(dict.fromkeys(sizes))
     there = [family for family in families if (out / family / COHORT).exists()]
     if there and not again:
-        raise MedvaeError(f"{out}: holds {', '.join(there)} already. Choose another --out, or replace it with --force.")
+        raise MedvaeError(
+            f"{out}: holds {', '.join(there)} already. Choose another --out, or replace it with --overwrite."
+        )
     if "ms" in families and shapes is None:
         raise MedvaeError("--shapes: lesions of the family ms are made of real shapes; give a library of them (.npz).")
     library = read_shapes(shapes) if shapes else None

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from medvae.benchmark.board import Board, Leaderboard, Line, Outcome
 from medvae.benchmark.statistics import ALPHA, Ranks, alike
 from medvae.benchmark.study import BASELINES, POSTPROCESSED
+from medvae.drawing import save_figure
 from medvae.evaluation.curves import SparseCounts, bin_floor
-from medvae.reporting.figures import save_figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Told apart with any colour vision (Okabe and Ito 2008), without the yellow, which is lost on white."""
