@@ -229,7 +229,7 @@ class _Unchecked(Manifest):
     """A manifest that may contradict itself."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Manifest:
+    def _consistent(self) -> _Unchecked:
         return self
 
 

@@ -53,7 +53,8 @@ class Geometry:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Length of a voxel along each array axis, in mm."""
-        return tuple(float(n) for n in np.linalg.norm(self.affine[:3, :3], axis=0))
+        x, y, z = (float(n) for n in np.linalg.norm(self.affine[:3, :3], axis=0))
+        return x, y, z
 
     @property
     def voxel_volume_ml(self) -> float:
@@ -210,6 +211,7 @@ def write_volume(
     geometry, source = (like, None) if isinstance(like, Geometry) else (like.geometry, like.header)
     if tuple(array.shape) != geometry.shape:
         raise MedvaeError(f"{path}: the array has shape {array.shape}, its grid {geometry.shape}.")
+    image: nib.Nifti1Image
     if isinstance(source, nib.Nifti1Header):
         header = source.copy()
         header.extensions.clear()  # comments and DICOM fields of the scan do not describe the map
@@ -315,7 +317,8 @@ def _geometry(file: ScanFile) -> Geometry:
             "you want."
         )
         raise MedvaeError(f"{file.path}: has shape {file.shape}, a single 3D volume was expected. {advice}")
-    shape, affine = file.shape[:3], file.affine
+    x, y, z = file.shape[:3]
+    shape, affine = (x, y, z), file.affine
     if not file.placed:
         warnings.warn(
             f"{file.path}: its header does not say how its axes lie in the patient, so that left and right are a "
@@ -377,7 +380,7 @@ def qform_affine(header: nib.Nifti1Header) -> np.ndarray | None:
         return None
 
 
-def _at_right_angles(affine: np.ndarray, shape: tuple[int, ...]) -> Geometry:
+def _at_right_angles(affine: np.ndarray, shape: tuple[int, int, int]) -> Geometry:
     """The nearest grid with orthogonal axes (polar decomposition), of the same spacing, about the same centre."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     left, _, right = np.linalg.svd(affine[:3, :3] / lengths)

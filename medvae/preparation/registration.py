@@ -139,14 +139,16 @@ def measure_quality(array: np.ndarray, mask: np.ndarray, transform: np.ndarray) 
         ``(4, 4)``, as in :class:`Registration`.
     """
     template, standard = read_template()
-    dice = 2 * np.count_nonzero(mask & standard) / max(1, np.count_nonzero(mask) + np.count_nonzero(standard))
+    both = int(np.count_nonzero(mask)) + int(np.count_nonzero(standard))
+    dice = 2 * int(np.count_nonzero(mask & standard)) / max(1, both)
     axes = transform[:3, :3]
     lengths = np.linalg.norm(axes, axis=0)
+    x, y, z = (float(n) for n in lengths)
     cosines = np.abs(axes.T @ axes / np.outer(lengths, lengths) - np.eye(3))
     return RegistrationQuality(
-        dice=float(dice),
+        dice=dice,
         mutual_information=_mutual_information(array[mask & standard], template[mask & standard]),
-        scales=tuple(float(n) for n in lengths),
+        scales=(x, y, z),
         shear=float(cosines.max()),
     )
 
@@ -201,8 +203,8 @@ def _optimise(array: np.ndarray, mask: np.ndarray, geometry: Geometry) -> np.nda
         affine.SetCenter(similarity.GetCenter())
         affine.SetMatrix(similarity.GetMatrix())
         affine.SetTranslation(similarity.GetTranslation())
-        affine = _climb(fixed, moving, region, affine, shrink=(2, 1), smoothing_mm=(2.0, 0.0), step_mm=1.0)
-    return _matrix(sitk.AffineTransform(affine))
+        best = _climb(fixed, moving, region, affine, shrink=(2, 1), smoothing_mm=(2.0, 0.0), step_mm=1.0)
+    return _matrix(sitk.AffineTransform(best))
 
 
 def _best_rotation(

@@ -79,8 +79,8 @@ def prepare_volumes(
         moved, mask_on_grid = move_brain(array, brain, first.geometry, STANDARD_GRID, transform)
         prepared.append(normalise(moved, mask_on_grid, config, str(volume.path)))
     quality = measure_quality(prepared[0], mask_on_grid, transform)
-    arrays = InMemory(np.stack(prepared), mask_on_grid, brain)
-    return PreparedVolume(arrays, first.placement, transform, registered, brain_from, quality)
+    made = InMemory(np.stack(prepared), mask_on_grid, brain)
+    return PreparedVolume(made, first.placement, transform, registered, brain_from, quality)
 
 
 def _on_grid(mask: np.ndarray, geometry: Geometry, transform: np.ndarray) -> np.ndarray:
@@ -88,4 +88,5 @@ def _on_grid(mask: np.ndarray, geometry: Geometry, transform: np.ndarray) -> np.
 
 
 def _dice(a: np.ndarray, b: np.ndarray) -> float:
-    return float(2 * np.count_nonzero(a & b) / max(1, np.count_nonzero(a) + np.count_nonzero(b)))
+    both = int(np.count_nonzero(a)) + int(np.count_nonzero(b))
+    return 2 * int(np.count_nonzero(a & b)) / max(1, both)
