@@ -56,12 +56,12 @@ class Scan:
                 f'scan "{self.id}" has {len(self.images)} modalities, the detector was trained on {len(wanted)} '
                 f"({', '.join(wanted)}). Give them in a manifest, one image per modality."
             )
-        raise MedvaeError(self._other_sequence(detector))
+        raise MedvaeError(self._other_sequence(self.modalities, detector))
 
-    def _other_sequence(self, detector: Calibrated) -> str:
-        declared, wanted = ", ".join(self.modalities), ", ".join(detector.modalities)
-        twice = [name for name in detector.modalities if self.modalities.count(name) > 1]
-        lacking = [name for name in detector.modalities if name not in self.modalities]
+    def _other_sequence(self, modalities: tuple[str, ...], detector: Calibrated) -> str:
+        declared, wanted = ", ".join(modalities), ", ".join(detector.modalities)
+        twice = [name for name in detector.modalities if modalities.count(name) > 1]
+        lacking = [name for name in detector.modalities if name not in modalities]
         problem = f"{', '.join(lacking)} is missing" if lacking else f"{', '.join(twice)} is there more than once"
         mend = 'correct "modality" in the manifest'
         if len(self.images) == 1 and self.declared_in == FILE_NAME:

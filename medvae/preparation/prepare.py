@@ -155,5 +155,6 @@ def _require_scale(config: PreparationConfig, scale: LandmarkScale | None, image
 
 
 def _on_scale(volume: PreparedVolume, config: PreparationConfig, scale: LandmarkScale | None) -> PreparedVolume:
-    learned = scale is not None and config.intensity == "landmarks"
-    return standardised(volume, scale, config) if learned else volume
+    if scale is None or config.intensity != "landmarks":
+        return volume
+    return standardised(volume, scale, config)

@@ -136,12 +136,12 @@ def calibration_curve(
         for number, point in enumerate(points):
             own = [
                 case.number("flagged", at=point.name) / case.number("voxels")
-                for case in study.per_case
+                for case in (study.per_case if study else [])
                 if case.healthy and case.number("voxels") > 0 and Quantity("flagged", point.name) in case.numbers
             ]
             axes.plot([point.asked_fpr] * len(own), np.maximum(own, SMALLEST_RATE), "o", markersize=3, color=FIRST,
                       alpha=0.45, label="each healthy scan" if number == 0 else None)  # fmt: skip
-            found = study.interval("fpr", point.name)
+            found = study.interval("fpr", point.name) if study else None
             if found and not found.means_little:
                 axes.plot([point.asked_fpr] * 2, np.maximum([found.low, found.high], SMALLEST_RATE), color=SECOND,
                           linewidth=1.5)  # fmt: skip
