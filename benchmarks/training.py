@@ -49,7 +49,9 @@ def seconds_per_step(manifest: Path, cache: Path, steps: int) -> tuple[float, fl
     for step, (x, mask) in enumerate(mixed.batches(loader, 0, mixed.steps + steps)):
         made = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16):
-            loss = training_loss(config.objective, network, x, mask, (0, step), step).total
+            loss = training_loss(
+                config.objective, network, x, mask, (0, step), step, voxel_mm=config.grid.voxel_mm
+            ).total
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()

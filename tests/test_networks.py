@@ -9,11 +9,11 @@ from torch import nn
 
 from medvae.config import Config, NetworkConfig
 from medvae.errors import MedvaeError
-from medvae.imaging.grid import STANDARD_GRID
 from medvae.imaging.planes import slices_of
 from medvae.networks import layers
 from medvae.networks.build import build, build_network
 from medvae.networks.vae import ConvVAE
+from tests.conftest import STANDARD_GRID
 
 SMALL = {"widths": (4, 8, 8), "latent_size": 6, "squeeze": 4}
 SPATIAL = {"latent": "spatial", "latent_size": 3}

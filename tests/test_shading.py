@@ -1,5 +1,6 @@
 """A scan freed of the smooth field by which it differs from healthy scans."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +12,6 @@ from medvae.errors import MedvaeError
 from medvae.fitting import fit
 from medvae.normative.bias_field import STEP, VolumeWithoutShading, fit_reference, without_shading
 from medvae.preparation.prepare import prepare_healthy
-from medvae.preparation.prepared import PreparedVolume
 from medvae.preparation.registration import read_template
 from medvae.training.loop import train
 
@@ -128,9 +128,7 @@ def test_network_is_shown_no_shading(cohort, volumes, tmp_path):
     assert np.array_equal(made.score(volume), loaded.score(volume))
 
     field = shading(volume.mask.shape, 0.08).astype(np.float32)
-    shaded = PreparedVolume(
-        volume.image * field, volume.mask, volume.source, volume.source_mask, volume.transform, volume.registered
-    )
+    shaded = replace(volume, image=volume.image * field)
     difference = np.abs(loaded.score(shaded) - loaded.score(volume))[volume.mask].mean()
     kept = Detector.calibrate(
         Config.model_validate(TINY | {"network": TINY["network"] | {"shading": "kept"}}), made.network, volumes, volumes

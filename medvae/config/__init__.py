@@ -8,13 +8,13 @@ from medvae.config.learning import LesionConfig, NetworkConfig, ObjectiveConfig,
 from medvae.config.maps import NETWORK_SCORES, CalibrationConfig, PostprocessingConfig, ScoreConfig, ScorePart
 from medvae.config.run import Config, dump_config, read_config
 from medvae.config.scans import (
-    PLANE_AXIS,
     AugmentationConfig,
     BrainMethod,
     Plane,
     PreparationConfig,
     SamplingConfig,
 )
+from medvae.imaging.planes import PLANE_AXIS
 
 __all__ = [
     "NETWORK_SCORES",

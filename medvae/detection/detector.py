@@ -110,6 +110,11 @@ class Detector(Calibrated):
 
     def score(self, volume: PreparedVolume) -> np.ndarray:
         """The calibrated score on the standard grid, ``(X, Y, Z)`` float32: higher is more anomalous, 0 outside."""
+        if volume.grid != self.config.grid:
+            raise MedvaeError(
+                f"{volume.source.path}: was prepared on the grid {volume.grid.name}, and this detector judges scans on "
+                f"{self.config.grid.name}. Prepare it with detector.config.preparation."
+            )
         score = self._signed_score(volume)
         if self.normative is not None:
             score = self.normative.z(score, volume.mask)

@@ -68,7 +68,7 @@ def build_network(config: Config, channels: int) -> Network:
     """The network of a config, freshly initialised from the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return build(config.network, config.sampling.tile_shape, channels)
+        return build(config.network, config.tile_shape, channels)
 
 
 def load_network(config: Config, channels: int, weights: Path) -> Network:

@@ -275,7 +275,7 @@ class VolumeWithAtlas(PreparedVolume):
 
     def __init__(self, plain: PreparedVolume, atlas: Atlas, mirror: bool = False) -> None:
         same = {name: getattr(plain, name) for name in ("source", "transform", "registered", "brain_from", "quality")}
-        self.__dict__.update(same, plain=plain, atlas=atlas, mirror=mirror)
+        self.__dict__.update(same, plain=plain, grid=plain.grid, atlas=atlas, mirror=mirror)
 
     @cached_property
     def _fitted(self) -> tuple[np.ndarray, Tensor | None]:

@@ -36,7 +36,8 @@ NEAR = (1.5, 2.5, 2.5)
 Most of a lesion lies further off, and a polynomial that can follow it must not see it."""
 
 STEP = (slice(None, None, 2),) * 3
-"""The voxels that are looked at: every second along each axis."""
+"""The voxels that are looked at: every second along each axis, on any grid (4 mm on that of 2 mm). A reference holds no
+others."""
 
 SHRINKAGE = 5.0
 """Pseudo-subjects with which the variance of each place is drawn towards the average one."""
@@ -85,7 +86,7 @@ class VolumeWithoutShading(PreparedVolume):
 
     def __init__(self, plain: PreparedVolume, reference: ShadingReference) -> None:
         same = {name: getattr(plain, name) for name in ("source", "transform", "registered", "brain_from", "quality")}
-        self.__dict__.update(same, plain=plain, image=reference.remove(plain.image, plain.mask))
+        self.__dict__.update(same, plain=plain, grid=plain.grid, image=reference.remove(plain.image, plain.mask))
 
     @property
     def mask(self) -> np.ndarray:

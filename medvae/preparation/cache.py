@@ -27,7 +27,6 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ from medvae import __version__
 from medvae.config import PreparationConfig
 from medvae.errors import MedvaeError
 from medvae.files import sha256, told, whole_folder, write_bytes, write_json, write_text
-from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.grid import GRIDS, Grid
 from medvae.imaging.volume import Geometry, Placement
 from medvae.preparation.intensity import before_scale
 from medvae.preparation.prepared import PreparedVolume
@@ -71,12 +70,13 @@ class CachedVolume(PreparedVolume):
     shapes: dict[str, tuple[int, ...]]
     brain_ml: float
 
-    def __init__(self, folder: Path, content: dict[str, Any], path: Path) -> None:
+    def __init__(self, folder: Path, content: dict[str, Any], path: Path, grid: Grid) -> None:
         placed = content["source"]
         header = base64.b64decode(placed["header"])
         kind = nib.Nifti1Header if len(header) == 348 else nib.Nifti2Header
         known = {
             "folder": folder,
+            "grid": grid,
             "shapes": {name: tuple(shape) for name, shape in content["shapes"].items()},
             "source": Placement(Geometry(np.array(placed["affine"]), placed["shape"]), kind(header, check=False), path),
             "transform": np.array(content["transform"]),
@@ -168,14 +168,14 @@ def request(
     """
     cache, config = open_cache(cache), before_scale(config)
     images, mask = tuple(map(Path, images)), Path(mask) if mask else None
-    files = [*images, *([mask] if mask else [])]
+    files, grid = [*images, *([mask] if mask else [])], GRIDS[config.grid]
     stamps = tuple(map(_stamp, files))
     ingredients = {
         "layout": LAYOUT,
         "steps": STEP_VERSIONS,
-        "template": _template_checksums(),
-        "grid": {"affine": STANDARD_GRID.affine.tolist(), "shape": STANDARD_GRID.shape},
-        "config": config.model_dump(mode="json"),
+        "template": _template_checksums(grid),
+        "grid": {"affine": grid.geometry.affine.tolist(), "shape": grid.shape},
+        "config": config.model_dump(mode="json", exclude={"grid"}),  # it is there already, whatever its name
         "images": [known_sha256(image, cache) for image in images],
         "mask": known_sha256(mask, cache) if mask else None,
     }
@@ -190,7 +190,7 @@ def find(wanted: Request) -> CachedVolume | None:
         checksum = content.pop("checksum")
         if checksum != _digest(content) or content["ingredients"] != wanted.ingredients:
             return None
-        volume = CachedVolume(wanted.folder, content, wanted.images[0])
+        volume = CachedVolume(wanted.folder, content, wanted.images[0], GRIDS[wanted.config.grid])
         return volume if volume.whole else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # absent, or whatever damage does to JSON
         return None
@@ -344,10 +344,9 @@ def _head(name: str, shape: tuple[int, ...]) -> bytes:
 
 
 @functools.cache
-def _template_checksums() -> list[str]:
-    folder = resources.files("medvae.preparation") / "template"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".nii.gz")), key=lambda f: f.name)
-    return [hashlib.sha256(f.read_bytes()).hexdigest() for f in files]
+def _template_checksums(grid: Grid) -> list[str]:
+    """Of the mask and the brain, in this order: another would change every key."""
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in (grid.template_mask, grid.template)]
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from batchgenerators.transforms.abstract_transforms import AbstractTransform
 
 from medvae.config import AugmentationConfig
+from medvae.imaging.grid import DEFAULT_GRID
 from medvae.imaging.planes import Plane
 from medvae.sampling.sharpness import SharpnessTransform
 from medvae.sampling.smooth_field import SmoothFieldTransform
@@ -46,9 +47,18 @@ class Augmenter:
         Spatial shape of what will be augmented: ``(H, W)`` or ``(X, Y, Z)``.
     mirror_axis
         Spatial axis to mirror along, or None: see `left_right_axis`.
+    voxel_mm
+        Edge of a voxel, in mm; that of the default grid if not given.
     """
 
-    def __init__(self, config: AugmentationConfig, shape: Sequence[int], *, mirror_axis: int | None) -> None:
+    def __init__(
+        self,
+        config: AugmentationConfig,
+        shape: Sequence[int],
+        *,
+        mirror_axis: int | None,
+        voxel_mm: float = DEFAULT_GRID.voxel_mm,
+    ) -> None:
         from batchgenerators.transforms.abstract_transforms import Compose
         from batchgenerators.transforms.color_transforms import (
             BrightnessMultiplicativeTransform,
@@ -72,7 +82,7 @@ class Augmenter:
         if config.sharpness != (0.0, 0.0):
             spatial.append(SharpnessTransform(config.sharpness))
         if config.thick_slices > 0:
-            spatial.append(ThickSlicesTransform(config.thick_slices, config.slice_mm))
+            spatial.append(ThickSlicesTransform(config.thick_slices, config.slice_mm, voxel_mm))
         if config.bias_field > 0:
             spatial.append(SmoothFieldTransform(config.bias_field))
         inside: list[Callable] = []

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medvae.config import AugmentationConfig
+from medvae.imaging.grid import DEFAULT_GRID
 from medvae.sampling.sharpness import sharpened
 from medvae.sampling.smooth_field import CONTROL_POINTS, spline_weights
 from medvae.sampling.thick_slices import draw_slices, thickly_sliced
@@ -55,6 +56,7 @@ def augment(
     *,
     mirror_axis: int | None,
     seeds: Sequence[Sequence[int]],
+    voxel_mm: float = DEFAULT_GRID.voxel_mm,
 ) -> tuple[Tensor, Tensor]:
     """Augment a batch, every sample from its own seed.
 
@@ -70,13 +72,15 @@ def augment(
         Spatial axis to mirror along, or None: see `medvae.sampling.augmentation.left_right_axis`.
     seeds
         For each sample non-negative integers, for instance (seed, epoch, index).
+    voxel_mm
+        Edge of a voxel, in mm; that of the default grid if not given.
 
     Returns
     -------
     tuple of Tensor
         New x and mask. The background is 0; a sample whose brain would leave the tile is not moved.
     """
-    draws = draw(config, seeds, channels=x.shape[1], dimensions=x.ndim - 2, mirror_axis=mirror_axis)
+    draws = draw(config, seeds, channels=x.shape[1], dimensions=x.ndim - 2, mirror_axis=mirror_axis, voxel_mm=voxel_mm)
     return apply(x, mask, draws)
 
 
@@ -87,9 +91,15 @@ def draw(
     channels: int,
     dimensions: int,
     mirror_axis: int | None,
+    voxel_mm: float = DEFAULT_GRID.voxel_mm,
 ) -> Draws:
-    """The parameters of each sample; a range changes its own parameter only, never the draws of another."""
-    columns = zip(*(_draw_one(config, seed, channels, dimensions, mirror_axis) for seed in seeds), strict=True)
+    """The parameters of each sample; a range changes its own parameter only, never the draws of another.
+
+    ``voxel_mm`` as in `augment`; that of the default grid if not given.
+    """
+    columns = zip(
+        *(_draw_one(config, seed, channels, dimensions, mirror_axis, voxel_mm) for seed in seeds), strict=True
+    )
     *values, slices, noise_seed = columns
     matrix, sharpness, field, amplitude, gamma, brightness, contrast, deviation = (
         torch.from_numpy(np.stack(value).astype(np.float32)) for value in values
@@ -149,7 +159,12 @@ def apply(x: Tensor, mask: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
 
 
 def _draw_one(
-    config: AugmentationConfig, seed: Sequence[int], channels: int, dimensions: int, mirror_axis: int | None
+    config: AugmentationConfig,
+    seed: Sequence[int],
+    channels: int,
+    dimensions: int,
+    mirror_axis: int | None,
+    voxel_mm: float,
 ) -> tuple[np.ndarray | float | int | tuple, ...]:
     rng = np.random.default_rng(tuple(seed))
     largest = np.deg2rad(config.rotation_degrees)
@@ -165,7 +180,7 @@ def _draw_one(
     brightness = rng.uniform(*config.brightness, channels)
     contrast = np.array([_around_one(rng, config.contrast) for _ in range(channels)])
     sharpness = rng.uniform(*config.sharpness)  # drawn late: older seeds keep their other numbers
-    slices = draw_slices(rng, config.thick_slices, config.slice_mm, dimensions)
+    slices = draw_slices(rng, config.thick_slices, config.slice_mm, voxel_mm, dimensions)
     return matrix, sharpness, field, amplitude, gamma, brightness, contrast, deviation, slices, noise_seed
 
 

@@ -7,8 +7,6 @@ import torch
 from batchgenerators.transforms.abstract_transforms import AbstractTransform
 from torch import Tensor
 
-from medvae.imaging.grid import STANDARD_GRID
-
 
 def slab_weights(length: int, thickness: float, phase: float) -> np.ndarray:
     """What each of ``length`` voxels weighs in each voxel of the thickly sliced image: ``(length, length)``.
@@ -44,16 +42,19 @@ def thickly_sliced(x: Tensor, mask: Tensor, axis: int, thickness: float, phase: 
 
 
 class ThickSlicesTransform(AbstractTransform):
-    """`thickly_sliced` for batchgenerators, for a ``share`` of the samples, with a thickness of ``limits`` mm."""
+    """`thickly_sliced` for batchgenerators, for a ``share`` of the samples, with a thickness of ``limits`` mm.
 
-    def __init__(self, share: float, limits: tuple[float, float]) -> None:
-        self.share, self.limits = share, limits
+    Voxels have an edge of ``voxel_mm``.
+    """
+
+    def __init__(self, share: float, limits: tuple[float, float], voxel_mm: float) -> None:
+        self.share, self.limits, self.voxel_mm = share, limits, voxel_mm
 
     def __call__(self, **batch: np.ndarray) -> dict[str, np.ndarray]:
         """A batch whose ``data (N, C, *spatial)`` is changed inside ``seg (N, 1, *spatial)``."""
         data = batch["data"].copy()
         for sample, seg in zip(data, batch["seg"], strict=True):
-            thickness, axis, phase = draw_slices(np.random, self.share, self.limits, seg.ndim - 1)
+            thickness, axis, phase = draw_slices(np.random, self.share, self.limits, self.voxel_mm, seg.ndim - 1)
             if thickness:
                 x, mask = torch.from_numpy(sample), torch.from_numpy(seg > 0.5)
                 sample[:] = thickly_sliced(x, mask, axis, thickness, phase).numpy()
@@ -61,9 +62,9 @@ class ThickSlicesTransform(AbstractTransform):
 
 
 def draw_slices(
-    rng: np.random.Generator, share: float, limits: tuple[float, float], dimensions: int
+    rng: np.random.Generator, share: float, limits: tuple[float, float], voxel_mm: float, dimensions: int
 ) -> tuple[float, int, float]:
-    """Thickness in voxels, 0 in all but a ``share`` of the draws; the axis; the phase."""
+    """Thickness in voxels, 0 in all but a ``share`` of the draws; the axis; the phase. ``limits`` are in mm."""
     chance, millimetres, place, phase = rng.uniform(size=4)
-    thickness = (limits[0] + millimetres * (limits[1] - limits[0])) / STANDARD_GRID.spacing_mm[0]
+    thickness = (limits[0] + millimetres * (limits[1] - limits[0])) / voxel_mm
     return thickness if chance < share else 0.0, min(int(place * dimensions), dimensions - 1), float(phase)

@@ -29,7 +29,9 @@ def training_tiles(config: Config, volumes: Sequence[PreparedVolume]) -> Tiles |
     changes = config.augmentation
     augmenter = None
     if changes.enabled and changes.backend == "batchgenerators":
-        augmenter = Augmenter(changes, config.sampling.tile_shape, mirror_axis=_mirror_axis(config))
+        augmenter = Augmenter(
+            changes, config.tile_shape, mirror_axis=_mirror_axis(config), voxel_mm=config.grid.voxel_mm
+        )
     if options.kind == "patch":
         count = options.patches_per_volume
         tiles = PatchDataset(volumes, options.patch_size, per_volume=count, augmenter=augmenter, seed=config.seed)
@@ -44,7 +46,8 @@ def training_tiles(config: Config, volumes: Sequence[PreparedVolume]) -> Tiles |
 def augment_batch(config: Config, x: Tensor, mask: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     """Augment ``x (N, C, *spatial)`` and ``mask`` where they are; ``keys (N, 2)`` hold (epoch, index)."""
     seeds = [(config.seed, *key) for key in keys.tolist()]
-    return augment(x, mask, config.augmentation, mirror_axis=_mirror_axis(config), seeds=seeds)
+    voxel_mm = config.grid.voxel_mm
+    return augment(x, mask, config.augmentation, mirror_axis=_mirror_axis(config), seeds=seeds, voxel_mm=voxel_mm)
 
 
 def validation_tiles(config: Config, volumes: Sequence[PreparedVolume]) -> Tiles:

@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 
 from medvae.config import Config
-from medvae.imaging.grid import STANDARD_GRID
 from medvae.imaging.smoothing import smooth_in_mask
 from medvae.networks.gradients import gradient, smooth_gradient
 from medvae.networks.interface import Network
@@ -59,9 +58,9 @@ def score_volume(
         raw = np.prod(scaled, axis=0) if kind == "product" else np.sum(scaled, axis=0)
     else:
         raw = _score(config, network, kind, image, mask)
-    score = smooth_in_mask(raw, mask, _voxels(config.score.smoothing_mm))
+    score = smooth_in_mask(raw, mask, _voxels(config.score.smoothing_mm, config))
     if config.score.guided_mm:
-        radius = max(1, round(config.score.guided_mm / STANDARD_GRID.spacing_mm[0]))
+        radius = max(1, round(config.score.guided_mm / config.grid.voxel_mm))
         score = guided_filter(score, image[:modalities], mask, radius)
     return score
 
@@ -69,7 +68,9 @@ def score_volume(
 def score_parts(config: Config, network: Network, image: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
     """Absolute, smoothed maps ``(X, Y, Z)`` of the parts of a combined score, not yet scaled."""
     return [
-        smooth_in_mask(np.abs(_score(config, network, part.kind, image, mask)), mask, _voxels(part.smoothing_mm))
+        smooth_in_mask(
+            np.abs(_score(config, network, part.kind, image, mask)), mask, _voxels(part.smoothing_mm, config)
+        )
         for part in config.score.parts
     ]
 
@@ -127,5 +128,5 @@ def tile_score(config: Config, kind: str) -> TileScore:
     return partial(gradient, **loss)
 
 
-def _voxels(millimetres: float) -> list[float]:
-    return [millimetres / spacing for spacing in STANDARD_GRID.spacing_mm]
+def _voxels(millimetres: float, config: Config) -> list[float]:
+    return [millimetres / spacing for spacing in config.grid.spacing_mm]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from medvae.config import ObjectiveConfig
+from medvae.imaging.grid import DEFAULT_GRID
 from medvae.lesions.synthesis import insert_lesions
 from medvae.sampling.tensor_augmentation import augment
 
@@ -113,38 +114,48 @@ def corrupt(
     seed: Sequence[int],
     modalities: int | None = None,
     mirror: bool = False,
+    voxel_mm: float = DEFAULT_GRID.voxel_mm,
 ) -> tuple[Tensor, Tensor]:
     """Insert lesions, then change the look of the whole scan: ``(corrupted, truth)`` as of `insert_lesions`.
 
     Channels of ``x`` after the first ``modalities`` are an atlas and stay as they are; all are the scan by default.
     With ``mirror`` the last ``modalities`` are the mirrored scan. It looks as the scan does and has lesions of its own,
     which are not in the truth: a network that never saw both sides ill would take what is alike for healthy.
+    ``voxel_mm``, the edge of a voxel, is that of the default grid if not given.
     """
     modalities = modalities or x.shape[1]
     scan, others = x[:, :modalities], x[:, modalities:]
-    corrupted, truth = insert_lesions(scan, mask, options.lesions, (*seed, 1))
+    corrupted, truth = insert_lesions(scan, mask, options.lesions, (*seed, 1), voxel_mm)
     seeds = [(*seed, 2, index) for index in range(len(x))]
-    corrupted, _ = augment(corrupted, mask, options.appearance, mirror_axis=None, seeds=seeds)
+    corrupted, _ = augment(corrupted, mask, options.appearance, mirror_axis=None, seeds=seeds, voxel_mm=voxel_mm)
     if mirror:
         others, mirrored = others[:, :-modalities], others[:, -modalities:]
-        mirrored, _ = insert_lesions(mirrored, mask, options.lesions, (*seed, 3))
-        turned, _ = augment(mirrored.flip(2), mask.flip(2), options.appearance, mirror_axis=None, seeds=seeds)
+        mirrored, _ = insert_lesions(mirrored, mask, options.lesions, (*seed, 3), voxel_mm)
+        turned, _ = augment(
+            mirrored.flip(2), mask.flip(2), options.appearance, mirror_axis=None, seeds=seeds, voxel_mm=voxel_mm
+        )
         others = torch.cat([others, turned.flip(2)], dim=1)  # turned: neither noise nor shading is that of the scan
     return torch.cat([corrupted, others], dim=1), truth
 
 
 def with_lesions(
-    options: ObjectiveConfig, network: torch.nn.Module, x: Tensor, mask: Tensor, seed: Sequence[int]
+    options: ObjectiveConfig,
+    network: torch.nn.Module,
+    x: Tensor,
+    mask: Tensor,
+    seed: Sequence[int],
+    voxel_mm: float = DEFAULT_GRID.voxel_mm,
 ) -> tuple[Tensor, Tensor]:
     """What a segmenter is to judge, and the truth: tiles that have lesions already, or `corrupt` puts some in.
 
     The former end with a channel of truth, and are those of a network whose atlas is bent onto each scan, see
-    `medvae.sampling.lesion_scans`.
+    `medvae.sampling.lesion_scans`. ``voxel_mm``, the edge of a voxel, is that of the default grid if not given.
     """
     bare = getattr(network, "module", network)  # several processes wrap the network
     if getattr(bare, "deformable", False):
         return x[:, :-1], x[:, -1:] > 0.5
-    return corrupt(options, x, mask, seed, getattr(bare, "modalities", None), getattr(bare, "mirror", False))
+    modalities, mirror = getattr(bare, "modalities", None), getattr(bare, "mirror", False)
+    return corrupt(options, x, mask, seed, modalities, mirror, voxel_mm)
 
 
 def _unravel(index: Tensor, shape: torch.Size | tuple[int, ...]) -> list[Tensor]:

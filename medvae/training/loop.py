@@ -124,7 +124,7 @@ def train(
     optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=options.learning_rate)
     if options.channels_last:
         network = network.to(
-            memory_format=torch.channels_last if len(config.sampling.tile_shape) == 2 else torch.channels_last_3d
+            memory_format=torch.channels_last if len(config.tile_shape) == 2 else torch.channels_last_3d
         )
     average = (
         AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay)) if options.ema_decay else None
@@ -194,7 +194,7 @@ def train(
             network.train()
             seed = (config.seed, step, accelerator.process_index)
             beta = constraint.beta if constraint else None
-            terms = losses.training_loss(config.objective, network, x, mask, seed, step, beta)
+            terms = losses.training_loss(config.objective, network, x, mask, seed, step, beta, config.grid.voxel_mm)
             _require_finite(terms, step, out)
             if constraint:
                 constraint.update(accelerator.reduce(terms.reconstruction.detach(), "mean"))
@@ -215,7 +215,7 @@ def train(
             if (step % options.validate_every == 0 or last) and held_out and accelerator.is_main_process:
                 _validate(kept(), held_out, config, step, metrics)
                 draw_loss(out / "metrics.jsonl", out / "loss.png")
-                picture = draw_reconstructions(kept(), held_out, config.objective, out / "reconstructions.png")
+                picture = draw_reconstructions(kept(), held_out, config, out / "reconstructions.png")
                 add_picture(board, picture, step)
             if stopping.is_set():
                 metrics.write(step)
@@ -248,7 +248,7 @@ def _validate(network: Network, held_out: Tiles, config: Config, step: int, metr
     for start in range(0, len(held_out), 64):
         tiles = [held_out[0, index] for index in range(start, min(start + 64, len(held_out)))]
         x, mask = (torch.stack(parts).to(device) for parts in zip(*tiles, strict=True))
-        terms = losses.validation_terms(options, network, x, mask, (config.seed, start))
+        terms = losses.validation_terms(options, network, x, mask, (config.seed, start), config.grid.voxel_mm)
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + float(value)
         voxels += float(mask.sum())

@@ -17,12 +17,14 @@ from torch.nn import functional
 
 from medvae.config import ObjectiveConfig
 from medvae.imaging.components import components
+from medvae.imaging.grid import DEFAULT_GRID
 from medvae.networks.densities import free_nats_divergence, kl_divergence, negative_log_likelihood
 from medvae.networks.interface import Network
 from medvae.training.corruptions import blank_squares, coarse_noise, with_lesions
 
 TYPICAL_LESION, WEIGHTS = 300, (0.5, 6.0)
-"""Voxels of the lesion whose voxels count once where small ones count for more, and the least and most they count."""
+"""Voxels of the lesion whose voxels count once where small ones count for more (2.4 ml on the grid of 2 mm that it was
+tuned on), and the least and most they count."""
 
 
 def discrepancy_loss(
@@ -180,6 +182,7 @@ def training_loss(
     seed: Sequence[int],
     step: int,
     beta: Tensor | None = None,
+    voxel_mm: float = DEFAULT_GRID.voxel_mm,
 ) -> LossTerms:
     """The loss that a config asks for, with all its random numbers drawn from ``seed``.
 
@@ -197,9 +200,11 @@ def training_loss(
         For the warm-up of β.
     beta
         Instead of the config's, where `Geco` adapts it.
+    voxel_mm
+        Edge of a voxel, in mm; that of the default grid if not given.
     """
     if options.kind == "discrepancy":
-        changed = with_lesions(options, network, x, mask, seed)
+        changed = with_lesions(options, network, x, mask, seed, voxel_mm)
         return discrepancy_loss(network, *changed, mask, options.dice_weight, options.balance)
     generator = torch.Generator(x.device)
     generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
@@ -222,11 +227,19 @@ def training_loss(
 
 
 def validation_terms(
-    options: ObjectiveConfig, network: torch.nn.Module, x: Tensor, mask: Tensor, seed: Sequence[int]
+    options: ObjectiveConfig,
+    network: torch.nn.Module,
+    x: Tensor,
+    mask: Tensor,
+    seed: Sequence[int],
+    voxel_mm: float = DEFAULT_GRID.voxel_mm,
 ) -> dict[str, Tensor]:
-    """Terms of healthy validation tiles without noise, each summed over the batch, in nats."""
+    """Terms of healthy validation tiles without noise, each summed over the batch, in nats.
+
+    Arguments as of `training_loss`; ``voxel_mm`` is that of the default grid if not given.
+    """
     if options.kind == "discrepancy":
-        corrupted, truth = with_lesions(options, network, x, mask, seed)
+        corrupted, truth = with_lesions(options, network, x, mask, seed, voxel_mm)
         entropy = discrepancy_loss(network, corrupted, truth, mask).reconstruction
         return {"reconstruction": entropy * mask.sum()}
     output = network(x)
