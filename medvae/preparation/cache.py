@@ -41,7 +41,7 @@ from medvae.imaging.grid import GRIDS, Grid
 from medvae.imaging.volume import Geometry, Placement
 from medvae.preparation.intensity import before_scale
 from medvae.preparation.prepared import PreparedVolume
-from medvae.preparation.registration import RegistrationQuality
+from medvae.preparation.registration import RegistrationQuality, read_template
 from medvae.preparation.steps import STEP_VERSIONS, run_steps
 
 TAG = "CACHEDIR.TAG"
@@ -346,6 +346,7 @@ def _head(name: str, shape: tuple[int, ...]) -> bytes:
 @functools.cache
 def _template_checksums(grid: Grid) -> list[str]:
     """Of the mask and the brain, in this order: another would change every key."""
+    read_template(grid)  # says so in words where a file is missing
     return [hashlib.sha256(file.read_bytes()).hexdigest() for file in (grid.template_mask, grid.template)]
 
 
