@@ -105,6 +105,13 @@ def test_a_template_of_another_grid_is_refused(coarse):
         read_template(wrong)
 
 
+def test_a_grid_without_its_template_says_which_file_is_missing(cohort, tmp_path, monkeypatch):
+    monkeypatch.setitem(GRIDS, "bare", mni152_grid("bare", 4.0, "bare", folder=tmp_path))
+    for cache in (None, tmp_path / "cache"):
+        with pytest.raises(MedvaeError, match=r"bare_t1\.nii\.gz"):
+            prepare_scan(cohort.images(cohort.cases[0]), PreparationConfig(grid="bare"), cache=cache)
+
+
 @pytest.mark.parametrize(
     ("affine", "words"),
     [
