@@ -1,22 +1,26 @@
-# Two commands for a fresh machine; both need Python 3.11 or newer and nothing else.
+# Commands for a fresh machine; they need Python 3.11 or newer and nothing else.
 #   make demo   train on the included healthy brains, find lesions, draw and measure them (demo_run/)
 #   make test   check that everything works
+#   make coverage   the same, and how much of the code the tests reach
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format clean help
+.PHONY: demo test coverage lint format clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
 
 demo: $(INSTALLED)
-	$(BIN)/python pipelines/quickstart.py --out demo_run
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python pipelines/quickstart.py --out demo_run
 
 test: $(INSTALLED) lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+coverage: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -21,12 +21,12 @@ import torch
 
 from medvae.config import read_config
 from medvae.manifest import read_manifest
-from medvae.networks.build import build_network, parts_of
-from medvae.normative.atlas import VolumeWithAtlas, atlas_of
+from medvae.networks.build import build_network
+from medvae.normative.inputs import NetworkInputs
 from medvae.preparation.prepare import prepare_training
 from medvae.sampling.lesion_scans import LesionScans, MixedPatches
-from medvae.training.losses import training_loss
 from medvae.training.memory import keep_freed_memory
+from medvae.training.objectives.base import objective_of
 
 ROOT = Path(__file__).parent.parent
 SCANS = 6
@@ -37,21 +37,20 @@ def seconds_per_step(manifest: Path, cache: Path, steps: int) -> tuple[float, fl
     """Of making the data, and of the network."""
     config = read_config(ROOT / "configs" / "best_t1.yaml")
     volumes, _ = prepare_training(read_manifest(manifest), config.preparation, cache=cache, quiet=True)
-    atlas = atlas_of(config.network, volumes[:SCANS])
-    scans = LesionScans([VolumeWithAtlas(volume, atlas, True) for volume in volumes[:SCANS]], config)
+    modalities = len(volumes[0].image)
+    inputs = NetworkInputs.fit(config.network, modalities, volumes[:SCANS])
+    scans = LesionScans([inputs.shown(volume) for volume in volumes[:SCANS]], config)
     mixed = MixedPatches(scans, config.sampling.batch_size, 0)
     first, last = mixed.scans_of(0, mixed.steps + steps)
     loader = (scans[number // SCANS, number % SCANS] for number in range(first, last))
-    network = build_network(config, parts_of(config.network) * len(volumes[0].image))
-    optimiser = torch.optim.Adam(network.parameters())
+    network = build_network(config, modalities)
+    optimiser, objective = torch.optim.Adam(network.parameters()), objective_of(config.objective, config.grid.voxel_mm)
     total = learning = 0.0
     begun = time.perf_counter()
     for step, (x, mask) in enumerate(mixed.batches(loader, 0, mixed.steps + steps)):
         made = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16):
-            loss = training_loss(
-                config.objective, network, x, mask, (0, step), step, voxel_mm=config.grid.voxel_mm
-            ).total
+            loss = objective.training_terms(network, x, mask, (0, step), step).total
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
+from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
@@ -21,6 +23,7 @@ from medvae.commands import (
     report,
     train,
 )
+from medvae.commands.shared import show_version, tell_cause, tell_more
 from medvae.errors import MedvaeError, MedvaeWarning
 
 
@@ -40,8 +43,22 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also say versions, the device, and the traceback of an error.")
+    ] = False,
+) -> None:
+    """What goes before a command; the help is the app's own."""
+    tell_more(verbose)
+
+
 app.add_typer(manifest.app, name="manifest")
 app.command(epilog=f"Example: {check.EXAMPLE}")(check.check)
 app.command(epilog=f"Example: {prepare.EXAMPLE}")(prepare.prepare)
@@ -59,10 +76,14 @@ _SHOW_WARNING = warnings.showwarning
 
 def main() -> None:
     """Run the command line: exit code 0 done, 1 the user's input, 2 usage, 130 stopped by Ctrl-C."""
+    # Waiting threads sleep instead of spinning: on two busy cores a training step took 0.33 s instead of 0.64 s.
+    # OpenMP reads this once, when torch is first imported; a value that the user has set is kept.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.showwarning = _show_warning
     try:
         app()
     except MedvaeError as error:
+        tell_cause(error)
         print(f"medvae: {error}", file=sys.stderr)
         sys.exit(1)
 

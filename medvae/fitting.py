@@ -11,14 +11,16 @@ from medvae.detection.base import SCALE
 from medvae.detection.detector import FOLDER, Detector
 from medvae.detection.ensemble import Ensemble, member_names
 from medvae.detection.guarantees import check_levels
-from medvae.detection.prior import with_prior
+from medvae.detection.reconstructor import with_reconstructor
+from medvae.devices import AUTO, find_device
 from medvae.errors import MedvaeError
 from medvae.files import sha256, write_json
 from medvae.manifest import Manifest
-from medvae.normative.atlas import VolumeWithAtlas, atlas_of
-from medvae.normative.bias_field import VolumeWithoutShading, fit_reference
+from medvae.normative.inputs import NetworkInputs
+from medvae.overwriting import check_new, check_replaceable_run, restart_run
 from medvae.preparation.cache import known_sha256
 from medvae.preparation.prepare import prepare_healthy, prepare_training
+from medvae.sampling.tiles import require_extra
 from medvae.training.loop import train
 from medvae.training.run_folder import (
     check_run,
@@ -38,6 +40,8 @@ def fit(
     *,
     cache: Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
+    device: str = AUTO,
     quiet: bool = False,
 ) -> Detector:
     """Make a detector from the healthy scans of a cohort.
@@ -55,23 +59,33 @@ def fit(
         Folder of prepared scans: those it holds are not prepared again, the others are added to it.
     resume
         Continue a run that was stopped.
+    overwrite
+        Replace a run that ``out`` holds, whatever its config; files that are not a run's stay.
+    device
+        Where to train and to calibrate, as in `medvae.devices.find_device`.
     quiet
         No progress display.
 
     Raises
     ------
     MedvaeError
-        If a scan cannot be prepared, a split has no healthy scan, or ``out`` holds another run.
+        If a scan cannot be prepared, a split has no healthy scan, ``out`` holds another run, or there is no such
+        device.
     KeyboardInterrupt
         After Ctrl-C, when the checkpoint is written.
     """
-    prior = None
-    if config.network is not None and config.network.prior:
-        config, prior = with_prior(config, manifest)
-    out = check_run(out, config, resume=resume)
-    if (out / FOLDER).is_dir():
-        return Detector.load(out)
+    find_device(device)
+    reconstructor = None
+    if config.network is not None and config.network.reconstructor:
+        config, reconstructor = with_reconstructor(config, manifest)
+    if overwrite:
+        out = check_replaceable_run(out, [config.network.reconstructor.run] if reconstructor is not None else [])
+    else:
+        out = check_run(out, config, resume=resume)
+    if (out / FOLDER).is_dir() and not overwrite:
+        return Detector.load(out, device=device)
     require_tensorboard(config)
+    require_extra(config)
     training, scale = prepare_training(manifest, config.preparation, cache=cache, quiet=quiet)
     validation = prepare_healthy(manifest, "validation", config.preparation, scale=scale, cache=cache, quiet=quiet)
     if not training or not validation:
@@ -81,21 +95,23 @@ def fit(
             f'"validation".'
         )
     people = _validation_subjects(manifest, config)
+    if overwrite:
+        restart_run(out, config)
     open_run(out, config, resume=True)
     record_cohort(out, manifest, checksum=partial(known_sha256, cache=cache) if cache is not None else sha256)
     if scale is not None and first_process():
         write_json(out / SCALE, scale.model_dump(mode="json"))
     network = atlas = None
     if config.network is not None:
-        shown = training, validation
-        if config.network.atlas:
-            atlas = atlas_of(config.network, training)
-            shown = ([VolumeWithAtlas(volume, atlas, config.network.mirror) for volume in volumes] for volumes in shown)
-        elif config.network.shading == "removed":
-            reference = fit_reference(training)
-            shown = ([VolumeWithoutShading(volume, reference) for volume in volumes] for volumes in shown)
-        network = train(config, *shown, out, resume=True, quiet=quiet, prior=prior)
-    detector = Detector.calibrate(config, network, training, validation, scale=scale, subjects=people, atlas=atlas)
+        inputs = NetworkInputs.fit(config.network, len(training[0].image), training)
+        network = train(
+            config, training, validation, out, resume=True, quiet=quiet, inputs=inputs, reconstructor=reconstructor,
+            device=device,
+        )  # fmt: skip
+        atlas = inputs.atlas
+    detector = Detector.calibrate(
+        config, network, training, validation, scale=scale, subjects=people, atlas=atlas, device=device
+    )
     return detector.save(out / FOLDER) if first_process() else detector
 
 
@@ -116,6 +132,8 @@ def fit_ensemble(
     *,
     name: str = "ensemble",
     cache: Path | None = None,
+    overwrite: bool = False,
+    device: str = AUTO,
     quiet: bool = False,
 ) -> Ensemble:
     """Average the detectors of some runs, with thresholds from the cohort's healthy validation scans.
@@ -132,20 +150,23 @@ def fit_ensemble(
         Of the ensemble, in tables and sidecars.
     cache
         As in `fit`.
+    overwrite
+        Replace an ensemble, or a recalibrated detector, that ``out`` holds.
+    device
+        Where the networks work, as in `medvae.devices.find_device`.
     quiet
         No progress display.
 
     Raises
     ------
     MedvaeError
-        If the members do not fit together, one of them was trained on a validation scan, or ``out`` is not empty.
+        If the members do not fit together, one of them was trained on a validation scan, ``out`` is not empty, or
+        there is no such device.
     """
-    out = Path(out)
-    if out.is_dir() and any(out.iterdir()):
-        raise MedvaeError(f"{out}: is not empty. Choose another --out folder; nothing was overwritten.")
+    out = check_new(out, runs, overwrite=overwrite)
     healthy = {case.id: manifest.images(case) for case in manifest.of_split("validation", healthy=True)}
     refuse_learned(runs, healthy, manifest.path)
-    detectors = [Detector.load(run) for run in runs]
+    detectors = [Detector.load(run, device=device) for run in runs]
     members = dict(zip(member_names([d.config.name for d in detectors]), detectors, strict=True))
     first = detectors[0]
     validation = prepare_healthy(

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medvae import __version__
-from medvae.derivatives import DESCRIPTION, FAILURES, MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX
+from medvae.derivatives import DESCRIPTION, FAILURES, MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX, VIEWERS
 from medvae.detection.base import Calibrated
 from medvae.detection.masks import find_lesions
 from medvae.detection.operating_points import OperatingPoint
 from medvae.errors import MedvaeError
-from medvae.files import sha256, write_json
+from medvae.files import sha256, told, write_json
 from medvae.imaging.formats import scan_name
 from medvae.imaging.volume import write_volume
 from medvae.manifest import Case, Manifest
@@ -107,6 +107,8 @@ def predict(
     rate: float | None = None,
     at: str | None = None,
     cache: Path | None = None,
+    overwrite: bool = False,
+    device: str | None = None,
     quiet: bool = False,
 ) -> tuple[list[Prediction], dict[str, str]]:
     """Write anomaly map, lesion mask and sidecars of every scan; a scan that fails does not stop the others.
@@ -128,6 +130,11 @@ def predict(
         Name of the operating point instead, as ``fwer_0.2`` or ``fpv_5ml``; see `medvae.detection.guarantees`.
     cache
         Folder of prepared scans: those it holds are not prepared again, the others are added to it.
+    overwrite
+        Remove what another detector, or this one at another operating point, has predicted into ``out``: all of its
+        scans, and no file that medvae did not write.
+    device
+        Where to predict, as in `medvae.devices.find_device`; where the detector is by default.
     quiet
         No progress display.
 
@@ -139,13 +146,15 @@ def predict(
     Raises
     ------
     MedvaeError
-        If ``out`` holds the predictions of another detector, there is no such operating point, or its healthy subjects
-        are too few for it.
+        If ``out`` holds the predictions of another detector, there is no such operating point, its healthy subjects
+        are too few for it, or there is no such device.
     """
     out = Path(out)
     if at is None:
         at = rate if rate is not None else detector.config.calibration.mask_at
-    _open_folder(out, detector, detector.point(at))
+    if device is not None:
+        detector = detector.on(device)
+    _open_folder(out, detector, detector.point(at), overwrite=overwrite)
     predictions, failures = [], {}
     with Progress("Predicting", len(scans), quiet=quiet) as progress:
         for done, scan in enumerate(scans, start=1):
@@ -258,20 +267,23 @@ def _quality(volume: PreparedVolume) -> dict[str, object] | None:
     }
 
 
-def _open_folder(out: Path, detector: Calibrated, point: OperatingPoint) -> None:
+def _open_folder(out: Path, detector: Calibrated, point: OperatingPoint, *, overwrite: bool) -> None:
     marker = out / DESCRIPTION
     voxel_rate = point.kind == "voxel_rate"  # under this key since the first version: its folders are gone on with
     mask_at = {"mask_false_positive_rate": point.false_positive_rate} if voxel_rate else {"mask_at": point.name}
     identity = {"model": detector.config.name, "fingerprint": detector.fingerprint, **mask_at}
     if marker.exists():
-        found = (read_document(marker).get("GeneratedBy") or [{}])[0].get("Parameters")
-        if found != identity:
+        made = (read_document(marker).get("GeneratedBy") or [{}])[0]
+        found = made.get("Parameters")
+        if found == identity:
+            return
+        if not overwrite or made.get("Name") != "medvae":
             raise MedvaeError(
                 f"{out}: already holds predictions of another detector or operating point ({found}). Choose another "
-                f"--out folder; nothing was overwritten."
+                f"--out folder, or replace medvae's with --overwrite; nothing was overwritten."
             )
-        return
-    if out.is_dir() and any(out.iterdir()):
+        _remove_predictions(out)
+    elif out.is_dir() and any(out.iterdir()):
         raise MedvaeError(f"{out}: is not empty and holds no predictions of medvae. Choose another --out folder.")
     write_json(
         marker,
@@ -282,6 +294,22 @@ def _open_folder(out: Path, detector: Calibrated, point: OperatingPoint) -> None
             "GeneratedBy": [{"Name": "medvae", "Version": __version__, "Parameters": identity}],
         },
     )
+
+
+def _remove_predictions(out: Path) -> None:
+    """Remove every file that medvae wrote for the scans of a folder; what marks the folder as medvae's stays."""
+    sidecar = _sidecar(Path(MASK_SUFFIX)).name
+    names = {path.name.removesuffix(end) for end in (MAP_SUFFIX, sidecar) for path in out.glob(f"*{end}")}
+    with told(out):
+        for name in names:
+            for suffix in (MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX):
+                (out / f"{name}{suffix}").unlink(missing_ok=True)
+                _sidecar(out / f"{name}{suffix}").unlink(missing_ok=True)
+            for drawn in (f"{name}.png", f"{name}.itksnap", f"{name}.seg.nrrd"):
+                (out / drawn).unlink(missing_ok=True)
+            for ending in (".txt", "_truth.nii.gz", "_scan.nii.gz"):
+                (out / VIEWERS / f"{name}{ending}").unlink(missing_ok=True)
+        (out / FAILURES).unlink(missing_ok=True)
 
 
 def _files(out: Path, scan: Scan, volume_ml: float, threshold: float, p_value: float | None) -> Prediction:

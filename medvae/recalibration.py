@@ -13,8 +13,10 @@ from medvae.detection.base import Calibrated
 from medvae.detection.detector import FOLDER, find_detector
 from medvae.detection.ensemble import load_detector
 from medvae.detection.guarantees import check_levels
+from medvae.devices import AUTO
 from medvae.errors import MedvaeError
 from medvae.manifest import Manifest, Split
+from medvae.overwriting import check_new
 from medvae.prediction import Scan
 from medvae.progress import Progress
 from medvae.schema import parse
@@ -57,6 +59,8 @@ def recalibrate(
     where: str = "the scans",
     name: str | None = None,
     cache: Path | None = None,
+    overwrite: bool = False,
+    device: str = AUTO,
     quiet: bool = False,
 ) -> Recalibrated:
     """Set the thresholds of a detector on other healthy scans; what it learned and its score stay as they are.
@@ -79,6 +83,10 @@ def recalibrate(
         Of the new detector, in tables and sidecars; the old one's and ``_recalibrated`` by default.
     cache
         Folder of prepared scans: those it holds are not prepared again, the others are added to it.
+    overwrite
+        Replace a recalibrated detector, or an ensemble, that ``out`` holds; not the one that ``run`` names.
+    device
+        Where the networks work, as in `medvae.devices.find_device`.
     quiet
         No progress display.
 
@@ -86,16 +94,15 @@ def recalibrate(
     ------
     MedvaeError
         If there is no scan, one cannot be prepared or was learned from, the people are too few for what the
-        detector's config promises, or ``out`` is not empty.
+        detector's config promises, ``out`` is not empty, or there is no such device.
     """
-    out, folder = Path(out), find_detector(run)
-    if out.is_dir() and any(out.iterdir()):
-        raise MedvaeError(f"{out}: is not empty. Choose another --out folder; nothing was overwritten.")
+    folder = find_detector(run)
+    out = check_new(out, [folder], overwrite=overwrite)
     if not healthy:
         raise MedvaeError(f"{where}: has no healthy scan. Thresholds are set on scans without a lesion.")
     images = {item.scan.id: item.scan.images for item in healthy}
     refuse_learned([folder], images, where)
-    detector = load_detector(folder)
+    detector = load_detector(folder, device=device)
     named = detector.config.model_dump() | {"name": name or f"{detector.config.name}_recalibrated"}
     config = parse(Config, named, f'the name "{name}"')
     people = [item.subject for item in healthy]

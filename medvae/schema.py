@@ -11,10 +11,10 @@ import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from medvae.errors import MedvaeError
 
@@ -25,6 +25,17 @@ class Strict(BaseModel):
     """A frozen model that refuses unknown keys; the docstring under each field is its description."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    RENAMED: ClassVar[dict[str, str]] = {}
+    """Keys that earlier versions wrote, and what they are called now: both are read."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _present_names(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        return {cls.RENAMED.get(key, key) if cls.RENAMED.get(key) not in content else key: value
+                for key, value in content.items()}  # fmt: skip
 
 
 def read_document(path: Path | str) -> Any:

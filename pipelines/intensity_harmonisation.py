@@ -21,7 +21,7 @@ from medvae.config import Config, PreparationConfig, read_config
 from medvae.detection.detector import Detector
 from medvae.errors import MedvaeError
 from medvae.evaluation.curves import VoxelCounts
-from medvae.evaluation.study import lesion_truth
+from medvae.evaluation.maps import lesion_truth
 from medvae.files import write_json, write_text
 from medvae.imaging.grid import DEFAULT_GRID
 from medvae.imaging.volume import Volume

@@ -16,9 +16,9 @@ from typing import Annotated
 
 import typer
 
-from medvae.importing.found import make_manifest
 from medvae.importing.ixi import find_ixi
 from medvae.importing.split import Fractions
+from medvae.importing.to_manifest import make_manifest
 from medvae.manifest import Case, Manifest, read_manifest, write_manifest
 
 REPOSITORY = Path(__file__).resolve().parents[1]

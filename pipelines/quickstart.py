@@ -24,7 +24,9 @@ from rich.console import Console
 from medvae.config import read_config
 from medvae.detection.ensemble import load_detector
 from medvae.errors import MedvaeError
-from medvae.evaluation.study import Study, evaluate, write_study
+from medvae.evaluation.result import Study
+from medvae.evaluation.study import evaluate
+from medvae.evaluation.writing import write_study
 from medvae.files import write_text
 from medvae.fitting import fit
 from medvae.lesions import insert_cohort, read_shapes
@@ -39,7 +41,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 COHORT = REPOSITORY / "data_manifests" / "included_t1.json"
 SHAPES = REPOSITORY / "data_manifests" / "included" / "lesion_shapes.npz"
 READY, NETWORK = "t1-2mm", "cevae_slice"
-METHODS = (READY, NETWORK, "deviation_baseline", "normative_baseline", "intensity_baseline")
+METHODS = (READY, NETWORK, "z_score_baseline", "normative_baseline", "intensity_baseline")
 LESION_SEED = 2026
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from medvae.drawing import save_figure
 from medvae.errors import MedvaeError
 from medvae.files import write_json, write_text
 from medvae.imaging.grid import DEFAULT_GRID
@@ -27,7 +28,6 @@ from medvae.imaging.volume import Volume, read_volume
 from medvae.preparation.mask import mask_from_anatomy, mask_from_background
 from medvae.preparation.registration import move_brain, read_template, register
 from medvae.progress import Progress
-from medvae.reporting.figures import save_figure
 from medvae.reporting.tables import markdown_table, print_table
 from medvae.schema import read_document
 

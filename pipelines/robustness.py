@@ -30,6 +30,7 @@ from medvae.detection.base import Calibrated
 from medvae.detection.detector import FOLDER
 from medvae.detection.ensemble import load_detector
 from medvae.errors import MedvaeError
+from medvae.evaluation.options import EvaluationOptions
 from medvae.evaluation.study import evaluate
 from medvae.files import sha256, write_text
 from medvae.fitting import fit
@@ -186,10 +187,10 @@ def main(found: str, manifest: Path, out: Path) -> None:
                 study = evaluate(
                     folder,
                     read_manifest(write_manifest(changed.model_copy(update={"cases": kept}), path)),
-                    thresholds=[own],
+                    EvaluationOptions(thresholds=[own]),
                 )
                 numbers.append(f"{study.pooled['ap']:.3f}")
-            shares = {p.threshold if math.isnan(p.asked_fpr) else p.asked_fpr: p.fpr for p in study.operating_points}
+            shares = {p.threshold if math.isnan(p.asked_fpr) else p.asked_fpr: p["fpr"] for p in study.operating_points}
             rows.append([name, method, *numbers, *(f"{100 * shares[key]:.1f} %" for key in (RATE, own))])
     print_table("Detectors on changed scans", header, rows)
     path = write_text(out / "table.md", markdown_table(header, rows))

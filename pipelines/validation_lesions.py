@@ -39,7 +39,7 @@ from medvae.imaging.volume import Volume
 from medvae.lesions import insert, read_shapes, white_matter
 from medvae.manifest import Manifest, read_manifest
 from medvae.preparation.prepare import prepare_healthy
-from medvae.preparation.prepared import PreparedVolume, StandardisedVolume
+from medvae.preparation.prepared import PreparedVolume, standardised
 from medvae.progress import Progress
 from medvae.reporting.tables import markdown_table, print_table
 
@@ -176,10 +176,7 @@ def make_scans(manifest: Manifest, detector: Calibrated, cache: Path | None, out
 
 def score(detector: Calibrated, volume: PreparedVolume, image: np.ndarray) -> np.ndarray:
     """The score of a healthy scan whose image ``(1, X, Y, Z)``, in units of white matter, is another now."""
-    changed = PreparedVolume(
-        image, volume.mask, volume.source, volume.source_mask, volume.transform, volume.registered, grid=volume.grid
-    )
-    return detector.score(StandardisedVolume(changed, detector.scale, detector.config.preparation))
+    return detector.score(standardised(volume.with_image(image), detector.scale, detector.config.preparation))
 
 
 def scores(detector: Calibrated, prepared: list[PreparedVolume], scans: Path, out: Path) -> None:

@@ -82,7 +82,7 @@ def table_of_masks(
                 masks = [(rule.mask(case.scores, thresholds), case.truth) for case in lesions[kind]]
                 dice = [2 * (mask & truth).sum() / (mask.sum() + truth.sum()) for mask, truth in masks]
                 found = lesion_numbers(match_lesions(*pair, DEFAULT_GRID.voxel_volume_ml) for pair in masks)
-                numbers.append((np.mean(dice), found["lesion_f1"], found["lesion_sensitivity"]))
+                numbers.append((np.mean(dice), found.lesion_f1, found.lesion_sensitivity))
             false = np.mean([len(components(rule.mask(scores, thresholds)).sizes) for scores in healthy])
             cells = (" ".join(f"{value:.3f}" for value in row) for row in (*numbers, np.mean(numbers, axis=0)))
             rows.append([f"{rule.seed:.2%}", f"{rule.grown_to:.2%}", f"{rule.minimum_ml:g}", f"{false:.1f}", *cells])
@@ -101,8 +101,8 @@ def table_of_findings(
         for kind in KINDS:
             counts = [SparseCounts.of(case.scores[case.brain], case.truth[case.brain]) for case in lesions[kind]]
             steps = thresholds_of(SparseCounts.merged(counts))
-            rule = {"overlap": OVERLAP, "smallest_ml": SMALLEST_ML, "findings_above": above}
-            found.append(free_response(lesions[kind], steps, **rule)["sensitivity"]["1"])
+            curve = free_response(lesions[kind], steps, overlap=OVERLAP, smallest_ml=SMALLEST_ML, findings_above=above)
+            found.append(curve.sensitivity[1])
         rows.append([name, *(f"{value:.2f}" for value in (*found, np.mean(found)))])
     return ["findings", *KINDS, "mean"], rows
 

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
+
+# One thread for every process, also for those that tests start, and before anything that has threads is imported: the
+# tests' arrays are small, and threads that spin while they wait made the suite ten times slower on a busy machine.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+    os.environ[_variable] = "1"
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import numpy as np
 import pytest
@@ -18,7 +25,7 @@ from medvae.preparation.registration import read_template
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # or the programs under test would not heed it either
 
-torch.set_num_threads(1)  # small tensors; and threads that wait for each other make slow tests on a busy machine
+torch.set_num_threads(1)
 
 
 STANDARD_GRID = DEFAULT_GRID.geometry

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from medvae.cli import main
-from medvae.importing.found import make_manifest
 from medvae.importing.split import Fractions
+from medvae.importing.to_manifest import make_manifest
 from medvae.manifest import read_manifest, write_manifest
 
 

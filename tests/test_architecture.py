@@ -15,15 +15,16 @@ from medvae.imaging.grid import GRIDS
 PACKAGE = Path(medvae.__file__).parent
 
 ORDER = (
-    ("errors", "files", "schema", "progress", "interrupts", "derivatives"),
+    ("errors", "files", "schema", "registry", "progress", "interrupts", "derivatives", "devices"),
     ("manifest", "imaging", "drawing"),
+    ("augmentation",),
     ("config", "importing"),
     ("preparation", "lesions"),
     ("normative", "evaluation"),
     ("networks", "sampling"),
     ("scoring", "training"),
     ("detection",),
-    ("fitting", "prediction", "recalibration"),
+    ("overwriting", "fitting", "prediction", "recalibration"),
     ("reporting",),
     ("benchmark",),
     ("commands",),

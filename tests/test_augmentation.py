@@ -1,15 +1,24 @@
+import random
+
 import numpy as np
 import pytest
 import torch
-from batchgenerators.augmentations import spatial_transformations
 from pydantic import ValidationError
 from scipy import ndimage
 
+from medvae.augmentation import batches, options
+from medvae.augmentation.affine import move, source_grid
+from medvae.augmentation.augmenter import Augmenter
+from medvae.augmentation.base import Augmentation, spread
+from medvae.augmentation.bias_field import smooth_field, spline_weights
+from medvae.augmentation.gamma import Gamma
+from medvae.augmentation.mirror import Mirror
+from medvae.augmentation.options import AUGMENTATIONS
+from medvae.augmentation.randomness import Sample
+from medvae.augmentation.spatial import Pose, Spatial
+from medvae.augmentation.thick_slices import slab_weights
 from medvae.config import AugmentationConfig
-from medvae.sampling import tensor_augmentation
-from medvae.sampling.augmentation import Augmenter, left_right_axis
-from medvae.sampling.smooth_field import smooth_field, spline_weights
-from medvae.sampling.thick_slices import slab_weights
+from medvae.sampling.tiles import left_right_axis
 
 STILL = {
     "rotation_degrees": 0, "scale": (1, 1), "mirror": False, "contrast": (1, 1), "bias_field": 0, "gamma": (1, 1),
@@ -21,7 +30,8 @@ INTENSITY = {
     "gamma": (0.7, 1.4), "brightness": (0.8, 1.2), "noise_variance": (0, 0.01), "contrast": (0.8, 1.2),
     "bias_field": 0.3, "sharpness": (-0.5, 1), "thick_slices": 0.7,
 }  # fmt: skip
-both = pytest.mark.parametrize("backend", ["batchgenerators", "tensor"])
+BACKENDS = ("batchgenerators", "tensor")
+both = pytest.mark.parametrize("backend", BACKENDS)
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=["2D", "3D"])
 
 
@@ -37,11 +47,11 @@ def augment(backend, image, mask, seeds, mirror_axis=0, **options):
     """A batch of the same tile, augmented by each of the seeds."""
     config = AugmentationConfig(backend=backend, **{**STILL, **options})
     if backend == "batchgenerators":
-        augmenter = Augmenter(config, image.shape[1:], mirror_axis=mirror_axis)
+        augmenter = Augmenter(config, mirror_axis=mirror_axis)
         images, masks = zip(*(augmenter(image, mask, seed) for seed in seeds), strict=True)
         return np.stack(images), np.stack(masks)
     x, inside = (torch.from_numpy(np.repeat(a[None], len(seeds), 0)) for a in (image, mask))
-    x, inside = tensor_augmentation.augment(x, inside, config, mirror_axis=mirror_axis, seeds=seeds)
+    x, inside = batches.augment(x, inside, config, mirror_axis=mirror_axis, seeds=seeds)
     return x.numpy(), inside.numpy()
 
 
@@ -117,16 +127,6 @@ def test_mirror_is_a_flip_and_happens_to_half(backend, shape):
     np.testing.assert_array_equal(x, np.repeat((image * mask)[None], 20, 0))
 
 
-def fixed(monkeypatch, angles):
-    """Let batchgenerators draw these angles, in radians, and mirror."""
-    wanted = iter(angles)
-
-    def uniform(low=0.0, high=1.0):
-        return next(wanted) if low < 0 else 0.4
-
-    monkeypatch.setattr(spatial_transformations.np.random, "uniform", uniform)
-
-
 def centre(image):
     """Centre of mass in voxels from the centre of the tile."""
     grid = np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in image.shape), indexing="ij")
@@ -145,26 +145,30 @@ def centre(image):
     ],
 )
 @pytest.mark.parametrize("mirror", [False, True])
-def test_both_backends_turn_a_point_the_same_way(monkeypatch, point, degrees, expected, mirror):
+def test_both_backends_turn_a_point_the_same_way(point, degrees, expected, mirror):
     shape = (25, 33, 29)[: len(point)]
     image = np.zeros((1, *shape), np.float32)
     start = tuple(n // 2 + p for n, p in zip(shape, point, strict=True))
     image[(0, *(slice(s - 1, s + 2) for s in start))] = 1
     mask = np.ones((1, *shape), bool)
-    angles = np.deg2rad(degrees)
     if mirror:  # after the rotation
         expected = (-expected[0], *expected[1:])
 
-    matrix = tensor_augmentation._source_matrix(angles, 1.0, 0 if mirror else None)
-    matrix = torch.from_numpy(matrix[None].astype(np.float32))
-    moves = tensor_augmentation.Draws(matrix, *[None] * 8, [0])
-    x, _ = tensor_augmentation.apply(torch.from_numpy(image[None]), torch.from_numpy(mask[None]), moves)
+    config = AugmentationConfig(**{**STILL, "rotation_degrees": 180, "mirror": mirror})
+    changes = config.changes(0)
+    drawn = [Pose(np.deg2rad(degrees), 1.0), True][: len(changes)]
+    matrices = [change.matrix(one, len(shape)) for change, one in zip(changes, drawn, strict=True)]
+    x, _ = move(
+        torch.from_numpy(image[None]),
+        torch.from_numpy(mask[None]),
+        [matrices[0] @ matrices[-1] if mirror else matrices[0]],
+    )
     np.testing.assert_allclose(centre(x[0, 0].numpy()), expected, atol=0.06)
 
-    config = AugmentationConfig(**{**STILL, "rotation_degrees": 180, "mirror": mirror})
-    augmenter = Augmenter(config, shape, mirror_axis=0)
-    fixed(monkeypatch, angles)
-    np.testing.assert_allclose(centre(augmenter(image, mask, (0,))[0][0]), expected, atol=0.06)
+    moved = image, mask
+    for change, one in zip(changes, drawn, strict=True):
+        moved = change.apply_to_array(*moved, one)
+    np.testing.assert_allclose(centre(moved[0][0]), expected, atol=0.06)
 
 
 @both
@@ -249,14 +253,78 @@ def test_brain_that_would_leave_the_tile_is_not_moved():
 
 
 def test_changing_one_range_leaves_the_other_draws_alone():
-    options = {"channels": 2, "dimensions": 3, "mirror_axis": 0}
-    first = tensor_augmentation.draw(AugmentationConfig(bias_field=0.2), keys(4), **options)
-    other = tensor_augmentation.draw(AugmentationConfig(bias_field=0.2, gamma=(0.5, 2)), keys(4), **options)
-    for name in set(first._fields) - {"gamma", "noise_seed"}:
-        expected, found = getattr(first, name), getattr(other, name)
-        assert (expected is None and found is None) or torch.equal(expected, found), name
-    assert first.noise_seed == other.noise_seed
-    assert not torch.equal(first.gamma, other.gamma)
+    sample = Sample((0, 0, 3), channels=2, dimensions=3, voxel_mm=2.0)
+
+    def draws(**options):
+        return {type(change): change.draw(sample) for change in AugmentationConfig(**options).changes(0)}
+
+    first, other = draws(), draws(bias_field=0.2, gamma=(0.5, 2), sharpness=(-1, 1), contrast=(0.8, 1.2))
+    for change in set(first) - {Gamma}:
+        np.testing.assert_equal(first[change], other[change], err_msg=change.__name__)
+    assert first[Gamma] != other[Gamma]
+    assert len(other) == len(first) + 3
+
+
+def test_parameters_of_a_new_change_come_from_a_generator_of_its_own():
+    sample = Sample((0, 1, 2), channels=1, dimensions=2, voxel_mm=2.0)
+    drawn = sample.generator("ghost").random(4)
+    np.testing.assert_array_equal(sample.generator("ghost").random(4), drawn)
+    for other in (
+        sample.generator("spike"),
+        Sample((0, 1, 3), 1, 2, 2.0).generator("ghost"),
+        sample.generator("rotation"),
+    ):
+        assert (other.random(4) != drawn).all()
+
+
+@both
+@shapes
+def test_no_global_generator_is_drawn_from_or_moved(backend, shape):
+    image, mask = tile(shape)
+    options = {**INTENSITY, "rotation_degrees": 20, "scale": (0.8, 1.2), "mirror": True, "thick_slices": 1}
+    results = []
+    for seed in (1, 2):
+        np.random.seed(seed)
+        random.seed(seed)
+        torch.manual_seed(seed)
+        before = np.random.get_state()[1].tolist(), np.random.get_state()[2], random.getstate(), torch.get_rng_state()
+        results.append(augment(backend, image, mask, keys(3), **options)[0])
+        after = np.random.get_state()[1].tolist(), np.random.get_state()[2], random.getstate(), torch.get_rng_state()
+        assert before[:3] == after[:3]
+        assert torch.equal(before[3], after[3])
+    np.testing.assert_array_equal(*results)
+
+
+def test_every_option_of_a_change_belongs_to_one_class():
+    fields = [field for change in AUGMENTATIONS for field in change.fields.model_fields]
+    assert len(fields) == len(set(fields))
+    assert set(AugmentationConfig.model_fields) - set(fields) == {"backend", "bending_mm", "enabled", "extra"}
+    assert {change for change in AUGMENTATIONS if change.moves_mask} == {Spatial, Mirror}
+    assert all(issubclass(AugmentationConfig, change.fields) for change in AUGMENTATIONS)
+
+
+class Shadow(Augmentation):
+    """A change as somebody would add it: one draw, one application."""
+
+    fields = AugmentationConfig
+    active = True
+
+    def draw(self, sample):
+        return sample.generator("shadow").uniform(0.1, 0.9)
+
+    def apply(self, x, mask, drawn):
+        return x * spread(drawn, x), mask
+
+
+def test_a_change_needs_one_draw_and_one_application_for_both_engines(monkeypatch):
+    image, mask = tile(SHAPES[0])
+    plain = {backend: augment(backend, image, mask, keys(3), gamma=(0.7, 1.4))[0] for backend in BACKENDS}
+    monkeypatch.setattr(options, "AUGMENTATIONS", (*options.AUGMENTATIONS, Shadow))
+    for backend in BACKENDS:
+        x, _ = augment(backend, image, mask, keys(3), gamma=(0.7, 1.4))
+        factors = [Shadow(None).draw(Sample(key, 2, 2, 2.0)) for key in keys(3)]
+        expected = plain[backend] * np.reshape(factors, (3, 1, 1, 1))
+        np.testing.assert_allclose(x, expected, atol=1e-6)  # and the draws of gamma stayed
 
 
 @shapes
@@ -265,7 +333,7 @@ def test_source_grid_is_that_of_pytorch(shape):
     half = torch.tensor(shape) / 2  # PyTorch's matrix is in its own coordinates, the last axis first
     theta = torch.nn.functional.pad((matrix * half / half[:, None]).flip(1, 2), (0, 1))
     expected = torch.nn.functional.affine_grid(theta, [3, 1, *shape], align_corners=False)
-    torch.testing.assert_close(tensor_augmentation._source_grid(matrix, shape), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(source_grid(matrix, shape), expected, rtol=0, atol=1e-5)
 
 
 def test_spline_is_smooth_and_sums_to_one():

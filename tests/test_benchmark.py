@@ -30,6 +30,8 @@ from medvae.benchmark.study import BASELINES, polarity_of
 from medvae.benchmark.writing import board_rows, cell, difference_rows, escape, latex, markdown
 from medvae.config import read_config
 from medvae.errors import MedvaeError
+from medvae.evaluation.options import EvaluationOptions
+from medvae.evaluation.result import Quantity
 from medvae.evaluation.study import difference, evaluate
 from medvae.manifest import read_manifest
 
@@ -208,7 +210,7 @@ def test_numbers_are_those_of_medvae_evaluate(done, cohort):
     for row in ("vae-own", "normative_baseline", "both"):
         one = outcomes[row]
         maps = next((out / "maps").glob(f"{one.labels[0]}-*"))
-        expected = evaluate(maps, cohort, resamples=100, method=row, masks=False)
+        expected = evaluate(maps, cohort, EvaluationOptions(resamples=100, masks=False), method=row)
         found = one.measured[0].study
         assert _as_json(replace(found, counts=[])) == _as_json(replace(expected, counts=[]))
         for (_, _, a), (_, _, b) in zip(found.counts, expected.counts, strict=True):
@@ -221,14 +223,15 @@ def test_post_processed_rows_are_measured_on_the_masks(done, cohort):
     _, out, board = done
     plain, post = (board.of("patients")[row].measured[0] for row in ("vae-own", "vae-own+post"))
     maps = next((out / "maps").glob("vae-own-seed0-*"))
-    masks = evaluate(maps, cohort, pattern="{id}_label-lesion_mask.nii.gz", thresholds=[0.5], resamples=100)
-    flagged = next(point for point in masks.operating_points if point.name == "threshold_0.5")
-    assert post.numbers["dice_fpr_0.01"] == flagged.dice
-    assert post.numbers["fpr_fpr_0.01"] == flagged.fpr
-    assert post.numbers["fpr_fpr_0.01"] < plain.numbers["fpr_fpr_0.01"]  # small findings are gone
-    assert post.numbers["ap"] == plain.numbers["ap"]
+    files = EvaluationOptions(pattern="{id}_label-lesion_mask.nii.gz", thresholds=[0.5], resamples=100)
+    flagged = evaluate(maps, cohort, files).point("threshold_0.5")
+    dice, fpr = (Quantity(name, "fpr_0.01") for name in ("dice", "fpr"))
+    assert post.numbers[dice] == flagged["dice"]
+    assert post.numbers[fpr] == flagged["fpr"]
+    assert post.numbers[fpr] < plain.numbers[fpr]  # small findings are gone
+    assert post.numbers[Quantity("ap")] == plain.numbers[Quantity("ap")]
     assert [point.name for point in post.study.operating_points] == ["fpr_0.01"]
-    assert not [key for key in post.study.per_case[0] if key.endswith("fpr_0.05")]
+    assert {quantity.point for quantity in post.study.per_case[0].numbers} == {None, "fpr_0.01"}
 
 
 def test_maps_are_removed_unless_asked_for_and_the_detector_stays(prepared, cohort, repository, tmp_path):
@@ -365,9 +368,15 @@ def measured(subjects, seed, shift=0.0, resamples=200):
     """A study of random maps: 40 brain voxels for each subject, and one healthy scan of two others."""
     from medvae.evaluation.case import measure_case
     from medvae.evaluation.maps import CaseVoxels
-    from medvae.evaluation.points import Point, point_result
-    from medvae.evaluation.pooling import pooled_intervals, pooled_numbers, scan_numbers
-    from medvae.evaluation.study import Study
+    from medvae.evaluation.points import Point
+    from medvae.evaluation.pooling import (
+        MeasuredCases,
+        point_result,
+        pooled_intervals,
+        pooled_numbers,
+        scan_numbers,
+    )
+    from medvae.evaluation.result import Settings, Study
     from medvae.imaging.volume import Geometry
     from medvae.manifest import Case
 
@@ -381,14 +390,13 @@ def measured(subjects, seed, shift=0.0, resamples=200):
         scores = (rng.random(shape) + shift * truth).astype(np.float32)
         case = Case(id=f"c{index}", image="x", label=None if healthy else "y", split="test", subject=subject)
         voxels = CaseVoxels(scores, truth, np.ones(shape, bool), geometry)
-        results.append(measure_case(case, voxels, {point.name: point.threshold}, overlap=0.1, smallest_ml=0))
-    ill, well = results[:-2], results[-2:]
+        results.append(measure_case(case, voxels, [point], overlap=0.1, smallest_ml=0))
+    cases, rows = MeasuredCases(results), [found.result for found in results]
     return Study(
-        method="m", cohort="c", pooled=pooled_numbers(ill, well, [], ill),
-        operating_points=[point_result(point, ill, well)],
-        per_case=[r.row for r in results], intervals=pooled_intervals(ill, well, [point], resamples, ill),
-        case_level=scan_numbers(results, resamples), settings={"resamples": resamples},
-        counts=[(r.row["id"], r.row["subject"], r.counts) for r in ill],
+        method="m", cohort="c", pooled=pooled_numbers(cases), operating_points=[point_result(point, cases)],
+        per_case=rows, intervals=pooled_intervals(cases, [point], resamples),
+        case_level=scan_numbers(rows, resamples), settings=Settings(resamples=resamples),
+        counts=[(found.result.id, found.result.subject, found.counts) for found in cases.ill],
     )  # fmt: skip
 
 
@@ -404,7 +412,7 @@ def test_one_seed_has_the_intervals_and_differences_of_the_evaluation():
             (expected.low, expected.high, expected.n_subjects)
         )
         assert found.value == pytest.approx(expected.value)
-    assert math.isnan(summary["ap"].sd)
+    assert math.isnan(summary[Quantity("ap")].sd)
     apart = paired_differences([Measured.of(one)], [Measured.of(other)])
     for name, expected in difference(one, other, resamples=200).items():
         assert (apart[name].value, apart[name].low, apart[name].high) == pytest.approx(
@@ -414,10 +422,10 @@ def test_one_seed_has_the_intervals_and_differences_of_the_evaluation():
 
 def test_seeds_are_averaged_and_the_same_seed_twice_changes_no_interval():
     one, other = Measured.of(measured(PEOPLE, 0, 0.3)), Measured.of(measured(PEOPLE, 1, 0.3))
-    summary = summarise([one, other])["ap"]
-    assert summary.mean == pytest.approx(np.mean([one.numbers["ap"], other.numbers["ap"]]))
-    assert summary.sd == pytest.approx(np.std([one.numbers["ap"], other.numbers["ap"]], ddof=1))
-    twice, alone = summarise([one, one])["ap"], summarise([one])["ap"]
+    summary = summarise([one, other])[Quantity("ap")]
+    assert summary.mean == pytest.approx(np.mean([one.numbers[Quantity("ap")], other.numbers[Quantity("ap")]]))
+    assert summary.sd == pytest.approx(np.std([one.numbers[Quantity("ap")], other.numbers[Quantity("ap")]], ddof=1))
+    twice, alone = (summarise(seeds)[Quantity("ap")] for seeds in ([one, one], [one]))
     assert twice.interval == alone.interval
     assert twice.sd == 0
     assert cell(alone) == f"{alone.mean:.3f} [{alone.interval.low:.3f}, {alone.interval.high:.3f}]"
@@ -425,12 +433,13 @@ def test_seeds_are_averaged_and_the_same_seed_twice_changes_no_interval():
 
 def test_a_number_of_scans_has_the_interval_of_the_evaluation_and_one_of_the_mean_over_seeds():
     one, other = measured(PEOPLE, 0, 0.3), measured(PEOPLE, 1, 0.3)
-    found, expected = summarise([Measured.of(one)])["case_auroc_p99"], one.case_level["p99"]["auroc"]
+    auroc = Quantity("case_auroc", part="p99")
+    found, expected = summarise([Measured.of(one)])[auroc], one.case_level.scores["p99"]["auroc"]
     assert (found.mean, found.interval.low, found.interval.high) == pytest.approx(
-        (expected["value"], expected["low"], expected["high"])
+        (expected.value, expected.low, expected.high)
     )
     assert found.interval.means_little  # healthy scans of two people only
-    both = summarise([Measured.of(one), Measured.of(other)])["case_auroc_p99"]
+    both = summarise([Measured.of(one), Measured.of(other)])[auroc]
     assert both.interval.low <= both.mean <= both.interval.high
 
 
@@ -441,7 +450,7 @@ def test_what_is_kept_is_recalled_and_damage_is_told(tmp_path):
     assert _as_json(again.study) == _as_json(one.study)
     assert again.seconds_per_scan == 1.5
     assert again.resampled.keys() == one.resampled.keys()
-    np.testing.assert_array_equal(again.resampled["ap"], one.resampled["ap"])
+    np.testing.assert_array_equal(again.resampled[Quantity("ap")], one.resampled[Quantity("ap")])
     (tmp_path / "kept" / "counts.npz").write_bytes(b"PK half")
     with pytest.raises(MedvaeError, match="Remove the folder"):
         recall(tmp_path / "kept")
@@ -602,4 +611,4 @@ def test_cases_of_several_manifests_are_combined(cohort, tmp_path):
 def _as_json(study):
     from medvae.evaluation.writing import plain
 
-    return json.dumps(plain({f: getattr(study, f) for f in study.__dataclass_fields__ if f != "counts"}), default=str)
+    return json.dumps(plain({f: getattr(study, f) for f in study.__dataclass_fields__ if f != "counts"}))

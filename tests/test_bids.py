@@ -14,7 +14,7 @@ from medvae.derivatives import MAP_SUFFIX
 from medvae.errors import MedvaeError
 from medvae.files import write_json
 from medvae.prediction import Scan, predict
-from medvae.reporting.bids import bids_name, write_bids
+from medvae.reporting.bids_export import bids_name, write_bids
 
 VALIDATOR = shutil.which("bids-validator-deno", path=Path(sys.executable).parent) or shutil.which("bids-validator-deno")
 

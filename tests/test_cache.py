@@ -265,10 +265,10 @@ def test_the_entry_of_another_process_stays(scan, tmp_path):
     wanted = caching.request([scan], CONFIG, mask=None, cache=tmp_path / "cache")
     volume = caching.prepare(wanted)
     first = caching.keep(wanted, volume)
-    held, number = first.image, first.folder.stat().st_ino
+    held, number = first.volume.image, first.folder.stat().st_ino
     second = caching.keep(wanted, volume)
     assert second.folder.stat().st_ino == number
-    np.testing.assert_array_equal(held, second.image)
+    np.testing.assert_array_equal(held, second.volume.image)
     assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == sorted(["CACHEDIR.TAG", first.folder.name])
 
 
@@ -308,7 +308,7 @@ def test_the_steps_do_what_their_versions_say(scan):
 
 def test_sidecar_says_in_words_what_the_entry_is(scan, tmp_path):
     cached = prepare_scan([scan], CONFIG, cache=tmp_path / "cache")
-    content = json.loads((cached.folder / "volume.json").read_text())
+    content = json.loads((cached.arrays.folder / "volume.json").read_text())
     assert content["ingredients"]["config"] == CONFIG.model_dump(mode="json", exclude={"grid"})
     assert content["ingredients"]["grid"]["shape"] == list(STANDARD_GRID.shape)
     assert content["ingredients"]["images"] == [sha256(scan)]

@@ -2,6 +2,7 @@ import pytest
 import yaml
 
 from medvae.config import Config, dump_config, read_config
+from medvae.config.methods import NETWORKS, OBJECTIVES, SCORES
 from medvae.errors import MedvaeError
 
 
@@ -44,7 +45,26 @@ def test_overrides_reach_nested_values_with_the_right_type(tmp_path):
         ({"name": "a", "score": {"kind": "kl_gradient", "polarity": "dark"}}, [], "never negative"),
         ({"name": "a", "score": {"one_sided": True}}, [], "leaves out one side"),
         ({"name": "a", "score": {"kind": "sum", "parts": [{"kind": "residual"}]}}, [], "at least two parts"),
-        ({"name": "a", "score": {"kind": "klgradient"}}, [], "score.kind"),
+        (
+            {"name": "a", "score": {"kind": "klgradient"}},
+            [],
+            '"score.kind": "klgradient" is not a score: did you mean "kl_gradient"? Choose one of residual, squared',
+        ),
+        (
+            {"name": "a", "score": {"kind": "sum", "parts": [{"kind": "residual"}, {"kind": "product"}]}},
+            [],
+            '"score.parts.1.kind": "product" is not a part of a combined score. Choose one of residual, ',
+        ),
+        ({"name": "a", "objective": {"kind": "ceva"}}, [], 'not an objective: did you mean "cevae"?'),
+        ({"name": "a", "network": {"kind": "vit"}}, [], '"vit" is not a network. Choose one of vae, autoencoder_kl'),
+        ({"name": "a", "score": {"kind": "discrepancy"}}, [], "write polarity: bright"),
+        (
+            {"name": "a", "score": {"kind": "discrepancy", "polarity": "bright"}},
+            [],
+            "network.kind: segmenter and objective.kind: discrepancy and score.kind: discrepancy; write network.kind",
+        ),
+        ({"name": "a", "network": None, "score": {"kind": "z_score", "normative": True}}, [], "z score already"),
+        ({"name": "a", "objective": {"kind": "discrepancy", "geco_target": -0.2}}, [], "adapts β"),
         ({"name": "a", "sampling": {"kind": "patch", "patch_size": [96, 96, 96]}}, [], "larger than the standard grid"),
         ({"name": "a", "objective": {"geco_target": -0.2, "kl_warmup_steps": 5}}, [], "both change β"),
         ({"name": "a", "objective": {"geco_target": -0.2, "beta": 0}}, [], "adapts β"),
@@ -82,6 +102,13 @@ def test_every_option_is_documented():
 
     undocumented = [name for name, field in fields(Config) if not field.description]
     assert not undocumented
+
+
+def test_an_option_of_a_method_describes_every_choice():
+    for section, kinds in (("network", NETWORKS), ("objective", OBJECTIVES), ("score", SCORES)):
+        field = type(getattr(Config(name="a"), section)).model_fields["kind"]
+        for name, kind in kinds.items():
+            assert f'"{name}": {kind.meaning}.' in field.description
 
 
 def test_every_shipped_config_is_valid(repository):

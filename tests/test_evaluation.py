@@ -17,6 +17,7 @@ from medvae.evaluation.bootstrap import (
     draw,
     interval,
     paired_difference,
+    subject_sums,
     sum_interval,
 )
 from medvae.evaluation.case_level import case_level, case_numbers, case_scores
@@ -183,8 +184,9 @@ def test_few_subjects_are_said_to_be_few():
 
 
 def test_sums_are_resampled_by_subject():
-    sums = [{"hits": h, "all": 10} for h in (1, 2, 3, 4, 5)]
-    found = sum_interval(sums, lambda s: s["hits"] / s["all"])
+    halves = [(f"s{h}", [h / 2, 5]) for h in (1, 2, 3, 4, 5)]  # two scans of each person
+    sums = subject_sums([*halves, *halves])
+    found = sum_interval(sums, lambda hits, every: hits / every)
     assert found.value == pytest.approx(0.3)
     drawn = draw(5, 2000) @ np.array([1, 2, 3, 4, 5]) / 50
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
@@ -235,11 +237,11 @@ def test_lesions_by_hand():
     assert default.found.tolist() == [False, True]  # 1 of 64 voxels
     assert default.right.tolist() == [True, True, False]  # 1 of 8
     numbers = lesion_numbers([default, default])
-    assert numbers["lesion_sensitivity"] == 0.5
-    assert numbers["lesion_precision"] == pytest.approx(2 / 3)
-    assert numbers["lesion_f1"] == pytest.approx(2 * 0.5 * (2 / 3) / (0.5 + 2 / 3))
-    assert numbers["false_positives_per_scan"] == 1
-    assert numbers["lesions"] == 4
+    assert numbers.lesion_sensitivity == 0.5
+    assert numbers.lesion_precision == pytest.approx(2 / 3)
+    assert numbers.lesion_f1 == pytest.approx(2 * 0.5 * (2 / 3) / (0.5 + 2 / 3))
+    assert numbers.false_positives_per_scan == 1
+    assert numbers.lesions == 4
 
 
 def test_voxels_that_touch_at_a_corner_are_one_lesion():
@@ -252,7 +254,7 @@ def test_flagging_everything_finds_all_and_is_one_false_finding():
     match = match_lesions(np.ones_like(truth), truth, 0.001)
     assert match.found.all()
     assert match.right.tolist() == [False]
-    assert lesion_numbers([match])["lesion_f1"] == 0
+    assert lesion_numbers([match]).lesion_f1 == 0
 
 
 def test_small_components_do_not_count_but_excuse_what_covers_them():
@@ -267,11 +269,11 @@ def test_small_components_do_not_count_but_excuse_what_covers_them():
 
 def test_nothing_flagged_nothing_there():
     empty, truth = volume(), volume(cube((1, 1, 1), 3))
-    assert lesion_numbers([match_lesions(empty, truth, 0.001)])["lesion_f1"] == 0
+    assert lesion_numbers([match_lesions(empty, truth, 0.001)]).lesion_f1 == 0
     healthy = lesion_numbers([match_lesions(truth, empty, 0.001)])
-    assert (healthy["false_positives"], healthy["lesion_precision"]) == (1, 0)
-    assert np.isnan([healthy["lesion_sensitivity"], healthy["lesion_f1"]]).all()
-    assert np.isnan(lesion_numbers([])["false_positives_per_scan"])
+    assert (healthy.false_positives, healthy.lesion_precision) == (1, 0)
+    assert np.isnan([healthy.lesion_sensitivity, healthy.lesion_f1]).all()
+    assert np.isnan(lesion_numbers([]).false_positives_per_scan)
 
 
 def test_lesions_equal_brute_force_and_their_sizes_add_up():
@@ -286,8 +288,8 @@ def test_lesions_equal_brute_force_and_their_sizes_add_up():
         found = [(kept & (labels == k)).sum() >= max(1, 0.3 * (labels == k).sum()) for k in range(1, count + 1)]
         assert match.found.tolist() == [f for f, n in zip(found, sizes, strict=True) if n >= 2]
         bins = sensitivity_by_size([match])
-        assert sum(b["lesions"] for b in bins) == len(match.found)
-        assert sum(b["found"] for b in bins) == match.found.sum()
+        assert sum(b.lesions for b in bins) == len(match.found)
+        assert sum(b.found for b in bins) == match.found.sum()
 
 
 # --- surfaces ---------------------------------------------------------------------------------------------------------
@@ -330,16 +332,19 @@ def test_case_level_equals_scikit_learn():
     diseased = [True] * 7 + [False] * 9
     scores = {name: (rng.standard_normal(16) + np.array(diseased)).round(1).tolist() for name in ("mean", "max")}
     found = case_level([f"s{i}" for i in range(16)], diseased, scores, resamples=200)
-    assert found["prevalence"] == 7 / 16
+    assert found.prevalence == 7 / 16
     for name, values in scores.items():
-        assert found[name]["auroc"]["value"] == pytest.approx(roc_auc_score(diseased, values))
-        assert found[name]["ap"]["value"] == pytest.approx(average_precision_score(diseased, values))
-        assert found[name]["ap"]["low"] < found[name]["ap"]["value"] < found[name]["ap"]["high"]
-        assert found[name]["ap"]["means_little"] is False
+        auroc, ap = (found.scores[name][number] for number in ("auroc", "ap"))
+        assert auroc.value == pytest.approx(roc_auc_score(diseased, values))
+        assert ap.value == pytest.approx(average_precision_score(diseased, values))
+        assert ap.low < ap.value < ap.high
+        assert ap.means_little is False
     few = case_level([f"s{i}" for i in range(12)], [True] * 3 + [False] * 9, {"max": list(range(12))}, resamples=50)
-    assert few["max"]["auroc"]["value"] == 0
-    assert few["max"]["auroc"]["means_little"] is True
-    assert "prevalence" not in case_level(["a"], [True], {"max": [1.0]}, resamples=50)
+    assert few.scores["max"]["auroc"].value == 0
+    assert few.scores["max"]["auroc"].means_little is True
+    one_kind = case_level(["a"], [True], {"max": [1.0]}, resamples=50)
+    assert np.isnan(one_kind.prevalence)
+    assert one_kind.scores == {}
 
 
 def with_inserted(n=12, lift=0.1, seed=0):
@@ -352,12 +357,12 @@ def with_inserted(n=12, lift=0.1, seed=0):
 def test_nobody_is_compared_with_himself_twice():
     """A person drawn twice is no pair of people who differ in the lesion alone: the interval lay above its number."""
     subjects, diseased, scores = with_inserted()
-    found = case_level(subjects, diseased, {"p99": scores}, resamples=500)["p99"]
+    found = case_level(subjects, diseased, {"p99": scores}, resamples=500).scores["p99"]
     for number, of_scans in (("auroc", roc_auc_score), ("ap", average_precision_score)):
-        assert found[number]["value"] == pytest.approx(of_scans(diseased, scores))
-        assert found[number]["low"] < found[number]["value"] < found[number]["high"]
+        assert found[number].value == pytest.approx(of_scans(diseased, scores))
+        assert found[number].low < found[number].value < found[number].high
     drawn = case_numbers(subjects, diseased, scores, draw(12, 20_000))["auroc"]
-    assert drawn.mean() == pytest.approx(found["auroc"]["value"], abs=2e-3)
+    assert drawn.mean() == pytest.approx(found["auroc"].value, abs=2e-3)
 
 
 def test_resampled_numbers_of_scans_are_those_of_the_scans_drawn():

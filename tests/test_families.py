@@ -228,7 +228,7 @@ def test_a_cohort_for_each_family_from_the_command_line(two, tmp_path, capsys, m
                 assert np.median(image.array[truth.array > 0]) > np.median(source.array[source.array > 0])
     code, said = run(capsys, monkeypatch, *command)
     assert (code, "holds bright, stroke already" in said) == (1, True)
-    code, said = run(capsys, monkeypatch, *command, "--force")
+    code, said = run(capsys, monkeypatch, *command, "--overwrite")
     assert code == 0
     for wrong, words in (
         (["--family", "tumor"], '"tumor" is none of ms, tumour'),

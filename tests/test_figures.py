@@ -11,13 +11,13 @@ from matplotlib.textpath import TextPath
 from test_viewers import AFFINES, SHAPE, predict_by_hand, scan_file
 
 from medvae.config import Config
+from medvae.drawing import TRUTH_COLOUR, rgb
 from medvae.errors import MedvaeError
 from medvae.fitting import fit
 from medvae.imaging.volume import Geometry
 from medvae.prediction import Scan, predict
 from medvae.reporting import montage
 from medvae.reporting.case_picture import draw_case, draw_figure
-from medvae.reporting.colours import TRUTH_COLOUR, rgb
 from medvae.reporting.montage import (
     APART_MM,
     Column,

@@ -11,7 +11,11 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from medvae.cli import main
 from medvae.errors import MedvaeError
-from medvae.evaluation.study import difference, evaluate, write_study
+from medvae.evaluation.options import EvaluationOptions
+from medvae.evaluation.result import Quantity
+from medvae.evaluation.study import difference, evaluate
+from medvae.evaluation.summaries import MeanSd
+from medvae.evaluation.writing import write_study
 from medvae.manifest import Case, Manifest, read_manifest, write_manifest
 from medvae.reporting.tables import study_rows
 
@@ -57,7 +61,7 @@ def small(tmp_path):
 
 def measured(small, **options):
     manifest, maps = small
-    return evaluate(maps, manifest, pattern=PATTERN, resamples=200, **options)
+    return evaluate(maps, manifest, EvaluationOptions(pattern=PATTERN, resamples=200, **options))
 
 
 def in_brain(manifest, maps, cases):
@@ -81,19 +85,19 @@ def test_numbers_of_another_tools_maps(small):
     assert study.pooled["n_subjects"] == 6
     assert study.pooled["n_voxels"] == len(pooled[0])
     each = [average_precision_score(t, s) for t, s in zip(truth, scores, strict=True)]
-    assert study.per_case_summary["ap"] == {
-        "mean": pytest.approx(np.mean(each), abs=1e-3), "sd": pytest.approx(np.std(each, ddof=1), abs=1e-3), "n": 7,
-    }  # fmt: skip
+    assert study.per_case_summary[Quantity("ap")] == MeanSd(
+        pytest.approx(np.mean(each), abs=1e-3), pytest.approx(np.std(each, ddof=1), abs=1e-3), 7
+    )
     healthy, _ = in_brain(manifest, maps, manifest.of_split("validation"))
     one, five, given = study.operating_points
     assert one.threshold == pytest.approx(np.quantile(np.concatenate(healthy), 0.99), rel=0.01)
     assert five.threshold == pytest.approx(np.quantile(np.concatenate(healthy), 0.95), rel=0.01)
     assert (given.threshold, given.name) == (1.5, "threshold_1.5")
     flagged = pooled[1] > one.threshold
-    assert one.dice == pytest.approx(2 * (flagged & pooled[0]).sum() / (flagged.sum() + pooled[0].sum()))
-    assert one.lesions == 7
+    assert one["dice"] == pytest.approx(2 * (flagged & pooled[0]).sum() / (flagged.sum() + pooled[0].sum()))
+    assert one["lesions"] == 7
     well, _ = in_brain(manifest, maps, manifest.of_split("test", healthy=True))
-    assert one.fpr == pytest.approx((np.concatenate(well) > one.threshold).mean())
+    assert one["fpr"] == pytest.approx((np.concatenate(well) > one.threshold).mean())
     everything = [np.concatenate([*truth, *(np.zeros(len(w), bool) for w in well)]), np.concatenate([*scores, *well])]
     assert study.all_voxels["ap"] == pytest.approx(average_precision_score(*everything), abs=1e-3)
     assert study.method == "maps"
@@ -102,15 +106,16 @@ def test_numbers_of_another_tools_maps(small):
 
 def test_intervals_are_over_people(small):
     study = measured(small)
-    for name in ("ap", "auroc", "oracle_dice", "dice_fpr_0.01", "sensitivity_fpr_0.05"):
-        found = study.intervals[name]
+    of_points = (("dice", "fpr_0.01"), ("sensitivity", "fpr_0.05"))
+    for name in (("ap",), ("auroc",), ("oracle_dice",), *of_points):
+        found = study.intervals[Quantity(*name)]
         assert found.low < found.value < found.high, name
         assert found.n_subjects == 6
-    assert study.intervals["ap"].value == pytest.approx(study.pooled["ap"])
-    assert study.intervals["dice_fpr_0.01"].value == pytest.approx(study.operating_points[0].dice)
-    assert study.intervals["fpr_fpr_0.01"].n_subjects == 5
+    assert study.interval("ap").value == pytest.approx(study.pooled["ap"])
+    assert study.interval("dice", at="fpr_0.01").value == pytest.approx(study.operating_points[0]["dice"])
+    assert study.interval("fpr", at="fpr_0.01").n_subjects == 5
     header, rows = study_rows([study])
-    ap, found = rows[0][header.index("AP")], study.intervals["ap"]
+    ap, found = rows[0][header.index("AP")], study.interval("ap")
     assert ap == f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
@@ -137,12 +142,12 @@ def test_a_lesion_scan_without_a_map_is_one_in_which_nothing_was_found(small):
     study = measured(small)
     assert study.missing == ["p1-2", "h0-7"]
     assert study.pooled["n_missing"] == 2
-    row = next(row for row in study.per_case if row["id"] == "p1-2")
-    assert row["missing"]
-    assert row["dice_fpr_0.01"] == 0
+    row = next(row for row in study.per_case if row.id == "p1-2")
+    assert row.missing
+    assert row.number("dice", at="fpr_0.01") == 0
     assert study.pooled["n_voxels"] == whole.pooled["n_voxels"]
     assert study.pooled["ap"] < whole.pooled["ap"]
-    assert study.operating_points[0].no_surface == 1
+    assert study.operating_points[0]["no_surface"] == 1
     assert study.pooled["n_healthy"] == 4  # nothing found in a healthy scan would be a reward
     json.loads(write_study(study, maps.parent / "out").read_text())
 
@@ -155,13 +160,13 @@ def test_everything_is_written(small, tmp_path):
     wanted = {"name", "threshold", "dice", "sensitivity", "fpr", "lesion_f1", "hd95_mm", "false_alarm_slices"}
     assert wanted <= set(results["operating_points"][0])
     assert {"id", "ap", "auroc", "oracle_dice", "hd95_mm_fpr_0.01"} <= set(results["per_case"][0])
-    assert results["intervals"]["ap"]["low"] == study.intervals["ap"].low
+    assert results["intervals"]["ap"]["low"] == study.interval("ap").low
     assert results["case_level"]["max"]["auroc"]["n_subjects"] == 11
     assert "counts" not in results
     with open(tmp_path / "out" / "summary.csv") as stream:
         rows = {row["number"]: row for row in csv.DictReader(stream)}
-    assert float(rows["ap"]["low"]) == study.intervals["ap"].low
-    assert float(rows["per_case_mean_ap"]["value"]) == study.per_case_summary["ap"]["mean"]
+    assert float(rows["ap"]["low"]) == study.interval("ap").low
+    assert float(rows["per_case_mean_ap"]["value"]) == study.per_case_summary[Quantity("ap")].mean
     with open(tmp_path / "out" / "per_case.csv") as stream:
         assert len(list(csv.DictReader(stream))) == 12
 
@@ -177,8 +182,8 @@ def test_scaling_the_scores_changes_no_number(small):
         assert after.pooled[name] == before.pooled[name]
     for a, b in zip(after.operating_points, before.operating_points, strict=True):
         assert a.threshold == 64 * b.threshold
-        assert (a.dice, a.lesion_f1, a.hd95_mm) == (b.dice, b.lesion_f1, b.hd95_mm)
-    assert after.intervals["ap"] == before.intervals["ap"]
+        assert all(a[name] == b[name] for name in ("dice", "lesion_f1", "hd95_mm"))
+    assert after.interval("ap") == before.interval("ap")
 
 
 def test_difference_of_two_methods(small, tmp_path):
@@ -190,8 +195,8 @@ def test_difference_of_two_methods(small, tmp_path):
     a = measured(small)
     b = measured((manifest, tmp_path / "worse"))
     found = difference(a, b, resamples=200)
-    assert found["ap"].value == pytest.approx(a.pooled["ap"] - b.pooled["ap"])
-    assert found["ap"].low > 0
+    assert found[Quantity("ap")].value == pytest.approx(a.pooled["ap"] - b.pooled["ap"])
+    assert found[Quantity("ap")].low > 0
     fewer = manifest.model_copy(update={"cases": manifest.cases[2:]})
     fewer._path = manifest.path
     with pytest.raises(MedvaeError, match="same lesion cases"):
@@ -275,12 +280,12 @@ def test_what_is_strange_is_noted_and_measured(small):
     assert 'case "p3-4": ' in notes
     assert "holds no lesion" in notes
     assert "whole brain lesion" in notes
-    rows = {row["id"]: row for row in study.per_case}
-    assert rows["p1-2"]["auroc"] == 0.5
-    assert np.isnan(rows["p3-4"]["ap"])
-    assert np.isnan(rows["p4-5"]["ap"])
-    assert study.per_case_summary["ap"]["n"] == 5
-    assert study.case_level["n_lesion"] == 6  # the empty one is neither ill nor healthy
+    rows = {row.id: row for row in study.per_case}
+    assert rows["p1-2"].number("auroc") == 0.5
+    assert np.isnan(rows["p3-4"].number("ap"))
+    assert np.isnan(rows["p4-5"].number("ap"))
+    assert study.per_case_summary[Quantity("ap")].n == 5
+    assert study.case_level.n_lesion == 6  # the empty one is neither ill nor healthy
     assert np.isfinite(study.pooled["ap"])
 
 
@@ -289,7 +294,7 @@ def test_percent_under_the_name_of_a_probability_is_only_noted(small):
     for case in manifest.cases:
         values = nib.load(score_file(maps, case.id)).get_fdata(dtype=np.float32)
         save(maps / f"{case.id}_desc-anomaly_probseg.nii.gz", 100 / (1 + np.exp(-values)))
-    study = evaluate(maps, manifest, resamples=50)
+    study = evaluate(maps, manifest, EvaluationOptions(resamples=50))
     assert "named a probability" in study.notes[0]
     assert study.pooled["auroc"] == pytest.approx(measured(small).pooled["auroc"], abs=1e-3)
 

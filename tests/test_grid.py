@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from medvae.augmentation.options import AugmentationConfig
+from medvae.augmentation.randomness import Sample
+from medvae.augmentation.thick_slices import ThickSlices
 from medvae.config import Config, LesionConfig, PreparationConfig, read_config
 from medvae.detection.detector import Detector
 from medvae.errors import MedvaeError
@@ -17,7 +20,6 @@ from medvae.lesions.synthesis import insert_lesions
 from medvae.prediction import predict, scans_of_manifest
 from medvae.preparation.prepare import prepare_healthy, prepare_scan
 from medvae.preparation.registration import move_brain, read_template, register
-from medvae.sampling.thick_slices import draw_slices
 from medvae.scoring.volume import score_volume
 
 COARSE = "mni152-4mm"
@@ -161,8 +163,15 @@ def test_lengths_in_mm_do_not_depend_on_the_grid(coarse, cohort):
         volumes_ml.append(float(sum(found)) * voxel_mm**3 / 1000)
     assert volumes_ml[1] == pytest.approx(volumes_ml[0], rel=0.2)
 
-    fine, other = (draw_slices(np.random.default_rng(1), 1.0, (3, 7), mm, 3) for mm in (2.0, 4.0))
-    assert (fine[0], *fine[1:]) == (2 * other[0], *other[1:])
+    slices = ThickSlices(AugmentationConfig(thick_slices=1.0))
+    samples = [Sample((1,), channels=1, dimensions=3, voxel_mm=mm) for mm in (2.0, 4.0)]
+    for draws in (
+        [slices.draw(sample) for sample in samples],
+        [slices.draw_for_array(np.random.RandomState(1), sample, 0) for sample in samples],
+    ):
+        fine, other = draws
+        assert fine.thickness > 0
+        assert (fine.thickness, *fine[1:]) == (2 * other.thickness, *other[1:])
 
     spread_mm = []
     for grid in (DEFAULT_GRID, coarse):

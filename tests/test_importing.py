@@ -1,18 +1,27 @@
 """What all layouts have in common, the command, and the lists that come with medvae."""
 
 import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
 import pytest
+import typer
 from layouts import decathlon, ixi, manifest_of, run, tiny
 
+from medvae.commands.manifest import command_of
 from medvae.errors import MedvaeError
 from medvae.importing import listing
 from medvae.importing.bids import find_bids
 from medvae.importing.brats import find_brats
 from medvae.importing.folder import find_folder
-from medvae.importing.found import make_manifest
+from medvae.importing.found import Found
+from medvae.importing.importer import Importer, Request
 from medvae.importing.ixi import find_ixi
+from medvae.importing.layouts import LAYOUTS
+from medvae.importing.scan import FoundScan
 from medvae.importing.split import Fractions
+from medvae.importing.to_manifest import make_manifest
 from medvae.manifest import read_manifest
 
 
@@ -49,8 +58,6 @@ def test_paths_lead_from_the_manifest_to_the_files(tmp_path, monkeypatch):
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "deep" / "er")
     monkeypatch.chdir(tmp_path / "data")
-    from pathlib import Path
-
     for out in (Path("m.json"), tmp_path / "link" / "m.json", Path("../new/m.json")):
         manifest_of(find_folder(Path("."), ["{id}.nii.gz"]), out)
 
@@ -104,7 +111,7 @@ def test_command_writes_shows_and_does_not_overwrite(tmp_path, monkeypatch, caps
         assert words in shown
     before = out.read_bytes()
     assert run(monkeypatch, "ixi", source, "--out", out, "--seed", 7) == 1
-    assert "--force" in capsys.readouterr().err
+    assert "--overwrite" in capsys.readouterr().err
     assert out.read_bytes() == before
     assert run(monkeypatch, "ixi", source, "--out", out, "--train", 0, "--validation", 0, "--force") == 0
     assert {case.split for case in read_manifest(out).cases} == {"test"}
@@ -150,8 +157,6 @@ def test_commands_in_the_documentation_have_options_that_exist(repository):
     import re
     import shlex
 
-    import typer
-
     from medvae.commands.manifest import app
 
     layouts = typer.main.get_command(app).commands
@@ -163,3 +168,86 @@ def test_commands_in_the_documentation_have_options_that_exist(repository):
         layout, *arguments = shlex.split(line, comments=True)
         out = layouts[layout].make_context(layout, arguments).params["out"]
         assert out.suffix == ("" if layout == "inserted" else ".json")
+
+
+@dataclass(frozen=True)
+class CaseFolderOptions:
+    """Of the importer below: an option of each type."""
+
+    sequence: Annotated[tuple[str, ...], "File of each sequence; may be repeated."]
+    site: Annotated[str | None, "Hospital."] = None
+    extra: Annotated[tuple[str, ...], "Nothing."] = ()
+    years_older: Annotated[float, "Added to the age."] = 0.5
+    all_healthy: Annotated[bool, "Everybody is healthy."] = False
+
+
+def find_case_folders(request: Request, options: CaseFolderOptions) -> Found:
+    """CASE/SEQUENCE.nii.gz; the number in a case's name is its age."""
+    scans = [
+        FoundScan(
+            case.name, tuple(case / f"{name}.nii.gz" for name in options.sequence), options.all_healthy,
+            site=options.site, age=float(case.name[4:]) + options.years_older,
+        )
+        for case in request.source.glob("case*")
+    ]  # fmt: skip
+    assert options.extra == ()
+    return Found(request.source.name, options.sequence, scans, notes=[f"{request.out.stem} {request.quiet}"])
+
+
+CASE_FOLDERS = Importer(
+    name="cases",
+    help="""
+    One folder per case.
+
+    More about it.
+    """,
+    example="medvae manifest cases scans --sequence T1 --out scans.json",
+    options=CaseFolderOptions,
+    find=find_case_folders,
+    has_healthy=True,
+    when_stopped="Stopped.",
+)
+
+
+def command_line(importer):
+    app = typer.Typer(add_completion=False)
+    app.command(importer.name, help=importer.help)(command_of(importer))
+    return typer.main.get_command(app)
+
+
+def test_an_importer_becomes_a_command_with_its_options_in_order(tmp_path, capsys):
+    for number in (31, 44):
+        tiny(tmp_path / "scans", f"case{number}/T1.nii.gz", f"case{number}/T2.nii.gz")
+    command, out = command_line(CASE_FOLDERS), tmp_path / "m.json"
+    options = [parameter.name for parameter in command.params]
+    assert options[:7] == ["source", "out", "sequence", "site", "extra", "years_older", "all_healthy"]
+    assert options[7:] == ["train", "validation", "seed", "checksums", "force", "quiet"]
+    line = f"{tmp_path / 'scans'} --out {out} --sequence T2 --sequence T1 --years-older 2 --all-healthy --train 1 -q"
+    command.main([*line.split(), "--validation", "0"], standalone_mode=False)
+    manifest = read_manifest(out)
+    assert manifest.modality == {"0": "T2", "1": "T1"}
+    assert [(case.id, case.age, case.split, case.healthy) for case in manifest.cases] == [
+        ("case31", 33, "train", True),
+        ("case44", 46, "train", True),
+    ]
+    assert manifest.cases[0].image == ["scans/case31/T2.nii.gz", "scans/case31/T1.nii.gz"]
+    assert "note: m True" in capsys.readouterr().out
+
+
+def test_only_importers_of_healthy_people_divide_them_and_only_long_ones_are_quiet():
+    for importer in LAYOUTS:
+        names = {parameter.name for parameter in command_line(importer).params}
+        assert ({"train", "validation", "seed"} <= names) == importer.has_healthy
+        assert ("quiet" in names) == (importer.when_stopped is not None)
+        assert importer.example.startswith(f"medvae manifest {importer.name} ")
+
+
+def test_an_importer_that_is_stopped_says_what_was_left(tmp_path, capsys):
+    def stop(request, options):
+        raise KeyboardInterrupt
+
+    command = command_line(Importer("s", "S.", "", CaseFolderOptions, stop, has_healthy=False, when_stopped="Half."))
+    arguments = [tmp_path, "--out", tmp_path / "m.json", "--sequence", "T1"]
+    assert command.main([str(argument) for argument in arguments], standalone_mode=False) == 130
+    assert "Half." in capsys.readouterr().err
+    assert not (tmp_path / "m.json").exists()

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from medvae.config import Config
 from medvae.detection.detector import Detector
 from medvae.networks.build import build_network
-from medvae.normative.atlas import VolumeWithAtlas, fit_atlas
+from medvae.normative.inputs import NetworkInputs
 from medvae.preparation.prepare import prepare_healthy
 from medvae.sampling.lesion_scans import BLOCK, FixedPatches, LesionScans, MixedPatches
 from medvae.training.corruptions import with_lesions
@@ -36,21 +36,23 @@ HEALTHY = {"kind": "discrepancy", "lesions": NONE, "appearance": STILL}
 
 @pytest.fixture(scope="module")
 def volumes(cohort):
-    plain = prepare_healthy(cohort, "train", Config.model_validate(TINY).preparation, quiet=True)
-    atlas = fit_atlas(plain, deformable=True)
-    return [VolumeWithAtlas(volume, atlas, mirror=True) for volume in plain]
+    config = Config.model_validate(TINY)
+    plain = prepare_healthy(cohort, "train", config.preparation, quiet=True)
+    inputs = NetworkInputs.fit(config.network, 1, plain)
+    return [inputs.shown(volume) for volume in plain]
 
 
 def test_a_scan_that_was_left_healthy_is_what_a_detector_would_see(volumes):
     config = Config.model_validate(TINY | {"sampling": WHOLE, "objective": HEALTHY})
     x, mask = LesionScans(volumes, config)[0, 1]
-    assert x.shape == (1, 6, 80, 96, 80)  # scan, mean, SD, growth, mirrored, truth
+    assert x.shape == (1, 6, 80, 96, 80)  # scan, mean, SD, mirrored, log-Jacobian, truth
     assert not x[0, -1].any()
     assert np.array_equal(mask[0, 0], volumes[1].mask)
     expected = torch.from_numpy(volumes[1].image)
-    torch.testing.assert_close(x[0, :4], expected[:4], atol=1e-5, rtol=0)
-    seen = expected[4] > 0.1  # the other one's shading is known by a ratio
-    torch.testing.assert_close(x[0, 4][seen], expected[4][seen], atol=0.02, rtol=0)
+    same = [0, 1, 2, 4]
+    torch.testing.assert_close(x[0, same], expected[same], atol=1e-5, rtol=0)
+    seen = expected[3] > 0.1  # the other one's bias field is known by a ratio
+    torch.testing.assert_close(x[0, 3][seen], expected[3][seen], atol=0.02, rtol=0)
 
 
 def test_lesions_change_what_is_bent_and_the_truth_says_where(volumes):
@@ -146,14 +148,16 @@ def test_the_number_of_workers_does_not_matter(volumes, tmp_path):
     weights = []
     for workers in (0, 2):
         config = Config.model_validate(TINY | {"sampling": TINY["sampling"] | {"workers": workers}})
-        weights.append(train(config, volumes, [], tmp_path / str(workers), quiet=True).state_dict())
+        weights.append(
+            train(config, [volume.volume for volume in volumes], [], tmp_path / str(workers), quiet=True).state_dict()
+        )
     for name, expected in weights[0].items():
         assert torch.equal(expected, weights[1][name]), name
 
 
 def test_network_is_told_what_is_wrong_from_tiles_that_have_lesions(volumes):
     config = Config.model_validate(TINY)
-    network = build_network(config, 5)
+    network = build_network(config, 1)
     x, mask = LesionScans(volumes, config)[0, 0]
     seen, truth = with_lesions(config.objective, network, x, mask, (0,))
     assert torch.equal(seen, x[:, :-1])
@@ -163,15 +167,15 @@ def test_network_is_told_what_is_wrong_from_tiles_that_have_lesions(volumes):
 
 def test_six_steps_equal_three_a_stop_and_three_more_and_the_detector_comes_back(volumes, tmp_path):
     config = Config.model_validate(TINY | {"training": TINY["training"] | {"steps": 6, "checkpoint_every": 3}})
-    whole = train(config, volumes, volumes[:1], tmp_path / "whole", quiet=True)
-    train(config, volumes, volumes[:1], tmp_path / "parts", quiet=True)
+    plain, atlas = [volume.volume for volume in volumes], volumes[0].inputs.atlas
+    whole = train(config, plain, plain[:1], tmp_path / "whole", quiet=True)
+    train(config, plain, plain[:1], tmp_path / "parts", quiet=True)
     parts = tmp_path / "parts"  # as if it had been killed after the checkpoint of step 3
     (parts / "network.safetensors").unlink()
     assert json.loads((parts / "checkpoints" / "latest" / "step.json").read_text())["step"] == 3
-    again = train(config, volumes, volumes[:1], parts, resume=True, quiet=True)
+    again = train(config, plain, plain[:1], parts, resume=True, quiet=True)
     for name, weights in whole.state_dict().items():
         assert torch.equal(weights, again.state_dict()[name]), name
-    plain, atlas = [volume.plain for volume in volumes], volumes[0].atlas
     made = Detector.calibrate(config, whole, plain, plain[:1], atlas=atlas)
     loaded = made.save(tmp_path / "detector")
     assert np.array_equal(loaded.score(plain[0]), made.score(plain[0]))

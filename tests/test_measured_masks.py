@@ -10,9 +10,10 @@ from predicted import GRID, make_predictions
 
 from medvae.derivatives import MASK_SUFFIX
 from medvae.errors import MedvaeError
-from medvae.evaluation.case import MASK
-from medvae.evaluation.study import Study, evaluate, write_study
-from medvae.evaluation.writing import read_study
+from medvae.evaluation.options import EvaluationOptions
+from medvae.evaluation.result import MASK, Study
+from medvae.evaluation.study import evaluate
+from medvae.evaluation.writing import read_study, write_study
 from medvae.files import write_json
 from medvae.imaging.volume import Geometry, read_volume, write_volume
 from medvae.manifest import Manifest
@@ -42,37 +43,37 @@ def made(tmp_path: Path) -> tuple[Path, Manifest]:
 
 
 def point(study: Study, name: str = MASK):
-    return next((found for found in study.operating_points if found.name == name), None)
+    return study.point(name)
 
 
 def test_numbers_are_those_of_the_files(made):
     folder, manifest = made
-    study = evaluate(folder, manifest, resamples=50)
+    study = evaluate(folder, manifest, EvaluationOptions(resamples=50))
     masks = [read_volume(folder / f"{name}{MASK_SUFFIX}").array > 0 for name in "ab"]
     truths = [read_volume(manifest.resolve(manifest.case(name).label)).array > 0 for name in "ab"]
     hits = sum(int((mask & truth).sum()) for mask, truth in zip(masks, truths, strict=True))
     dice = 2 * hits / sum(int(part.sum()) for part in (*masks, *truths))
-    assert 0 < dice == pytest.approx(point(study).dice)
-    assert dice < point(study, "fpr_0.01").dice
+    assert 0 < dice == pytest.approx(point(study)["dice"])
+    assert dice < point(study, "fpr_0.01")["dice"]
     healthy = read_volume(folder / f"c{MASK_SUFFIX}").array > 0
-    row = next(row for row in study.per_case if row["id"] == "c")
-    assert row["flagged_mask"] == healthy.sum() < row["flagged_fpr_0.01"]
+    row = next(row for row in study.per_case if row.id == "c")
+    assert row.number("flagged", at=MASK) == healthy.sum() < row.number("flagged", at="fpr_0.01")
     assert math.isnan(point(study).threshold)
-    assert study.intervals["dice_mask"].value == pytest.approx(dice)
-    without = evaluate(folder, manifest, resamples=50, masks=False)
+    assert study.interval("dice", at=MASK).value == pytest.approx(dice)
+    without = evaluate(folder, manifest, EvaluationOptions(resamples=50, masks=False))
     assert [found.name for found in without.operating_points] == ["fpr_0.01", "fpr_0.05"]
 
 
 def test_they_are_told_in_tables_and_on_disk(made, tmp_path):
     folder, manifest = made
-    study = evaluate(folder, manifest, resamples=50)
+    study = evaluate(folder, manifest, EvaluationOptions(resamples=50))
     header, rows = tables.study_rows([study])
-    assert float(rows[0][header.index("Dice of masks")].split()[0]) == pytest.approx(point(study).dice, abs=1e-3)
+    assert float(rows[0][header.index("Dice of masks")].split()[0]) == pytest.approx(point(study)["dice"], abs=1e-3)
     assert "found in masks" in tables.lesion_rows(study)[0]
     assert "masks as written" in [row[1] for row in tables.point_rows([study])[1]]
     write_study(study, tmp_path / "results")
     back, _ = read_study(tmp_path / "results")
-    assert point(back).dice == point(study).dice
+    assert point(back)["dice"] == point(study)["dice"]
     write_report(folder, tmp_path / "report", manifest=manifest, quiet=True)
     html = (tmp_path / "report" / "report.html").read_text()
     assert "of the masks" in html
@@ -81,28 +82,28 @@ def test_they_are_told_in_tables_and_on_disk(made, tmp_path):
 
 def test_a_mask_that_is_the_map_above_its_threshold_is_not_told_twice(tmp_path):
     manifest = make_predictions(tmp_path, ["a"], ["c"])
-    assert point(evaluate(tmp_path / "predictions", manifest, resamples=50)) is None
+    assert point(evaluate(tmp_path / "predictions", manifest, EvaluationOptions(resamples=50))) is None
     for name in "ac":  # a threshold of each scan's own
         changed(tmp_path / "predictions", name, OperatingPoint="fdr_0.1")
-    assert point(evaluate(tmp_path / "predictions", manifest, resamples=50)) is not None
+    assert point(evaluate(tmp_path / "predictions", manifest, EvaluationOptions(resamples=50))) is not None
 
 
 def test_a_scan_without_a_map_has_nothing_found_in_its_mask_either(made):
     folder, manifest = made
-    before = point(evaluate(folder, manifest, resamples=50))
+    before = point(evaluate(folder, manifest, EvaluationOptions(resamples=50)))
     for file in folder.glob("b_*"):
         file.unlink()
-    study = evaluate(folder, manifest, resamples=50)
+    study = evaluate(folder, manifest, EvaluationOptions(resamples=50))
     assert study.missing == ["b"]
-    assert point(study).lesion_sensitivity == before.lesion_sensitivity / 2 == 0.5
+    assert point(study)["lesion_sensitivity"] == before["lesion_sensitivity"] / 2 == 0.5
 
 
 def test_masks_are_left_alone_unless_every_map_has_its_own(made):
     folder, manifest = made
     changed(folder, "a", ModelFingerprint="another")
-    assert point(evaluate(folder, manifest, resamples=50)) is None
+    assert point(evaluate(folder, manifest, EvaluationOptions(resamples=50))) is None
     (folder / f"a{MASK_SUFFIX}").unlink()
-    assert point(evaluate(folder, manifest, resamples=50)) is None
+    assert point(evaluate(folder, manifest, EvaluationOptions(resamples=50))) is None
 
 
 def test_a_mask_on_another_grid_is_refused_by_name(made):
@@ -111,4 +112,4 @@ def test_a_mask_on_another_grid_is_refused_by_name(made):
     smaller = Geometry(GRID.affine, (39, 48, 36))
     write_volume(folder / f"a{MASK_SUFFIX}", mask[:-1].astype(np.uint8), smaller)
     with pytest.raises(MedvaeError, match=f"a{MASK_SUFFIX}: lies on another grid"):
-        evaluate(folder, manifest, resamples=50)
+        evaluate(folder, manifest, EvaluationOptions(resamples=50))

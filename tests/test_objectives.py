@@ -4,12 +4,18 @@ import pytest
 import torch
 from torch import distributions
 
-from medvae.config import ObjectiveConfig
+from medvae.config import Config, ObjectiveConfig
+from medvae.config.methods import OBJECTIVES
+from medvae.networks.build import build_network
 from medvae.networks.densities import free_nats_divergence, kl_divergence, negative_log_likelihood
 from medvae.networks.interface import VAEOutput
 from medvae.networks.vae import ConvVAE
 from medvae.training.corruptions import blank_squares, coarse_noise
-from medvae.training.losses import Geco, cevae_loss, denoising_loss, training_loss, vae_loss
+from medvae.training.objectives.base import objective, objective_of
+from medvae.training.objectives.context import cevae_loss
+from medvae.training.objectives.denoising import denoising_loss
+from medvae.training.objectives.elbo import vae_loss
+from medvae.training.objectives.geco import Geco
 
 
 @pytest.fixture
@@ -167,13 +173,13 @@ def test_warm_up_raises_beta_from_nothing(tiles, model):
     x, mask = tiles
     options = ObjectiveConfig(kind="vae", beta=2.0, kl_warmup_steps=10)
     for step, factor in ((0, 0.1), (4, 0.5), (9, 1.0), (50, 1.0)):
-        terms = training_loss(options, model, x, mask, (0, 1), step)
+        terms = objective_of(options).training_terms(model, x, mask, (0, 1), step)
         torch.testing.assert_close(terms.total, terms.reconstruction + 2.0 * factor * terms.kl)
 
 
 def test_denoising_restores_the_clean_tile(tiles, model):
     x, mask = tiles
-    terms = training_loss(ObjectiveConfig(kind="dae"), model, x, mask, (0, 1), 0)
+    terms = objective_of(ObjectiveConfig(kind="dae")).training_terms(model, x, mask, (0, 1), 0)
     assert terms.kl is None
     noisy = coarse_noise(x, mask, torch.Generator().manual_seed(1), cell=8, standard_deviation=0.2)
     by_hand = denoising_loss(model, x, noisy, mask, scale=0.2)
@@ -239,3 +245,34 @@ def test_geco_goes_on_from_its_state():
         after.update(torch.tensor(value))
     assert after.state() == whole.state()
     assert float(after.beta) < 2.0  # the reconstruction was worse than the target
+
+
+def test_every_declared_objective_is_implemented_and_no_other():
+    assert objective.names() == set(OBJECTIVES)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_trains_and_measures_a_network_that_fits_it(name):
+    kind = OBJECTIVES[name]
+    network = {"widths": [4, 8], "latent_size": 5, "squeeze": 4}
+    score = {"kind": "residual"}
+    if kind.needs_segmenter:
+        network, score = {"kind": "segmenter", "widths": [4, 8]}, {"kind": "discrepancy", "polarity": "bright"}
+    config = Config.model_validate({"name": "a", "network": network, "objective": {"kind": name}, "score": score})
+    model, made = build_network(config, 1), objective_of(config.objective)
+    x = torch.rand(2, 1, *config.tile_shape)
+    mask = torch.zeros_like(x, dtype=torch.bool)
+    mask[:, :, 20:60, 20:70] = True
+    found, again, other = (made.training_terms(model, x * mask, mask, (0, step), step) for step in (3, 3, 4))
+    assert torch.equal(found.total, again.total)
+    assert not torch.equal(found.total, other.total)
+    assert (found.kl is not None) == kind.needs_posterior
+    found.total.backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.parameters())
+    with torch.no_grad():
+        measured = made.validation_terms(model.eval(), x * mask, mask, (0, 0))
+        alone = [made.validation_terms(model, x[i : i + 1] * mask[:1], mask[:1], (0, 0)) for i in range(2)]
+    assert float(measured["reconstruction"]) != 0
+    if not kind.needs_segmenter:  # a sum over tiles; lesions depend on a tile's place in the batch
+        both = sum(terms["reconstruction"] for terms in alone)
+        torch.testing.assert_close(measured["reconstruction"], both, rtol=1e-4, atol=1e-2)

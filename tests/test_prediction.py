@@ -13,7 +13,9 @@ from medvae.config import Config, ScoreConfig
 from medvae.derivatives import FAILURES
 from medvae.detection.detector import Detector
 from medvae.errors import MedvaeError
-from medvae.evaluation.study import evaluate, write_study
+from medvae.evaluation.options import EvaluationOptions
+from medvae.evaluation.study import evaluate
+from medvae.evaluation.writing import write_study
 from medvae.fitting import fit
 from medvae.imaging.volume import Geometry, read_volume, resample
 from medvae.prediction import Scan, predict, scans_of_files, scans_of_manifest
@@ -146,9 +148,9 @@ def test_realised_rate_on_the_calibration_scans_is_the_asked_one(tmp_path, cohor
     for detector in detectors.values():
         out = tmp_path / detector.config.name
         predict(detector, scans_of_manifest(cohort, ("validation",)), out, quiet=True)
-        study = evaluate(out, cohort, splits=("validation",))
+        study = evaluate(out, cohort, EvaluationOptions(splits=("validation",)))
         for point in study.operating_points:
-            assert point.fpr == pytest.approx(point.asked_fpr, rel=0.02)
+            assert point["fpr"] == pytest.approx(point.asked_fpr, rel=0.02)
 
 
 def test_map_orders_voxels_as_the_score_does(cohort, detectors):
@@ -188,11 +190,11 @@ def test_evaluation_equals_scikit_learn_on_the_written_files(tmp_path, cohort, d
     assert study.pooled["prevalence"] == pytest.approx(truth.mean())
     point = study.operating_points[0]
     flagged = values > np.float32(point.threshold)
-    assert point.dice == pytest.approx(2 * (flagged & truth).sum() / (flagged.sum() + truth.sum()))
-    assert point.sensitivity == pytest.approx((flagged & truth).sum() / truth.sum())
+    assert point["dice"] == pytest.approx(2 * (flagged & truth).sum() / (flagged.sum() + truth.sum()))
+    assert point["sensitivity"] == pytest.approx((flagged & truth).sum() / truth.sum())
     healthy = read_volume(tmp_path / "out" / "sub06_desc-anomaly_probseg.nii.gz").array
     brain = read_volume(cohort.images(cohort.case("sub06"))[0]).array > 0
-    assert point.fpr == pytest.approx((healthy[brain] > np.float32(point.threshold)).mean())
+    assert point["fpr"] == pytest.approx((healthy[brain] > np.float32(point.threshold)).mean())
     assert study.pooled["ap"] > 0.3  # a dark cube is what this score is made to find
 
     write_study(study, tmp_path / "results")
@@ -319,7 +321,7 @@ def test_wrong_maps_are_named(tmp_path, cohort, detectors):
 def test_unknown_label_values_are_named(tmp_path, cohort):
     labelled = cohort.model_copy(update={"label_values": {"tumour": [4]}})
     labelled._path = cohort.path
-    from medvae.evaluation.study import lesion_truth
+    from medvae.evaluation.maps import lesion_truth
 
     with pytest.raises(MedvaeError, match=r"label values \[1\]"):
         lesion_truth(labelled, labelled.case("sub07"))

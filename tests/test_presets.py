@@ -9,8 +9,7 @@ import pytest
 from medvae.config import read_config
 from medvae.detection.detector import Detector
 from medvae.networks.build import build_network
-from medvae.normative.atlas import VolumeWithAtlas, atlas_of
-from medvae.normative.bias_field import VolumeWithoutShading, fit_reference
+from medvae.normative.inputs import NetworkInputs
 from medvae.preparation.prepare import prepare_healthy
 from medvae.training.loop import train
 
@@ -30,24 +29,18 @@ def test_some_steps_lower_the_loss_and_the_network_scores(tmp_path, scans, name)
     steps = [f"training.steps={many}", "training.warmup_steps=0", "training.log_every=1", "sampling.workers=0"]
     config = read_config(CONFIGS / f"{name}.yaml", [*steps, "sampling.batch_size=2", "score.normative=false"])
     training, validation = (volumes[:1] for volumes in scans)
-    shown, atlas = training, None
-    if config.network.atlas:  # which takes more scans than one
-        training = scans[0]
-        atlas = atlas_of(config.network, training)
-        shown = [VolumeWithAtlas(training[0], atlas, config.network.mirror)]
-    elif config.network.shading == "removed":
-        training = scans[0]
-        shown = [VolumeWithoutShading(training[0], fit_reference(training))]
-    network = train(config, shown, [], tmp_path / "run", quiet=True)
+    fitted_to = scans[0] if config.network.atlas or config.network.bias_field == "removed" else training
+    inputs = NetworkInputs.fit(config.network, 1, fitted_to)
+    network = train(config, training, [], tmp_path / "run", quiet=True, inputs=inputs)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [line["total"] for line in lines]
     assert np.mean(losses[-late:]) < np.mean(losses[:early])
-    score = Detector.calibrate(config, network, training, validation, atlas=atlas).score(validation[0])
+    score = Detector.calibrate(config, network, fitted_to, validation, atlas=inputs.atlas).score(validation[0])
     assert np.isfinite(score).all()
     assert score[validation[0].mask].std() > 0
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONFIGS / "full").glob("*.yaml")))
 def test_full_presets_fit_their_tiles(name):
-    network = build_network(read_config(CONFIGS / "full" / f"{name}.yaml"), channels=1)
+    network = build_network(read_config(CONFIGS / "full" / f"{name}.yaml"), modalities=1)
     assert sum(p.numel() for p in network.parameters()) < 60_000_000

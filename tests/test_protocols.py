@@ -14,8 +14,10 @@ from torch.nn import functional
 from medvae.cli import main
 from medvae.errors import MedvaeError
 from medvae.evaluation.brats import lesion_wise
+from medvae.evaluation.conventions import best_threshold
 from medvae.evaluation.curves import SparseCounts
-from medvae.evaluation.protocols import PROTOCOLS, best_threshold
+from medvae.evaluation.options import EvaluationOptions
+from medvae.evaluation.protocols import PROTOCOLS
 from medvae.evaluation.study import evaluate
 from medvae.manifest import Case, Manifest, read_manifest, write_manifest
 
@@ -55,7 +57,8 @@ def cohort(tmp_path):
 
 def measured(cohort, protocol, **options):
     manifest, maps, _ = cohort
-    return evaluate(maps, manifest, pattern="{id}.nii.gz", resamples=100, protocol=protocol, **options)
+    options = EvaluationOptions(pattern="{id}.nii.gz", resamples=100, protocol=protocol, **options)
+    return evaluate(maps, manifest, options)
 
 
 def arrays(cohort, number):
@@ -86,10 +89,10 @@ def test_mood_is_scikit_learn_on_all_voxels_with_failures_as_zeros(cohort):
     diseased = [i < 4 for i in range(7)]
     for name, of in (("mean", np.mean), ("max", np.max)):
         of_scans = [float(of(s.astype(np.float32))) for s in scores]
-        assert study.case_level[name]["ap"]["value"] == pytest.approx(average_precision_score(diseased, of_scans))
+        assert study.case_level.scores[name]["ap"].value == pytest.approx(average_precision_score(diseased, of_scans))
     assert study.missing == ["c0", "c6"]
     assert sum("counts as 0" in note for note in study.notes) == 2
-    assert study.settings["protocol"]["name"] == "mood"
+    assert study.settings.protocol.name == "mood"
     assert not study.operating_points
 
 
@@ -182,7 +185,7 @@ def test_a_wrong_name_is_told(cohort):
 
 def test_the_default_protocol_is_medvaes_own(cohort):
     manifest, maps, brain = cohort
-    study = evaluate(maps, manifest, pattern="{id}.nii.gz", resamples=100)
+    study = evaluate(maps, manifest, EvaluationOptions(pattern="{id}.nii.gz", resamples=100))
     scores, truth = (np.stack(part)[:, brain] for part in zip(*(arrays(cohort, n) for n in range(4)), strict=True))
     assert study.pooled["ap"] == pytest.approx(average_precision_score(truth.ravel(), scores.ravel()), abs=2e-4)
     assert "oracle_dice_components" not in study.pooled
@@ -288,7 +291,7 @@ def test_distances_are_nearly_those_of_the_organisers_package():
 def test_the_brats_protocol_measures_each_region_at_each_threshold(cohort, tmp_path, capsys, monkeypatch):
     manifest, maps, brain = cohort
     study = measured(cohort, "brats2023", thresholds=[0.6])
-    assert [row["region"] for row in study.brats] == ["whole", "core"]  # "rest" is no part of the first region
+    assert [row.region for row in study.brats] == ["whole", "core"]  # "rest" is no part of the first region
     spacing = (2.0, 2.0, 2.5)
     expected = {"whole": [], "core": []}
     for number in range(4):
@@ -297,9 +300,9 @@ def test_the_brats_protocol_measures_each_region_at_each_threshold(cohort, tmp_p
         expected["whole"].append(lesion_wise(flagged, labels > 0, spacing))
         expected["core"].append(lesion_wise(flagged, labels > 1, spacing))
     for row in study.brats:
-        assert row["dice"] == pytest.approx(np.mean([one.dice for one in expected[row["region"]]]))
-        assert row["hd95_mm"] == pytest.approx(np.mean([one.hd95_mm for one in expected[row["region"]]]))
-        assert row["false"] == sum(one.false for one in expected[row["region"]])
+        assert row.numbers["dice"] == pytest.approx(np.mean([one.dice for one in expected[row.region]]))
+        assert row.numbers["hd95_mm"] == pytest.approx(np.mean([one.hd95_mm for one in expected[row.region]]))
+        assert row.numbers["false"] == sum(one.false for one in expected[row.region])
     command = ["medvae", "evaluate", maps, "--manifest", manifest.path, "--pattern", "{id}.nii.gz", "--quiet"]
     command += ["--protocol", "brats2023", "--threshold", "0.6", "--out", tmp_path / "out"]
     monkeypatch.setattr(sys, "argv", [str(word) for word in command])
@@ -309,6 +312,6 @@ def test_the_brats_protocol_measures_each_region_at_each_threshold(cohort, tmp_p
     assert "lesion-wise Dice" in (tmp_path / "out" / "table.md").read_text()
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     assert written["settings"]["protocol"]["name"] == "brats2023"
-    assert written["brats"][0]["dice"] == pytest.approx(study.brats[0]["dice"])
+    assert written["brats"][0]["dice"] == pytest.approx(study.brats[0].numbers["dice"])
     assert "brats_dice_whole_threshold_0.6" in (tmp_path / "out" / "summary.csv").read_text()
     capsys.readouterr()

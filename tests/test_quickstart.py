@@ -32,7 +32,7 @@ def test_quickstart_goes_from_cohort_to_report(tmp_path, repository, capsys):
     for words in (
         "t1-2mm",
         "cevae_slice",
-        "deviation_baseline",
+        "z_score_baseline",
         "normative_baseline",
         "intensity_baseline",
         "prevalence",

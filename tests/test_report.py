@@ -87,9 +87,9 @@ def test_report_holds_numbers_curves_and_cases(made: Path) -> None:
     assert page.missing_files() == []
     values = [value for value in page.of("td", "data-value")]
     assert {"ill-a", "ill-b", HOSTILE, "well-a", "well-b"} <= set(values)
-    row = next(row for row in study.per_case if row["id"] == "ill-b")
-    assert str(row["ap"]) in values
-    assert str(row["dice_fpr_0.01"]) in values
+    row = next(row for row in study.per_case if row.id == "ill-b")
+    assert str(row.number("ap")) in values
+    assert str(row.number("dice", at="fpr_0.01")) in values
 
 
 def test_every_picture_has_words(made: Path) -> None:

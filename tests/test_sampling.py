@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from medvae.augmentation.augmenter import Augmenter
 from medvae.config import AugmentationConfig, Config, PreparationConfig
 from medvae.imaging.planes import slices_of, volume_of
 from medvae.preparation.prepare import prepare_case
-from medvae.sampling.augmentation import Augmenter
 from medvae.sampling.order import EpochOrder
 from medvae.sampling.slices import SliceDataset
 from medvae.sampling.tiles import augment_batch, training_tiles
@@ -25,7 +25,7 @@ def test_slices_put_together_are_the_volume(plane):
 
 
 def augmented(volumes, key, seed=0, **options):
-    augmenter = Augmenter(AugmentationConfig(**options), volumes[0].mask.shape[:2], mirror_axis=0)
+    augmenter = Augmenter(AugmentationConfig(**options), mirror_axis=0)
     return SliceDataset(volumes, "axial", min_brain_fraction=0.02, augmenter=augmenter, seed=seed)[key]
 
 

@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from medvae.config import Config
+from medvae.config.methods import SCORES as DECLARED
+from medvae.networks.build import build_network
 from medvae.networks.gradients import gradient, smooth_gradient
 from medvae.networks.interface import VAEOutput
 from medvae.networks.vae import ConvVAE
 from medvae.scoring.context import _patterns, context_residual
 from medvae.scoring.intensity import equalized_intensity
+from medvae.scoring.registry import Scored, score
 from medvae.scoring.residual import residual, squared_residual
 from medvae.scoring.restoration import restoration
 from medvae.scoring.tiling import score_slices
@@ -223,3 +227,59 @@ def test_train_and_eval_mode_give_one_score(network, tiles, name):
         assert torch.equal(SCORES[name](network, *tiles), found)
     finally:
         network.eval()
+
+
+def test_every_declared_score_is_implemented_and_no_other():
+    assert score.names() == set(DECLARED)
+    with pytest.raises(LookupError, match="not declared"):
+        score("guesswork")
+    with pytest.raises(LookupError, match="implemented twice"):
+        score("residual")
+
+
+COMPANY = {
+    "segments": {
+        "network": {"kind": "segmenter", "widths": [4, 8]},
+        "objective": {"kind": "discrepancy"},
+    },
+    "reconstructs": {"network": {"widths": [4, 8], "latent_size": 3, "squeeze": 2}},
+    "none": {"network": None},
+}
+
+
+def config_of(name):
+    """A small config around a score, as its declaration asks for."""
+    kind = DECLARED[name]
+    company = "segments" if kind.needs_segmenter else "reconstructs" if kind.needs_network else "none"
+    options = {"kind": name, "context_side": 8, "context_spacing": 2, "context_shifts": 1, "restoration_steps": 2}
+    options |= {"polarity": "bright"} if kind.values == "logit" else {}
+    return Config.model_validate({"name": "a", "score": options, **COMPANY[company]})
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_every_score_keeps_what_its_declaration_says(name):
+    rng, kind, config = np.random.default_rng(3), DECLARED[name], config_of(name)
+    mask = np.zeros((80, 96, 80), dtype=bool)
+    mask[30:50, 30:60, 40:42] = True
+    image = (rng.random((1, *mask.shape)) * mask).astype(np.float32)
+    made = build_network(config, 1).eval().requires_grad_(False) if kind.needs_network else None
+    found = score[name](Scored(config, made, image, mask, part_scales=(0.5, 2.0)))
+    assert found.shape == mask.shape
+    assert np.isfinite(found).all()
+    assert (found[~mask] == 0).all()
+    assert found[mask].std() > 0
+    assert kind.values != "magnitude" or found.min() >= 0
+
+
+def test_a_combined_score_is_made_of_its_scaled_parts():
+    parts = [{"kind": "residual"}, {"kind": "squared_residual"}]
+    mask = np.zeros((80, 96, 80), dtype=bool)
+    mask[30:50, 30:60, 40:41] = True
+    image = (np.random.default_rng(3).random((1, *mask.shape)) * mask).astype(np.float32)
+    config = Config.model_validate(
+        {"name": "a", "score": {"kind": "sum", "parts": parts}, "network": COMPANY["reconstructs"]["network"]}
+    )
+    scan = Scored(config, build_network(config, 1).eval(), image, mask, part_scales=(0.5, 2.0))
+    first, second = np.abs(score["residual"](scan)), score["squared_residual"](scan)
+    np.testing.assert_allclose(score["sum"](scan), first / 0.5 + second / 2, rtol=1e-6)
+    np.testing.assert_allclose(score["product"](scan), first / 0.5 * second / 2, rtol=1e-6)

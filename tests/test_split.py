@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from medvae.errors import MedvaeError
-from medvae.importing.found import Scan
+from medvae.importing.scan import FoundScan
 from medvae.importing.split import Fractions, split_subjects
 
 
 def people(count, **known):
-    return [Scan(f"p{i:03d}", (), healthy=True, **known) for i in range(count)]
+    return [FoundScan(f"p{i:03d}", (), healthy=True, **known) for i in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_splits_depend_on_the_seed_and_not_on_the_order():
 
 def test_every_site_and_age_group_is_divided_alike():
     rng = np.random.default_rng(0)
-    scans = [Scan(f"{s}{i}", (), True, site=s, age=float(rng.uniform(20, 80))) for s in "AB" for i in range(90)]
+    scans = [FoundScan(f"{s}{i}", (), True, site=s, age=float(rng.uniform(20, 80))) for s in "AB" for i in range(90)]
     splits = split_subjects(scans, Fractions(0.6, 0.2), 0)
     for site in "AB":
         for decade in range(2, 8):
@@ -47,8 +47,8 @@ def test_every_site_and_age_group_is_divided_alike():
 
 def test_a_person_with_one_lesion_scan_is_tested_with_all_scans(tmp_path):
     label = tmp_path / "l.nii.gz"
-    scans = [Scan(f"{p}_{s}", (), healthy=True, subject=p) for p in "abcdefgh" for s in "12"]
-    scans += [Scan("a_3", (), label=label, subject="a"), Scan("b_3", (), subject="b")]
+    scans = [FoundScan(f"{p}_{s}", (), healthy=True, subject=p) for p in "abcdefgh" for s in "12"]
+    scans += [FoundScan("a_3", (), label=label, subject="a"), FoundScan("b_3", (), subject="b")]
     splits = split_subjects(scans, Fractions(1, 0), 0)
     assert {name for name, split in splits.items() if split == "test"} == {"a", "b"}
 

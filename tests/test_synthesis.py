@@ -12,7 +12,8 @@ from medvae.lesions.synthesis import KINDS, insert_lesions
 from medvae.networks.segmenter import Segmentation
 from medvae.scoring.discrepancy import discrepancy
 from medvae.training.corruptions import corrupt
-from medvae.training.losses import discrepancy_loss, lesion_weights, training_loss
+from medvae.training.objectives.base import objective_of
+from medvae.training.objectives.discrepancy import discrepancy_loss, lesion_weights
 
 SHAPES = [(48, 40), (40, 48, 36)]
 SEGMENTER = {
@@ -239,9 +240,8 @@ def test_small_lesions_can_be_more_likely():
 def test_every_step_has_other_lesions_and_a_step_repeated_the_same():
     x, mask = tiles((48, 40))
     model = Oracle(torch.zeros_like(x, requires_grad=True))
-    losses = [
-        training_loss(ObjectiveConfig(kind="discrepancy"), model, x, mask, (0, step, 0), step) for step in (1, 1, 2)
-    ]
+    objective = objective_of(ObjectiveConfig(kind="discrepancy"))
+    losses = [objective.training_terms(model, x, mask, (0, step, 0), step) for step in (1, 1, 2)]
     assert torch.equal(losses[0].total, losses[1].total)
     assert not torch.equal(losses[0].total, losses[2].total)
 

@@ -14,8 +14,9 @@ from medvae.detection.detector import Detector
 from medvae.errors import MedvaeError
 from medvae.fitting import fit
 from medvae.preparation.prepare import prepare_healthy
-from medvae.training import loop, losses
+from medvae.training import checkpoints, loop
 from medvae.training.loop import train
+from medvae.training.objectives import context, elbo
 from medvae.training.run_folder import open_run, record_cohort
 
 SMALL = {
@@ -44,7 +45,7 @@ def weights(network):
 
 def stop_after(monkeypatch, step):
     """Send this process a Ctrl-C in the middle of a step."""
-    original, calls = losses.cevae_loss, []
+    original, calls = context.cevae_loss, []
 
     def loss(*arguments, **options):
         calls.append(1)
@@ -52,7 +53,7 @@ def stop_after(monkeypatch, step):
             os.kill(os.getpid(), signal.SIGINT)
         return original(*arguments, **options)
 
-    monkeypatch.setattr(losses, "cevae_loss", loss)
+    monkeypatch.setattr(context, "cevae_loss", loss)
     return original
 
 
@@ -66,9 +67,9 @@ def test_six_steps_equal_three_a_stop_and_three_more(tmp_path, scans, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         train(config, *scans, tmp_path / "parts", quiet=True)
     assert not (tmp_path / "parts" / loop.WEIGHTS).exists()
-    names = {path.name for path in (tmp_path / "parts" / loop.CHECKPOINT).iterdir()}
+    names = {path.name for path in (tmp_path / "parts" / checkpoints.CHECKPOINT).iterdir()}
     assert not [name for name in names if name.startswith("custom_checkpoint")]  # would be unpickled in full
-    monkeypatch.setattr(losses, "cevae_loss", original)
+    monkeypatch.setattr(context, "cevae_loss", original)
     torch.manual_seed(99)
     np.random.seed(99)
     resumed = train(config, *scans, tmp_path / "parts", resume=True, quiet=True)
@@ -82,24 +83,71 @@ def test_six_steps_equal_three_a_stop_and_three_more(tmp_path, scans, monkeypatc
     assert [step for step, _ in totals("whole")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_run_killed_between_checkpoints_repeats_the_lost_steps(tmp_path, scans, monkeypatch):
-    whole = train(small(), *scans, tmp_path / "whole", quiet=True)
-    original, calls = losses.cevae_loss, []
+def kill_in(monkeypatch, step):
+    """End the process in the middle of a step, as SIGKILL does: nothing is written any more."""
+    original, calls = context.cevae_loss, []
 
     def killed(*arguments, **options):
         calls.append(1)
-        if len(calls) == 6:
+        if len(calls) == step:
             raise SystemExit("killed")
         return original(*arguments, **options)
 
-    monkeypatch.setattr(losses, "cevae_loss", killed)
-    with pytest.raises(SystemExit):
-        train(small(), *scans, tmp_path / "parts", quiet=True)
-    monkeypatch.setattr(losses, "cevae_loss", original)
-    resumed = train(small(), *scans, tmp_path / "parts", resume=True, quiet=True)
-    assert torch.equal(weights(whole), weights(resumed))
-    steps = [json.loads(line)["step"] for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [1, 2, 3, 3, 4, 5, 6, 6]  # one line per step, and two validations
+    monkeypatch.setattr(context, "cevae_loss", killed)
+
+
+def log_of(folder):
+    """The lines of metrics.jsonl, without how long they took."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+UNEVEN = {"steps": 7, "log_every": 3, "validate_every": 4, "checkpoint_every": 5}
+"""Steps between two lines, two validations and two checkpoints that have nothing in common."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, scans):
+    folder = tmp_path_factory.mktemp("whole")
+    network = train(small(training=UNEVEN, objective={"geco_target": 0.5}), *scans, folder / "run", quiet=True)
+    return network, folder / "run"
+
+
+def test_a_run_that_is_stopped_after_every_step_has_the_log_of_one_that_was_not(tmp_path, scans, whole):
+    config, out = small(training=UNEVEN, objective={"geco_target": 0.5}), tmp_path / "run"
+    expected = log_of(whole[1])
+    assert [line["step"] for line in expected] == [3, 4, 6, 7, 7]
+    for step in range(1, 8):
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(patch, 1)
+            with pytest.raises(KeyboardInterrupt):
+                train(config, *scans, out, resume=True, quiet=True)
+        written = log_of(out) if step >= 3 else []
+        assert written == [line for line in expected if line["step"] <= step]
+    resumed = train(config, *scans, out, resume=True, quiet=True)
+    assert torch.equal(weights(whole[0]), weights(resumed))
+    assert log_of(out) == expected
+    assert (out / "loss.png").read_bytes() == (whole[1] / "loss.png").read_bytes()
+
+
+def test_a_run_that_is_killed_in_every_step_has_the_log_of_one_that_was_not(tmp_path, scans, whole):
+    config, out = small(training=UNEVEN, objective={"geco_target": 0.5}), tmp_path / "run"
+    expected = log_of(whole[1])
+    for step in range(1, 8):
+        reached = 5 if step > 6 else 0  # the step of the newest checkpoint
+        with pytest.MonkeyPatch.context() as patch:
+            kill_in(patch, step - reached)
+            with pytest.raises(SystemExit):
+                train(config, *scans, out, resume=True, quiet=True)
+        written = log_of(out) if step > 3 else []
+        assert written == [line for line in expected if line["step"] < step]
+        if step == 4:
+            with open(out / "metrics.jsonl", "a") as stream:
+                stream.write('{"step": 6, "tot')  # in the middle of a line
+    resumed = train(config, *scans, out, resume=True, quiet=True)
+    assert torch.equal(weights(whole[0]), weights(resumed))
+    assert log_of(out) == expected
+    assert (out / "loss.png").read_bytes() == (whole[1] / "loss.png").read_bytes()
 
 
 def test_run_folder_holds_what_it_promises(tmp_path, scans):
@@ -144,8 +192,8 @@ def test_existing_run_is_not_overwritten(tmp_path, scans):
 
 
 def test_loss_that_is_not_finite_stops_at_once_and_names_the_term(tmp_path, scans, monkeypatch):
-    original = losses.kl_divergence
-    monkeypatch.setattr(losses, "kl_divergence", lambda *a: original(*a) * float("nan"))
+    original = elbo.kl_divergence
+    monkeypatch.setattr(elbo, "kl_divergence", lambda *a: original(*a) * float("nan"))
     with pytest.raises(MedvaeError, match=r"step 1 \(term: kl"):
         train(small(), *scans, tmp_path / "run", quiet=True)
 
@@ -225,12 +273,16 @@ def scalars(folder):
 def test_tensorboard_holds_the_numbers_of_metrics_once_also_after_a_stop(tmp_path, scans, monkeypatch):
     pytest.importorskip("tensorboard")
     config = small(training={"tensorboard": True, "checkpoint_every": 2})
+    with pytest.MonkeyPatch.context() as patch:
+        kill_in(patch, 2)  # before the first checkpoint
+        with pytest.raises(SystemExit):
+            train(config, *scans, tmp_path / "run", quiet=True)
     original = stop_after(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
-        train(config, *scans, tmp_path / "run", quiet=True)
+        train(config, *scans, tmp_path / "run", resume=True, quiet=True)
     # As if it had been killed a step later: lines after the checkpoint are repeated.
     (tmp_path / "run" / "checkpoints" / "latest" / "step.json").write_text('{"step": 2}')
-    monkeypatch.setattr(losses, "cevae_loss", original)
+    monkeypatch.setattr(context, "cevae_loss", original)
     train(config, *scans, tmp_path / "run", resume=True, quiet=True)
     expected = {}
     for line in map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()):
@@ -244,6 +296,6 @@ def test_tensorboard_holds_the_numbers_of_metrics_once_also_after_a_stop(tmp_pat
 
 def test_tensorboard_that_is_not_installed_is_told_before_anything_is_done(tmp_path, cohort, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MedvaeError, match=r"pip install \"medvae\[tensorboard\]\""):
+    with pytest.raises(MedvaeError, match=r"Run: pip install tensorboard,"):
         fit(small(training={"tensorboard": True}), cohort, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()

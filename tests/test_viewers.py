@@ -18,7 +18,9 @@ from medvae.errors import MedvaeError
 from medvae.files import sha256
 from medvae.imaging.volume import Geometry, read_volume, write_volume
 from medvae.manifest import read_manifest, write_manifest
+from medvae.reporting import viewers
 from medvae.reporting.cases import read_cases
+from medvae.reporting.handoff import Viewer
 from medvae.reporting.itksnap import Layer, overlay_colours, write_workspace
 from medvae.reporting.slicer import Segment, write_segmentation
 from medvae.reporting.viewers import write_viewer_files
@@ -80,6 +82,12 @@ def study(tmp_path):
     return tmp_path
 
 
+def itksnap_file(handed):
+    """The file that ITK-SNAP opens."""
+    (path,) = handed.files["ITK-SNAP"]
+    return path
+
+
 def folder(study):
     return study / "results" / "run 1" / "p"
 
@@ -104,7 +112,7 @@ def test_a_workspace_keeps_every_rule_of_itk_snap(study):
     assert not problems
     assert [item.id for item in written] == sorted(AFFINES)
     for item in written:
-        path, text = item.workspace, item.workspace.read_text(encoding="utf-8")
+        path, text = itksnap_file(item), itksnap_file(item).read_text(encoding="utf-8")
         content = registry(path)
         layers = content["Layers"]
         assert text.startswith("<?xml")
@@ -168,8 +176,8 @@ def test_a_workspace_keeps_every_rule_of_itk_snap(study):
 def test_a_mask_in_a_workspace_lies_on_its_scan_to_the_last_bit(study):
     written, _ = write_viewer_files(folder(study), manifest=read_manifest(study / "cohort.json"))
     for item in written:
-        content = registry(item.workspace)
-        scan, *others = (nib.load(where(item.workspace, content, layer)) for layer in content["Layers"].values())
+        content = registry(itksnap_file(item))
+        scan, *others = (nib.load(where(itksnap_file(item), content, layer)) for layer in content["Layers"].values())
         keys = ["pixdim", "qform_code", "sform_code", *(f"srow_{c}" for c in "xyz")]
         for other in others:
             assert other.shape == scan.shape
@@ -192,8 +200,8 @@ def test_a_scan_that_is_not_nifti_is_handed_over_as_one_on_the_very_grid_of_the_
     predict_by_hand(tmp_path / "p", "a", scan)
     (item,), problems = write_viewer_files(tmp_path / "p")
     assert not problems
-    content = registry(item.workspace)
-    files = [where(item.workspace, content, layer) for layer in content["Layers"].values()]
+    content = registry(itksnap_file(item))
+    files = [where(itksnap_file(item), content, layer) for layer in content["Layers"].values()]
     assert files[0].resolve() == (tmp_path / "p" / "viewers" / "a_scan.nii.gz").resolve()
     np.testing.assert_array_equal(read_volume(files[0]).array, read_volume(scan).array)
     image, mask = sitk.ReadImage(str(files[0])), sitk.ReadImage(str(files[-1]))
@@ -204,7 +212,9 @@ def test_a_scan_that_is_not_nifti_is_handed_over_as_one_on_the_very_grid_of_the_
 
 def test_results_can_be_moved_with_their_scans_and_are_the_same_bytes_anywhere(study, tmp_path_factory):
     manifest = read_manifest(study / "cohort.json")
-    before = {item.id: item.workspace.read_bytes() for item in write_viewer_files(folder(study), manifest=manifest)[0]}
+    before = {
+        item.id: itksnap_file(item).read_bytes() for item in write_viewer_files(folder(study), manifest=manifest)[0]
+    }
     elsewhere = tmp_path_factory.mktemp("deep") / "down" / "here"
     shutil.copytree(study, elsewhere)
     shutil.rmtree(study / "the scans")
@@ -216,7 +226,7 @@ def test_results_can_be_moved_with_their_scans_and_are_the_same_bytes_anywhere(s
     manifest = read_manifest(elsewhere / "cohort.json")
     again, problems = write_viewer_files(folder(elsewhere), manifest=manifest)
     assert not problems
-    assert {item.id: item.workspace.read_bytes() for item in again} == before
+    assert {item.id: itksnap_file(item).read_bytes() for item in again} == before
 
 
 def test_a_scan_that_was_moved_or_has_changed_is_told_and_the_others_are_made(study):
@@ -231,7 +241,7 @@ def test_a_scan_that_was_moved_or_has_changed_is_told_and_the_others_are_made(st
     assert "has changed" in problems["RAS"]
     assert "is missing" in problems["oblique"]
     found, _ = write_viewer_files(folder(study), ids=["PIR"], scans={"PIR": study / "PIR.nii.gz"})
-    assert found[0].workspace.is_file()
+    assert itksnap_file(found[0]).is_file()
 
 
 def test_folders_without_predictions_are_named(study):
@@ -283,7 +293,7 @@ def test_a_scan_that_is_a_link_keeps_its_name(tmp_path):
     scan.symlink_to(tmp_path / "annex" / "key.nii.gz")
     predict_by_hand(tmp_path / "p", "a", scan)
     (item,), _ = write_viewer_files(tmp_path / "p")
-    assert registry(item.workspace)["Layers"]["Layer[000]"]["AbsolutePath"].endswith("/scan.nii.gz")
+    assert registry(itksnap_file(item))["Layers"]["Layer[000]"]["AbsolutePath"].endswith("/scan.nii.gz")
 
 
 def test_label_file_holds_only_lines_that_itk_snap_reads(study):
@@ -299,7 +309,7 @@ def test_label_file_holds_only_lines_that_itk_snap_reads(study):
 
 def test_commands_name_files_that_are_there(study, monkeypatch):
     (item,), _ = write_viewer_files(folder(study), ids=["LAS"], manifest=read_manifest(study / "cohort.json"))
-    assert item.commands["ITK-SNAP"] == f"itksnap -w {shlex.quote(str(item.workspace))}"
+    assert item.commands["ITK-SNAP"] == f"itksnap -w {shlex.quote(str(itksnap_file(item)))}"
     monkeypatch.chdir(folder(study))
     lines = Path("viewers/LAS.txt").read_text().splitlines()
     commands = [shlex.split(line) for line in lines if line and not line.startswith("#")]
@@ -308,6 +318,37 @@ def test_commands_name_files_that_are_there(study, monkeypatch):
         files = [word for word in command if word.endswith((".gz", ".itksnap", ".txt"))]
         assert files
         assert all(Path(file).is_file() for file in files)
+
+
+def test_files_written_are_those_that_the_viewers_name(study):
+    before = set(study.rglob("*"))
+    written, _ = write_viewer_files(folder(study), manifest=read_manifest(study / "cohort.json"))
+    shared = {folder(study) / "viewers" / name for name in ("LAS_truth.nii.gz", *(f"{n}.txt" for n in AFFINES))}
+    named = {path for item in written for files in item.files.values() for path in files}
+    assert {path for path in study.rglob("*") if path.is_file()} - before == named | shared
+
+
+def test_a_viewer_of_the_list_has_its_files_and_its_command(study, monkeypatch):
+    def write(opened):
+        assert opened.anomaly.shape == opened.mask.shape == opened.truth.shape == opened.volume.array.shape
+        opened.path("{id}_overlay.script").write_text(f"{opened.scan.name} {opened.window[1] > 150}")
+
+    def command(opened, shell):
+        return f"overlay {shell(opened.path('{id}_overlay.script'))} {shell(opened.truth_file)}"
+
+    overlay = Viewer("Overlay", ("{id}_overlay.script",), write, command)
+    window = Viewer("Window", command=lambda opened, shell: f"window {shell(opened.scan)}", second_choice=True)
+    monkeypatch.setattr(viewers, "VIEWERS", (overlay, window))
+    (item,), _ = write_viewer_files(folder(study), ids=["LAS"], manifest=read_manifest(study / "cohort.json"))
+    script = folder(study) / "LAS_overlay.script"
+    assert item.files == {"Overlay": (script,)}
+    assert script.read_text() == "LAS.nii.gz True"
+    assert list(item.commands) == ["Overlay", "Window"]
+    assert item.first_choice == (item.commands["Overlay"],)
+    assert shlex.split(item.commands["Overlay"])[1] == str(script)
+    lines = (folder(study) / "viewers" / "LAS.txt").read_text().splitlines()
+    assert lines[2:4] == ["# Overlay", "overlay LAS_overlay.script viewers/LAS_truth.nii.gz"]
+    assert lines[5:7] == ["# Window", "window '../../../the scans/é/LAS.nii.gz'"]
 
 
 def test_slicer_segmentation_lies_on_the_scan_and_names_its_segments(study):

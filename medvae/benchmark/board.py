@@ -21,6 +21,7 @@ from medvae.benchmark.statistics import (
 )
 from medvae.benchmark.study import BASELINES, CHANCE, POSTPROCESSED, StudyConfig
 from medvae.evaluation.bootstrap import Interval
+from medvae.evaluation.result import Quantity
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,19 @@ class Line:
     row: str
     kind: str
     seeds: int
-    numbers: dict[str, Summary] = field(default_factory=dict)
-    differences: dict[str, Interval] | None = None
+    numbers: dict[Quantity, Summary] = field(default_factory=dict)
+    differences: dict[Quantity, Interval] | None = None
     """To the reference; None for the reference itself, and where there is none."""
     remarks: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
-    def value(self, name: str) -> float:
+    def value(self, metric: str, at: str | None = None, part: str | None = None) -> float:
         """The mean over seeds; NaN where it does not exist."""
-        return self.numbers[name].mean if name in self.numbers else math.nan
+        return self.value_of(Quantity(metric, at, part))
+
+    def value_of(self, quantity: Quantity) -> float:
+        """The mean over seeds; NaN where it does not exist."""
+        return self.numbers[quantity].mean if quantity in self.numbers else math.nan
 
 
 @dataclass(frozen=True)
@@ -105,20 +110,20 @@ def _leaderboard(board: Board, target: str) -> Leaderboard:
     outcomes = [one for one in board.outcomes if one.target == target]
     good = [one for one in outcomes if one.measured]
     reference = next((one for one in good if one.row == board.reference), None)
-    baselines = {one.row: summarise(one.measured)["ap"].mean for one in good if one.row in BASELINES}
+    baselines = {one.row: summarise(one.measured)[Quantity("ap")].mean for one in good if one.row in BASELINES}
     pooled = good[0].measured[0].study.pooled if good else {}
     prevalence = pooled.get("prevalence", math.nan)
     lines = []
     for one in good:
         numbers = summarise(one.measured)
         apart = paired_differences(one.measured, reference.measured) if reference and one is not reference else None
-        remarks = _remarks(one, numbers["ap"].mean, baselines, prevalence)
+        remarks = _remarks(one, numbers[Quantity("ap")].mean, baselines, prevalence)
         lines.append(Line(None, one.row, one.kind, len(one.measured), numbers, apart, remarks, one.problems))
     if good:
         lines.append(_chance(prevalence))
     points = tuple(dict.fromkeys(p.name for one in good for p in one.measured[0].study.operating_points))
-    first = f"dice_{points[0]}" if points else "ap"
-    lines.sort(key=lambda line: (_last(line.value("ap")), _last(line.value(first)), line.row))
+    first = Quantity("dice", points[0]) if points else Quantity("ap")
+    lines.sort(key=lambda line: (_last(line.value("ap")), _last(line.value_of(first)), line.row))
     lines = _ranked(lines)
     lines += [Line(None, one.row, one.kind, 0, problems=one.problems) for one in outcomes if not one.measured]
     ranks, why = _ranks(good)
@@ -154,7 +159,7 @@ def _remarks(one: Outcome, ap: float, baselines: dict[str, float], prevalence: f
 def _chance(prevalence: float) -> Line:
     """A map of noise: AP is the prevalence, and the best that it can do for Dice is to flag everything."""
     expected = {"ap": prevalence, "auroc": 0.5, "oracle_dice": 2 * prevalence / (1 + prevalence)}
-    return Line(None, CHANCE, CHANCE, 0, {k: Summary(v, math.nan, (v,)) for k, v in expected.items()})
+    return Line(None, CHANCE, CHANCE, 0, {Quantity(k): Summary(v, math.nan, (v,)) for k, v in expected.items()})
 
 
 def _ranked(lines: list[Line]) -> list[Line]:

@@ -14,11 +14,11 @@ import math
 import shutil
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from rich.console import Console
 
@@ -32,10 +32,11 @@ from medvae.config import read_config
 from medvae.detection.base import CALIBRATION, Calibrated
 from medvae.detection.detector import Detector
 from medvae.detection.ensemble import Ensemble, load_detector
+from medvae.devices import AUTO, find_device
 from medvae.errors import MedvaeError
-from medvae.evaluation.case import MASK
-from medvae.evaluation.points import PointResult
-from medvae.evaluation.study import Study, evaluate
+from medvae.evaluation.options import EvaluationOptions
+from medvae.evaluation.result import MASK, Quantity, Study
+from medvae.evaluation.study import evaluate
 from medvae.files import remove_leftovers, sha256, write_json, write_text
 from medvae.fitting import fit
 from medvae.lesions import insert_cohort, read_shapes
@@ -47,6 +48,8 @@ from medvae.schema import read_document
 from medvae.training.loop import WEIGHTS
 from medvae.training.run_folder import CONFIG
 
+Number = TypeVar("Number")
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -57,6 +60,7 @@ class Bench:
     out: Path
     cache: Path
     quiet: bool
+    device: str = AUTO
     targets: dict[str, Manifest] = field(default_factory=dict)
 
     def folder(self, room: str, label: str, key: str) -> Path:
@@ -98,7 +102,9 @@ class Bench:
         return (self.run(training) / CONFIG).is_file() and not self.trained(training)
 
 
-def run_study(study: StudyConfig, out: Path | str, *, cache: Path | None = None, quiet: bool = False) -> Board:
+def run_study(
+    study: StudyConfig, out: Path | str, *, cache: Path | None = None, device: str = AUTO, quiet: bool = False
+) -> Board:
     """Do what is not yet done of a study, and gather all its numbers.
 
     Whatever fails becomes a failed row, and the rest goes on; it is tried again the next time.
@@ -111,18 +117,21 @@ def run_study(study: StudyConfig, out: Path | str, *, cache: Path | None = None,
         Folder of the study, new or one that goes on being filled.
     cache
         Folder of prepared scans; ``out/prepared`` by default.
+    device
+        Where networks work, as in `medvae.devices.find_device`; no part of the keys of what is done.
     quiet
         No progress display.
 
     Raises
     ------
     MedvaeError
-        If the study or its cohort cannot be used at all.
+        If the study or its cohort cannot be used at all, or there is no such device.
     KeyboardInterrupt
         After Ctrl-C: everything that was finished is kept, a training leaves its checkpoint.
     """
     out = Path(out)
-    bench = open_bench(study, out, cache=cache, quiet=quiet)
+    find_device(device)
+    bench = replace(open_bench(study, out, cache=cache, quiet=quiet), device=device)
     console = Console(stderr=True, quiet=quiet)
     bench.targets.update(_make_targets(bench))
     units = bench.plan.units
@@ -221,10 +230,8 @@ def _measure(bench: Bench, unit: Unit, targets: list[Target]) -> None:
         raise MedvaeError("\n".join(failures.values()))
     seconds = _time(detector, next(iter(scans.values())), bench.cache)
     for target in targets:
-        study = evaluate(
-            maps, bench.targets[target.name], splits=(bench.study.split,), resamples=bench.study.resamples,
-            method=unit.row, quiet=bench.quiet,
-        )  # fmt: skip
+        options = EvaluationOptions(splits=(bench.study.split,), resamples=bench.study.resamples)
+        study = evaluate(maps, bench.targets[target.name], options, method=unit.row, quiet=bench.quiet)
         if unit.postprocessed:
             keep(Measured.of(of_masks(study, detector), seconds), bench.measured(target, unit, postprocessed=True))
         keep(Measured.of(of_maps(study), seconds), bench.measured(target, unit))
@@ -234,7 +241,7 @@ def _measure(bench: Bench, unit: Unit, targets: list[Target]) -> None:
 
 def of_maps(study: Study) -> Study:
     """A study without the numbers of post-processed masks."""
-    return _at(study, [point for point in study.operating_points if point.name != MASK])
+    return _at(study, {point.name: point.name for point in study.operating_points if point.name != MASK})
 
 
 def of_masks(study: Study, detector: Calibrated) -> Study:
@@ -244,32 +251,28 @@ def of_masks(study: Study, detector: Calibrated) -> Study:
     there are no masks to measure, and the map's numbers at that operating point are theirs.
     """
     wanted = detector.point(detector.config.calibration.mask_at)
-    points = {point.name: point for point in study.operating_points}
-    name = MASK if MASK in points else wanted.name
+    found = _at(study, {MASK if study.point(MASK) else wanted.name: wanted.name})
     asked = wanted.false_positive_rate if wanted.kind == "voxel_rate" else math.nan
-    found = replace(points[name], asked_fpr=asked, threshold=detector.map_threshold(wanted))
-    return replace(_at(study, [found], wanted.name), method=study.method + POSTPROCESSED)
+    threshold = detector.map_threshold(wanted)
+    points = [replace(point, asked_fpr=asked, threshold=threshold) for point in found.operating_points]
+    return replace(found, operating_points=points, method=study.method + POSTPROCESSED)
 
 
-def _at(study: Study, points: Sequence[PointResult], renamed: str | None = None) -> Study:
-    """A study with the numbers of some of its operating points only; a single one can be ``renamed``."""
-    every, kept = ({f"_{point.name}" for point in some} for some in (study.operating_points, points))
+def _at(study: Study, names: Mapping[str, str]) -> Study:
+    """A study with the numbers of some of its operating points only, under new names."""
 
-    def chosen(numbers: dict[str, Any]) -> dict[str, Any]:
-        found = {}
-        for key, value in numbers.items():
-            end = next((end for end in sorted(every, key=len, reverse=True) if key.endswith(end)), None)
-            if end is None:
-                found[key] = value
-            elif end in kept:
-                found[key.removesuffix(end) + f"_{renamed}" if renamed else key] = value
-        return found
+    def chosen(numbers: Mapping[Quantity, Number]) -> dict[Quantity, Number]:
+        return {
+            quantity if quantity.point is None else quantity.at(names[quantity.point]): number
+            for quantity, number in numbers.items()
+            if quantity.point is None or quantity.point in names
+        }
 
     return replace(
         study,
-        operating_points=[replace(point, name=renamed or point.name) for point in points],
+        operating_points=[replace(p, name=names[p.name]) for p in study.operating_points if p.name in names],
         intervals=chosen(study.intervals),
-        per_case=[chosen(row) for row in study.per_case],
+        per_case=[replace(case, numbers=chosen(case.numbers)) for case in study.per_case],
         per_case_summary=chosen(study.per_case_summary),
     )
 
@@ -297,11 +300,11 @@ def _time(detector: Calibrated, scan: Scan, cache: Path) -> float:
 def _detector(bench: Bench, unit: Unit) -> Calibrated:
     """The calibrated detector of a unit, loaded if it is there."""
     if unit.detector:
-        return load_detector(unit.detector)
+        return load_detector(unit.detector, device=bench.device)
     folder = bench.folder("detectors", unit.label, unit.key)
     remove_leftovers(folder)
     if (folder / CALIBRATION).is_file():
-        return load_detector(folder)
+        return load_detector(folder, device=bench.device)
     config, cohort = unit.config, bench.plan.cohort
     people = [case.subject_id for case in cohort.of_split("validation", healthy=True)]
     prepared = {"cache": bench.cache, "quiet": bench.quiet}
@@ -318,7 +321,9 @@ def _detector(bench: Bench, unit: Unit) -> Calibrated:
         network = fitted.network
     training, scale = prepare_training(cohort, config.preparation, **prepared)
     validation = prepare_healthy(cohort, "validation", config.preparation, scale=scale, **prepared)
-    return Detector.calibrate(config, network, training, validation, scale=scale, subjects=people).save(folder)
+    return Detector.calibrate(
+        config, network, training, validation, scale=scale, subjects=people, device=bench.device
+    ).save(folder)
 
 
 def _fit(bench: Bench, training: Training) -> Detector:
@@ -326,7 +331,7 @@ def _fit(bench: Bench, training: Training) -> Detector:
     run = bench.run(training)
     begun = run / CONFIG
     config = read_config(begun) if begun.is_file() else training.config
-    return fit(config, bench.plan.cohort, run, cache=bench.cache, resume=True, quiet=bench.quiet)
+    return fit(config, bench.plan.cohort, run, cache=bench.cache, resume=True, device=bench.device, quiet=bench.quiet)
 
 
 def _gather(bench: Bench, failures: dict[str, str]) -> Board:

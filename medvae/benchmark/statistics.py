@@ -14,23 +14,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from medvae.evaluation.bootstrap import Interval, SubjectCurves, draw, interval
-from medvae.evaluation.case_level import SCORES, case_numbers, fewest_people, ranked_scans
-from medvae.evaluation.study import Study
+from medvae.evaluation.bootstrap import Interval, SubjectCurves, draw, interval, of_sums
+from medvae.evaluation.case_level import SCORES, case_numbers, fewest_people
+from medvae.evaluation.metrics import PointMetric, ScanMetric, VoxelMetric, registered
+from medvae.evaluation.pooling import summed
+from medvae.evaluation.result import CaseResult, Quantity, Study
 
 FEWEST_PEOPLE = 10
 """With fewer, average ranks say nothing; Friedman's χ² holds for more than ten (Demšar 2006, section 3.2.2)."""
 FEWEST_METHODS = 3
-OF_POINTS = (
-    "dice", "mean_dice", "sensitivity", "precision", "fpr", "lesion_sensitivity", "lesion_precision", "lesion_f1",
-    "false_positives_per_scan", "false_positives_per_healthy_scan", "hd95_mm", "assd_mm",
-)  # fmt: skip
-"""What is told of each operating point."""
 ALPHA = 0.05
 
 
@@ -67,7 +63,7 @@ class Measured:
     """The numbers of one detector on one target, and those of its people drawn again."""
 
     study: Study
-    resampled: dict[str, np.ndarray]
+    resampled: dict[Quantity, np.ndarray]
     """``(R,)`` each; only of numbers that are made of sums over people."""
     seconds_per_scan: float = math.nan
     """To score one prepared scan, on the machine that did it."""
@@ -78,12 +74,12 @@ class Measured:
         return cls(study, _resampled(study), seconds_per_scan)
 
     @cached_property
-    def numbers(self) -> dict[str, float]:
-        """Pooled numbers, and those of each operating point as ``dice_fpr_0.01``."""
+    def numbers(self) -> dict[Quantity, float]:
+        """Pooled numbers, those of each operating point, and those of whole scans."""
         return _numbers(self.study)
 
 
-def summarise(seeds: Sequence[Measured]) -> dict[str, Summary]:
+def summarise(seeds: Sequence[Measured]) -> dict[Quantity, Summary]:
     """Every number over the seeds of a row, with the interval of its mean where it has one."""
     found = {}
     for name in seeds[0].numbers:
@@ -96,7 +92,7 @@ def summarise(seeds: Sequence[Measured]) -> dict[str, Summary]:
     return found
 
 
-def paired_differences(row: Sequence[Measured], reference: Sequence[Measured]) -> dict[str, Interval]:
+def paired_differences(row: Sequence[Measured], reference: Sequence[Measured]) -> dict[Quantity, Interval]:
     """The mean over a row's seeds minus that over the reference's, of every number that is made of sums over people."""
     found = {}
     for name in row[0].resampled:
@@ -107,18 +103,18 @@ def paired_differences(row: Sequence[Measured], reference: Sequence[Measured]) -
     return found
 
 
-def per_person(seeds: Sequence[Measured], name: str = "ap") -> dict[str, float]:
+def per_person(seeds: Sequence[Measured], metric: str = "ap") -> dict[str, float]:
     """A number of each case with lesions, averaged over a row's seeds and then over a person's scans."""
     of_case: dict[str, list[float]] = {}
     person = {}
     for one in seeds:
-        for row in one.study.per_case:
-            if not row["healthy"]:
-                of_case.setdefault(row["id"], []).append(row[name])
-                person[row["id"]] = row["subject"]
+        for case in one.study.per_case:
+            if not case.healthy:
+                of_case.setdefault(case.id, []).append(case.number(metric))
+                person[case.id] = case.subject
     of_person: dict[str, list[float]] = {}
-    for case, values in of_case.items():
-        of_person.setdefault(person[case], []).append(float(np.mean(values)))
+    for name, values in of_case.items():
+        of_person.setdefault(person[name], []).append(float(np.mean(values)))
     return {name: float(np.mean(values)) for name, values in of_person.items()}
 
 
@@ -174,58 +170,55 @@ def alike(ranks: Ranks) -> list[tuple[int, int]]:
     return groups
 
 
-def _numbers(study: Study) -> dict[str, float]:
-    found = {name: study.pooled.get(name, math.nan) for name in ("ap", "auroc", "oracle_dice", "fpr_at_95_tpr")}
+def _numbers(study: Study) -> dict[Quantity, float]:
+    compared = [metric.name for metric in registered(VoxelMetric) if metric.compared]
+    found = {Quantity(name): study.pooled.get(name, math.nan) for name in compared}
+    of_points = [metric.name for metric in registered(PointMetric) if metric.compared and metric.of_cases is not None]
     for point in study.operating_points:
-        found |= {f"{key}_{point.name}": getattr(point, key) for key in OF_POINTS}
-    for score, kinds in study.case_level.items():
-        if isinstance(kinds, dict):
-            found |= {f"case_{key}_{score}": kinds[key]["value"] for key in kinds}
+        found |= {Quantity(name, point.name): point[name] for name in of_points}
+    for score, numbers in study.case_level.scores.items():
+        found |= {Quantity(m.name, part=score): numbers[m.key].value for m in registered(ScanMetric)}
     return found
 
 
-def _resampled(study: Study) -> dict[str, np.ndarray]:
-    resamples, found = study.settings["resamples"], {}
-    if study.counts and sum(int(counts.lesion.sum()) for _, _, counts in study.counts):
+def _resampled(study: Study) -> dict[Quantity, np.ndarray]:
+    resamples = study.settings.resamples
+    found: dict[Quantity, np.ndarray] = {}
+    if sum(int(counts.lesion.sum()) for _, _, counts in study.counts):
         curves = SubjectCurves.of([(subject, counts) for _, subject, counts in study.counts])
-        found |= curves.numbers(draw(len(curves.subjects), resamples))
-    ill, well = ([row for row in study.per_case if row["healthy"] == healthy] for healthy in (False, True))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        for name in (point.name for point in study.operating_points):
-            if ill:
-                hits, flagged, lesion = _sums(ill, (f"true_{name}", f"flagged_{name}", "lesion_voxels"), resamples)
-                found[f"dice_{name}"] = 2 * hits / (flagged + lesion)
-                found[f"sensitivity_{name}"] = hits / lesion
-            if well:
-                flagged, voxels = _sums(well, (f"flagged_{name}", "voxels"), resamples)
-                found[f"fpr_{name}"] = flagged / voxels
-    rows = ranked_scans(study.per_case)
-    subjects, diseased = [row["subject"] for row in rows], [not row["healthy"] for row in rows]
-    if ill and well and any(diseased):
-        weights = draw(len(set(subjects)), resamples)
+        drawn = curves.numbers(draw(len(curves.subjects), resamples))
+        found |= {Quantity(name): values for name, values in drawn.items()}
+    for point in study.operating_points:
+        for metric in registered(PointMetric):
+            if metric.of_sums is not None:
+                sums = summed(metric.of_sums, study.per_case, point.name)
+                if len(sums):
+                    weights = draw(len(sums), resamples)
+                    found[Quantity(metric.name, point.name)] = of_sums(sums, metric.of_sums.number, weights)
+    ranked = [case for case in study.per_case if case.is_ranked]
+    if any(case.healthy for case in ranked) and not all(case.healthy for case in ranked):
+        weights = draw(len({case.subject for case in ranked}), resamples)
         for score in SCORES:
-            drawn = case_numbers(subjects, diseased, [row[f"score_{score}"] for row in rows], weights)
-            found |= {f"case_{key}_{score}": values for key, values in drawn.items()}
+            values = [case.number("score", part=score) for case in ranked]
+            drawn = case_numbers(*_people_and_kinds(ranked), values, weights)
+            found |= {Quantity(metric.name, part=score): drawn[metric.key] for metric in registered(ScanMetric)}
     return found
 
 
-def _sums(rows: Sequence[dict[str, Any]], names: Sequence[str], resamples: int) -> list[np.ndarray]:
-    """Sums over people drawn again, ``(R,)`` for each name."""
-    sums: dict[str, Any] = {}
-    for row in rows:
-        sums[row["subject"]] = sums.get(row["subject"], 0) + np.array([row[name] for name in names], np.float64)
-    return list((draw(len(sums), resamples) @ np.array(list(sums.values()))).T)
+def _people_and_kinds(ranked: Sequence[CaseResult]) -> tuple[list[str], list[bool]]:
+    """The person of each scan, and whether it holds a lesion."""
+    return [case.subject for case in ranked], [not case.healthy for case in ranked]
 
 
-def _mean(seeds: Sequence[Measured], name: str) -> np.ndarray:
+def _mean(seeds: Sequence[Measured], name: Quantity) -> np.ndarray:
     return np.mean([one.resampled[name] for one in seeds], axis=0)
 
 
-def _people(study: Study, name: str) -> int:
+def _people(study: Study, quantity: Quantity) -> int:
     """How many people a number rests on: a realised false-positive rate on the healthy ones, a number of whole scans
     on those with lesions or those without, whichever are fewer."""
-    if name.startswith("case_"):
-        rows = ranked_scans(study.per_case)
-        return fewest_people([row["subject"] for row in rows], [not row["healthy"] for row in rows])
-    healthy = name.startswith("fpr_") and name != "fpr_at_95_tpr"
-    return len({row["subject"] for row in study.per_case if row["healthy"] == healthy})
+    metric = quantity.metric
+    if isinstance(metric, ScanMetric):
+        return fewest_people(*_people_and_kinds([case for case in study.per_case if case.is_ranked]))
+    healthy = isinstance(metric, PointMetric) and metric.of_sums is not None and metric.of_sums.healthy
+    return len({case.subject for case in study.per_case if case.healthy == healthy})

@@ -18,6 +18,7 @@ import numpy as np
 from medvae.benchmark.statistics import Measured
 from medvae.errors import MedvaeError
 from medvae.evaluation.curves import SparseCounts
+from medvae.evaluation.result import quantities
 from medvae.evaluation.writing import read_study, write_study
 from medvae.files import whole_folder, write_bytes, write_json
 from medvae.schema import read_document
@@ -39,7 +40,10 @@ def keep(measured: Measured, folder: Path) -> None:
     with whole_folder(folder) as temporary:
         write_study(study, temporary)
         write_bytes(temporary / COUNTS, _compressed(arrays))
-        write_bytes(temporary / RESAMPLED, _compressed(measured.resampled))
+        write_bytes(
+            temporary / RESAMPLED,
+            _compressed({quantity.column: values for quantity, values in measured.resampled.items()}),
+        )
         write_json(temporary / TIMING, {"seconds_per_scan": measured.seconds_per_scan})
 
 
@@ -57,13 +61,14 @@ def recall(folder: Path) -> Measured:
             parts = [
                 np.split(arrays[name], np.cumsum(arrays["lengths"])[:-1]) for name in ("bins", "lesion", "healthy")
             ]
-        ill = [(row["id"], row["subject"]) for row in study.per_case if not row["healthy"]]
+        ill = [(case.id, case.subject) for case in study.per_case if not case.healthy]
         counts = [
             (*who, SparseCounts(bins, lesion.astype(np.int64), healthy.astype(np.int64)))
             for who, bins, lesion, healthy in zip(ill, *(parts if ill else ((), (), ())), strict=True)
         ]
         with np.load(folder / RESAMPLED) as arrays:
-            resampled = dict(arrays)
+            known = quantities([point.name for point in study.operating_points])
+            resampled = {known[name]: values for name, values in arrays.items() if name in known}
         return Measured(
             replace(study, counts=counts), resampled, float(read_document(folder / TIMING)["seconds_per_scan"])
         )

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from medvae import __version__
 from medvae.benchmark.board import Board, Leaderboard, Line
+from medvae.benchmark.pictures import draw_board
 from medvae.benchmark.statistics import ALPHA, Summary
 from medvae.benchmark.study import POSTPROCESSED
 from medvae.evaluation.bootstrap import FEW_SUBJECTS, LEVEL, Interval
+from medvae.evaluation.metrics import Column, Metric, PointMetric, ScanMetric, Table, columns
+from medvae.evaluation.metrics.of_scans import LEADING_SCORE
+from medvae.evaluation.result import Quantity
 from medvae.evaluation.writing import csv_text, plain
 from medvae.files import write_json, write_text
 from medvae.reporting.tables import ABSENT, markdown_table, point_name
@@ -40,8 +44,6 @@ def write_board(board: Board, out: Path | str, *, pictures: bool = True) -> list
         write_text(out / "timing.csv", csv_text(_timings(board))),
     ]
     if pictures:
-        from medvae.reporting.benchmark_pictures import draw_board
-
         written += draw_board(board, out / "pictures")
     return written
 
@@ -108,55 +110,52 @@ def about(one: Leaderboard) -> str:
 
 def board_rows(one: Leaderboard, bold: Bold, escaped: Bold = str) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a leaderboard; the best of a column is bold, and all that equal it as printed."""
-    columns = {"AP": ("ap", 3), "AUROC": ("auroc", 3), "⌈Dice⌉ oracle": ("oracle_dice", 3)}
-    if one.points:
-        columns[f"Dice @ {point_name(one.points[0])}"] = (f"dice_{one.points[0]}", 3)
-    if any(line.value("case_auroc_p99") == line.value("case_auroc_p99") for line in one.lines):
-        columns["AUROC of scans"] = ("case_auroc_p99", 3)
-    best = {name: _best(one.lines, key, digits) for name, (key, digits) in columns.items()}
+    shown = _at_first_point(one, Table.LEADERBOARD)
+    shown = [
+        (metric, quantity, column)
+        for metric, quantity, column in shown
+        if not isinstance(metric, ScanMetric) or any(math.isfinite(line.value_of(quantity)) for line in one.lines)
+    ]
     rows = []
     for line in one.lines:
         cells = []
-        for name, (key, digits) in columns.items():
-            text = escaped(cell(line.numbers.get(key), digits))
-            value = line.value(key)
-            cells.append(bold(text) if line.rank and f"{value:.{digits}f}" == best[name] else text)
+        for metric, quantity, column in shown:
+            text = escaped(cell(line.numbers.get(quantity), column.digits))
+            is_best = line.rank and _is_best(one.lines, line, metric, quantity, column.digits)
+            cells.append(bold(text) if is_best else text)
         remark = "; ".join(line.remarks) if line.numbers else f"failed: {_line(line.problems[0])}"
         seeds = str(line.seeds) if line.kind == "method" and line.numbers else ABSENT
         rank = escaped(str(line.rank or ABSENT))
         rows.append([escaped(line.row), rank, escaped(seeds), *cells, escaped(remark)])
-    return ["method", "rank", "seeds", *columns, "remark"], rows
+    return ["method", "rank", "seeds", *_titles(shown), "remark"], rows
 
 
 def point_rows(one: Leaderboard, bold: Bold, escaped: Bold = str) -> tuple[list[str], list[list[str]]]:
     """Header and rows of what each operating point flags."""
-    columns = {"Dice": "dice", "sensitivity": "sensitivity", "lesion F1": "lesion_f1",
-               "lesions found": "lesion_sensitivity", "realised FPR": "fpr"}  # fmt: skip
+    shown = columns(Table.LEADERBOARD_THRESHOLDS, PointMetric)
     rows = []
     for point in one.points:
-        keys = {name: (f"{key}_{point}", 4 if key == "fpr" else 3) for name, key in columns.items()}
-        best = {name: _best(one.lines, *found) for name, found in keys.items() if name != "realised FPR"}
         for line in one.lines:
-            if f"dice_{point}" in line.numbers:
+            if any(quantity.point == point for quantity in line.numbers):
                 cells = []
-                for name, (key, digits) in keys.items():
-                    text = escaped(cell(line.numbers[key], digits))
-                    cells.append(bold(text) if best.get(name) == f"{line.value(key):.{digits}f}" else text)
+                for metric, column in shown:
+                    quantity = Quantity(metric.name, point)
+                    text = escaped(cell(line.numbers.get(quantity), column.digits))
+                    is_best = _is_best(one.lines, line, metric, quantity, column.digits)
+                    cells.append(bold(text) if is_best else text)
                 rows.append([escaped(line.row), point_name(point), *cells])
-    return ["method", "threshold", *columns], rows
+    return ["method", "threshold", *(column.title for _, column in shown)], rows
 
 
 def difference_rows(one: Leaderboard) -> tuple[list[str], list[list[str]]]:
     """Header and rows of paired differences to the reference."""
-    columns = {"AP": "ap", "⌈Dice⌉ oracle": "oracle_dice"}
-    if one.points:
-        columns[f"Dice @ {point_name(one.points[0])}"] = f"dice_{one.points[0]}"
+    shown, by = _at_first_point(one, Table.LEADERBOARD_DIFFERENCES), Quantity("ap")
     rows = [
-        [line.row, *(_signed(line.differences.get(key)) for key in columns.values()), verdict(line.differences["ap"])]
+        [line.row, *(_signed(line.differences.get(q), c.digits) for _, q, c in shown), verdict(line.differences[by])]
         for line in one.lines
-        if line.differences and "ap" in line.differences
+        if line.differences and by in line.differences
     ]
-    return ["method", *columns, "by AP"], rows
+    return ["method", *_titles(shown), "by AP"], rows
 
 
 def verdict(apart: Interval) -> str:
@@ -191,16 +190,39 @@ def cell(found: Summary | None, digits: int = 3) -> str:
     return f"{text} [{around.low:.{digits}f}, {around.high:.{digits}f}]"
 
 
-def _signed(apart: Interval | None) -> str:
+def _signed(apart: Interval | None, digits: int) -> str:
     if apart is None or math.isnan(apart.value):
         return ABSENT
-    text = f"{apart.value:+.3f}"
-    return text if apart.means_little else f"{text} [{apart.low:+.3f}, {apart.high:+.3f}]"
+    text = f"{apart.value:+.{digits}f}"
+    return text if apart.means_little else f"{text} [{apart.low:+.{digits}f}, {apart.high:+.{digits}f}]"
 
 
-def _best(lines: Sequence[Line], key: str, digits: int) -> str | None:
-    values = [line.value(key) for line in lines if line.rank and math.isfinite(line.value(key))]
-    return f"{max(values):.{digits}f}" if values else None
+def _at_first_point(one: Leaderboard, table: Table) -> list[tuple[Metric, Quantity, Column]]:
+    """What a table shows: of each operating point's metrics those of the first, of the scores of a scan the leading."""
+    shown: list[tuple[Metric, Quantity, Column]] = []
+    for metric, column in columns(table, Metric):
+        if isinstance(metric, PointMetric):
+            shown += [(metric, Quantity(metric.name, point), column) for point in one.points[:1]]
+        else:
+            part = LEADING_SCORE if isinstance(metric, ScanMetric) else None
+            shown.append((metric, Quantity(metric.name, part=part), column))
+    return shown
+
+
+def _titles(shown: Sequence[tuple[Metric, Quantity, Column]]) -> list[str]:
+    return [
+        f"{column.title} @ {point_name(quantity.point)}" if quantity.point else column.title
+        for _, quantity, column in shown
+    ]
+
+
+def _is_best(lines: Sequence[Line], line: Line, metric: Metric, quantity: Quantity, digits: int) -> bool:
+    """No ranked row is better, as printed."""
+    if metric.higher_is_better is None:
+        return False
+    values = [one.value_of(quantity) for one in lines if one.rank and math.isfinite(one.value_of(quantity))]
+    best = (max if metric.higher_is_better else min)(values, default=math.nan)
+    return bool(values) and f"{line.value_of(quantity):.{digits}f}" == f"{best:.{digits}f}"
 
 
 def _line(text: str) -> str:
@@ -209,13 +231,10 @@ def _line(text: str) -> str:
 
 
 def _content(board: Board) -> dict[str, Any]:
-    targets = {}
-    for one in board.leaderboards:
-        targets[one.target] = asdict(one) | {"lines": [asdict(line) for line in one.lines]}
     return {
         "medvae": __version__,
         "study": board.study.model_dump(mode="json"),
-        "targets": targets,
+        "targets": {one.target: {f.name: getattr(one, f.name) for f in fields(one)} for one in board.leaderboards},
         "left_out": board.left_out,
         "failed": board.failed,
     }
@@ -227,13 +246,14 @@ def _csv_rows(one: Leaderboard) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"target": one.target, "rank": line.rank, "row": line.row, "kind": line.kind}
         row |= {"seeds": line.seeds, "remark": "; ".join(line.remarks), "failed": " / ".join(line.problems)}
         row |= {"subjects": one.counts.get("n_subjects"), "prevalence": one.counts.get("prevalence")}
-        for name, found in line.numbers.items():
+        for quantity, found in line.numbers.items():
+            name = quantity.column
             row |= {name: found.mean, f"{name}_sd": found.sd}
             if found.interval:
                 row |= {f"{name}_low": found.interval.low, f"{name}_high": found.interval.high}
-        for name, apart in (line.differences or {}).items():
+        for quantity, apart in (line.differences or {}).items():
             ends = {"": apart.value, "_low": apart.low, "_high": apart.high}
-            row |= {f"{name}_minus_reference{end}": value for end, value in ends.items()}
+            row |= {f"{quantity.column}_minus_reference{end}": value for end, value in ends.items()}
         rows.append(row)
     return rows
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvae.commands.shared import Quiet, stopped_says
+from medvae.commands.shared import Device, Quiet, stopped_says
 from medvae.errors import MedvaeError
 
 EXAMPLE = "medvae benchmark configs/studies/included_t1.yaml --out runs/included_t1"
@@ -19,6 +19,7 @@ def benchmark(
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of prepared scans; OUT/prepared by default.")
     ] = None,
+    device: Device = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what is to be done and what is done; do nothing.")
     ] = False,
@@ -49,7 +50,7 @@ def benchmark(
             typer.echo(f"left out: {reason}")
         return
     with stopped_says(f"Stopped. What was done is in {out}. Go on with the same command."):
-        board = run_study(settings, out, cache=cache, quiet=quiet)
+        board = run_study(settings, out, cache=cache, device=device, quiet=quiet)
     written = write_board(board, out)
     for one in board.leaderboards:
         print_table(escape(f"{one.title}: {about(one)}"), *board_rows(one, lambda text: f"[bold]{text}[/]", escape))

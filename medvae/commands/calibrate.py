@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvae.commands.shared import Cache, Quiet
+from medvae.commands.shared import Cache, Device, Quiet, Run, overwrites
 from medvae.commands.train import print_points
 
 EXAMPLE = "medvae calibrate t1-2mm healthy1.nii.gz healthy2.nii.gz healthy3.nii.gz --out runs/our_scanner"
@@ -16,17 +16,17 @@ FEW = 10
 
 
 def calibrate(
-    run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Run or detector folder, or the name of one that comes with medvae.")
-    ],
+    run: Run,
     scans: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[SCAN]...", help="Healthy scans, one file per person."),
+        typer.Argument(metavar="SCAN", help="Healthy scans, one file per person."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Manifest whose healthy scans to take instead.")] = None,
     split: Annotated[list[str], typer.Option(help="Which splits of the manifest; may be repeated.")] = ["validation"],  # noqa: B006
     out: Annotated[Path, typer.Option(help="A new folder; use it like a run folder.")] = ...,
     name: Annotated[str | None, typer.Option(help="Name in tables and sidecars; NAME_recalibrated by default.")] = None,
+    overwrite: Annotated[bool, overwrites("the detector that calibrate or ensemble wrote into the folder")] = False,
+    device: Device = "auto",
     cache: Cache = None,
     quiet: Quiet = False,
 ) -> None:
@@ -47,7 +47,9 @@ def calibrate(
         healthy, where = healthy_scans(read_manifest(data), split), f"{data}, split {', '.join(split)}"
     else:
         healthy, where = [HealthyScan(scan, scan.id) for scan in scans_of_files(scans or [])], "the scans"
-    made = recalibrate(run, healthy, out, where=where, name=name, cache=cache, quiet=quiet)
+    made = recalibrate(
+        run, healthy, out, where=where, name=name, cache=cache, overwrite=overwrite, device=device, quiet=quiet
+    )
     for rate, threshold in made.before.items():
         share = f"{100 * made.realised[rate]:.2g} %"
         typer.echo(f"before, at {rate:g}: {threshold:.4g}, which {share} of these voxels exceed")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvae.commands.shared import Cache, Quiet
+from medvae.commands.shared import Cache, Device, Quiet, overwrites
 from medvae.commands.train import print_points
 
 EXAMPLE = (
@@ -16,10 +16,12 @@ EXAMPLE = (
 
 
 def ensemble(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders to average, two or more.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders to average, two or more.")],
     data: Annotated[Path, typer.Option(help="Manifest whose healthy validation scans set the thresholds.")] = ...,
     out: Annotated[Path, typer.Option(help="A new folder; use it like a run folder.")] = ...,
     name: Annotated[str, typer.Option(help="Name in tables and sidecars.")] = "ensemble",
+    overwrite: Annotated[bool, overwrites("the detector that ensemble or calibrate wrote into the folder")] = False,
+    device: Device = "auto",
     cache: Cache = None,
     quiet: Quiet = False,
 ) -> None:
@@ -33,7 +35,7 @@ def ensemble(
     cohort = read_manifest(data)
     from medvae.fitting import fit_ensemble
 
-    found = fit_ensemble(runs, cohort, out, name=name, cache=cache, quiet=quiet)
+    found = fit_ensemble(runs, cohort, out, name=name, cache=cache, overwrite=overwrite, device=device, quiet=quiet)
     print_points(found.points)
     typer.echo(f"ensemble of {', '.join(found.members)}: {out / 'detector'}")
     typer.echo(f"next: medvae predict {out} SCAN.nii.gz --out DIR")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +10,13 @@ import typer
 
 from medvae.commands.shared import Quiet
 from medvae.errors import MedvaeError
+from medvae.evaluation.protocols import PROTOCOLS
 
 EXAMPLE = "medvae evaluate overlays --manifest data_manifests/included_t1.json --out results"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def evaluate(
@@ -33,7 +39,7 @@ def evaluate(
         float, typer.Option(min=0, max=1, help="Share of a lesion that must be flagged; 0 is one voxel.")
     ] = 0.1,
     protocol: Annotated[
-        str, typer.Option(help="Whose conventions: medvae, mood, meissen, dae or brats2023; see docs/EVALUATION.md.")
+        str, typer.Option(help=f"Whose conventions: {_listed(list(PROTOCOLS))}; see docs/EVALUATION.md.")
     ] = "medvae",
     free_response: Annotated[
         bool, typer.Option("--free-response", help="Also: lesions found at 0.25 to 8 false findings per scan.")
@@ -48,18 +54,27 @@ def evaluate(
     cases in DIR. Masks that medvae post-processed are measured as written, too. The Dice marked "oracle" uses the truth
     to choose its threshold and is an upper bound, not a result. Exit code 1 if a map is missing or unusable.
     """
-    from medvae.evaluation.study import difference, write_study
+    from medvae.evaluation.options import EvaluationOptions
+    from medvae.evaluation.study import difference
     from medvae.evaluation.study import evaluate as evaluate_folder
+    from medvae.evaluation.writing import write_study
     from medvae.files import write_text
     from medvae.manifest import read_manifest
     from medvae.reporting import tables
 
     cohort = read_manifest(manifest)
-    options = {"splits": split, "pattern": pattern, "thresholds": threshold or [], "resampled": resample}
-    options |= {"smallest_ml": min_lesion_ml, "overlap": overlap, "protocol": protocol, "quiet": quiet}
-    options["free_response"] = free_response
-    study = evaluate_folder(predictions, cohort, **options)
-    others = {str(folder): evaluate_folder(folder, cohort, **options) for folder in against or []}
+    options = EvaluationOptions(
+        splits=split,
+        pattern=pattern,
+        thresholds=threshold or (),
+        resampled=resample,
+        overlap=overlap,
+        smallest_ml=min_lesion_ml,
+        protocol=protocol,
+        free_response=free_response,
+    )
+    study = evaluate_folder(predictions, cohort, options, quiet=quiet)
+    others = {str(folder): evaluate_folder(folder, cohort, options, quiet=quiet) for folder in against or []}
     differences = {name: difference(study, other) for name, other in others.items()}
     write_study(study, out, differences=differences)
 

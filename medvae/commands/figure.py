@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from medvae.commands.shared import Device
+
 EXAMPLE = "medvae figure overlays patient07 --manifest cohort.json --out figure.pdf"
 
 
 def figure(
     predictions: Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of medvae predict.")],
-    cases: Annotated[list[str] | None, typer.Argument(metavar="[CASE]...", help="Which, in order; all of DIR.")] = None,
+    cases: Annotated[list[str] | None, typer.Argument(metavar="CASE", help="Which, in order; all of DIR.")] = None,
     out: Annotated[Path, typer.Option(help="The picture; its ending (.png, .pdf, .svg) says the format.")] = ...,
     manifest: Annotated[Path | None, typer.Option(help="Manifest that knows the truth.")] = None,
     detector: Annotated[
@@ -26,6 +28,7 @@ def figure(
         list[float] | None, typer.Option(help="Show the slice at this coordinate instead; may be repeated.")
     ] = None,
     neurological: Annotated[bool, typer.Option("--neurological", help="The patient's left on the left.")] = False,
+    device: Device = "auto",
     title: Annotated[str, typer.Option(help="Above the picture instead of the cases' names.")] = "",
 ) -> None:
     """Draw slices of one or several predicted cases for a paper.
@@ -45,7 +48,7 @@ def figure(
     if detector:
         from medvae.detection.ensemble import load_detector
 
-        made_by = load_detector(detector)
+        made_by = load_detector(detector, device=device)
     written = draw_figure(
         predictions, out, ids=cases or None, manifest=cohort, detector=made_by, plane=plane, slices=slices,
         positions_mm=mm or (), radiological=not neurological, title=title,

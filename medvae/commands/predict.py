@@ -7,19 +7,17 @@ from typing import Annotated
 
 import typer
 
-from medvae.commands.shared import Cache, Quiet
+from medvae.commands.shared import Cache, Device, Quiet, Run, overwrites
 from medvae.errors import MedvaeError
 
 EXAMPLE = "medvae predict runs/a scan1.nii.gz scan2.nii.gz --out overlays"
 
 
 def predict(
-    run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Run or detector folder, or the name of one that comes with medvae.")
-    ],
+    run: Run,
     scans: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[SCAN]...", help="NIfTI, MGH, MHA or NRRD files, skull-stripped or whole heads."),
+        typer.Argument(metavar="SCAN", help="NIfTI, MGH, MHA or NRRD files, skull-stripped or whole heads."),
     ] = None,
     manifest: Annotated[Path | None, typer.Option(help="Predict the cases of a manifest instead.")] = None,
     split: Annotated[list[str], typer.Option(help="Which splits of the manifest; may be repeated.")] = ["test"],  # noqa: B006
@@ -33,6 +31,10 @@ def predict(
             metavar="NAME", help="Operating point by name: fwer_0.2, fpv_5ml, fdr_0.1 (see docs/CALIBRATION.md)."
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, overwrites("all that another detector, or another operating point, predicted into the folder")
+    ] = False,
+    device: Device = "auto",
     cache: Cache = None,
     pictures: Annotated[bool, typer.Option(help="Also draw a PNG per scan.")] = True,
     workspaces: Annotated[
@@ -59,18 +61,20 @@ def predict(
     from medvae.prediction import predict as predict_scans
     from medvae.prediction import scans_of_files, scans_of_manifest
 
-    detector = load_detector(run)
+    detector = load_detector(run, device=device)
     cohort = read_manifest(manifest) if manifest else None
     chosen = scans_of_manifest(cohort, split) if cohort else scans_of_files(scans or [])
     if not chosen:
         raise MedvaeError(f"{manifest}: has no case in split {', '.join(split)}. Choose another with --split.")
-    predictions, failures = predict_scans(detector, chosen, out, rate=fpr, at=at, cache=cache, quiet=quiet)
+    predictions, failures = predict_scans(
+        detector, chosen, out, rate=fpr, at=at, cache=cache, overwrite=overwrite, quiet=quiet
+    )
     if pictures:
         from medvae.reporting.case_picture import draw_predictions
 
         draw_predictions(predictions, cohort, detector, out)
     if bids and predictions:
-        from medvae.reporting.bids import write_bids
+        from medvae.reporting.bids_export import write_bids
 
         write_bids(out, bids)
     for item in predictions:
@@ -83,7 +87,7 @@ def predict(
         handed, problems = write_viewer_files(out, ids=list(where), manifest=cohort, scans=where)
         for problem in problems.values():
             typer.echo(f"note: {problem}", err=True)
-        for command in list(handed[0].commands.values())[:3] if handed else ():
+        for command in handed[0].first_choice if handed else ():
             typer.echo(f"look: {command}")
     if failures:
         raise MedvaeError("\n".join([*failures.values(), f"{len(failures)} of {len(chosen)} scans failed."]))

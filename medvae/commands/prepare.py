@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from medvae.commands.shared import ManifestFile, Quiet, stopped_says
+from medvae.commands.shared import ManifestFile, Overrides, Quiet, stopped_says
 from medvae.errors import MedvaeError
 
 EXAMPLE = "medvae prepare cohort.json --config configs/cevae_slice.yaml --out cache --jobs 4"
@@ -16,9 +16,7 @@ EXAMPLE = "medvae prepare cohort.json --config configs/cevae_slice.yaml --out ca
 
 def prepare(
     manifest: ManifestFile,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Single values, as preparation.bias_field=n4.")
-    ] = None,
+    overrides: Overrides = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML file of the method; the default preparation without it.")
     ] = None,

@@ -1,7 +1,10 @@
-"""What several commands share: options, and what is said after Ctrl-C."""
+"""What several commands share: options, what ``--verbose`` adds, and what is said after Ctrl-C."""
 
 from __future__ import annotations
 
+import logging
+import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,12 +12,59 @@ from typing import Annotated
 
 import typer
 
+from medvae import __version__
+
 Cache = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Open prepared scans here (see medvae prepare), and keep the missing ones here."),
 ]
+Device = Annotated[
+    str, typer.Option(metavar="NAME", help="Where networks work: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.")
+]
 ManifestFile = Annotated[Path, typer.Argument(metavar="MANIFEST", help="JSON file that lists the cohort.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Single values of the config, as training.steps=200.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.")]
+Run = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Run or detector folder, or the name of one that comes with medvae.")
+]
+
+LOG = logging.getLogger("medvae")
+"""What ``--verbose`` shows."""
+
+
+def overwrites(what: str) -> object:
+    """The option ``--overwrite``, which replaces ``what``."""
+    return typer.Option("--overwrite", help=f"Replace {what}; files that medvae did not write always stay.")
+
+
+def show_version(asked: bool) -> None:
+    """Print the version, and nothing else."""
+    if asked:
+        typer.echo(f"medvae {__version__}")
+        raise typer.Exit
+
+
+def tell_more(verbose: bool) -> None:
+    """Show what `LOG` is told on the error stream, or stop showing it."""
+    LOG.handlers.clear()
+    LOG.setLevel(logging.DEBUG if verbose else logging.NOTSET)
+    if verbose:
+        shown = logging.StreamHandler()
+        shown.setFormatter(logging.Formatter("medvae: %(message)s"))
+        LOG.addHandler(shown)
+        LOG.debug("version %s, Python %s, %s", __version__, platform.python_version(), platform.platform())
+        LOG.debug("arguments: %s", " ".join(sys.argv[1:]))
+
+
+def tell_cause(error: BaseException) -> None:
+    """Tell `LOG` the traceback of an error, also of the one it was made from where its sentence hides that."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__suppress_context__ = False
+        link = link.__cause__ or link.__context__
+    LOG.debug("what led to the error:", exc_info=error)
 
 
 @contextmanager

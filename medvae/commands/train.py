@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medvae.commands.shared import Cache, Quiet, stopped_says
+from medvae.commands.shared import Cache, Device, Overrides, Quiet, overwrites, stopped_says
 
 if TYPE_CHECKING:
     from medvae.detection.operating_points import OperatingPoint
@@ -18,13 +18,13 @@ EXAMPLE = "medvae train configs/cevae_slice.yaml --data data_manifests/included_
 
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the method, see configs/.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Single values, as training.steps=200.")
-    ] = None,
+    overrides: Overrides = None,
     data: Annotated[Path, typer.Option(help="Manifest of the cohort (JSON).")] = ...,
-    out: Annotated[Path, typer.Option(help="Run folder; it must be new, unless --resume.")] = ...,
+    out: Annotated[Path, typer.Option(help="Run folder; it must be new, unless --resume or --overwrite.")] = ...,
     cache: Cache = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
+    overwrite: Annotated[bool, overwrites("the run that the folder holds")] = False,
+    device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Train on the healthy scans of a cohort and set the thresholds on its healthy validation scans.
@@ -32,6 +32,8 @@ def train(
     Writes the run folder: resolved config, metrics.jsonl, loss.png, reconstructions.png, checkpoints, the network and
     the finished detector. Ctrl-C leaves a checkpoint; the same command with --resume goes on from it.
     """
+    if resume and overwrite:
+        raise typer.BadParameter("give --resume, or --overwrite, and not both.")
     from medvae.config import read_config
     from medvae.manifest import read_manifest
 
@@ -39,7 +41,9 @@ def train(
     from medvae.fitting import fit
 
     with stopped_says(f"Stopped. What was learned is in {out}. Go on with the same command and --resume."):
-        detector = fit(settings, cohort, out, cache=cache, resume=resume, quiet=quiet)
+        detector = fit(
+            settings, cohort, out, cache=cache, resume=resume, overwrite=overwrite, device=device, quiet=quiet
+        )
     print_points(detector.points)
     typer.echo(f"detector: {out / 'detector'}")
     typer.echo(f"next: medvae predict {out} SCAN.nii.gz --out DIR")

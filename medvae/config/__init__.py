@@ -4,11 +4,11 @@ A config is a YAML file; ``key.key=value`` on the command line overrides single 
 written beside every output.
 """
 
+from medvae.augmentation.options import AugmentationConfig
 from medvae.config.learning import LesionConfig, NetworkConfig, ObjectiveConfig, TrainingConfig
-from medvae.config.maps import NETWORK_SCORES, CalibrationConfig, PostprocessingConfig, ScoreConfig, ScorePart
+from medvae.config.maps import CalibrationConfig, PostprocessingConfig, ScoreConfig, ScorePart
 from medvae.config.run import Config, dump_config, read_config
 from medvae.config.scans import (
-    AugmentationConfig,
     BrainMethod,
     Plane,
     PreparationConfig,
@@ -17,7 +17,6 @@ from medvae.config.scans import (
 from medvae.imaging.planes import PLANE_AXIS
 
 __all__ = [
-    "NETWORK_SCORES",
     "PLANE_AXIS",
     "AugmentationConfig",
     "BrainMethod",

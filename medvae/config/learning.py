@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from medvae.config.scans import AugmentationConfig
+from medvae.augmentation.options import AugmentationConfig
+from medvae.config.methods import OBJECTIVES, NetworkName, ObjectiveName
 from medvae.schema import Strict
 
 LesionKind = Literal["dark", "bright", "grey", "foreign", "texture", "ring", "oedema", "smooth", "warp"]
@@ -45,7 +46,7 @@ class LesionConfig(Strict):
         return self
 
 
-class PriorConfig(Strict):
+class ReconstructorConfig(Strict):
     """A network that has learned what healthy scans look like, whose opinion another is shown."""
 
     run: str
@@ -55,16 +56,16 @@ class PriorConfig(Strict):
     """"residual": scan − reconstruction, of each modality. "kl_gradient": |∂KL/∂x| over its mean in the brain of the
     tile. The context score would take hundreds of passes for each tile, and is not offered."""
     network: NetworkConfig | None = None
-    """The prior's own network section: filled in when training begins."""
+    """The reconstructor's own network section: filled in when training begins."""
 
 
 class NetworkConfig(Strict):
     """A network for slices (2D) or patches (3D); see ``medvae/networks/``."""
 
-    kind: Literal["vae", "autoencoder_kl", "unet", "segmenter"] = "vae"
-    """"vae": stride-2 convolutions. "autoencoder_kl": MONAI's residual VAE (Rombach et al. 2022, arXiv 2112.10752).
-    "unet": MONAI's U-Net, without a latent, to restore the scan from coarse noise (Kascenas et al. 2022). "segmenter":
-    the same U-Net with a logit for each voxel, to find what was inserted into healthy scans."""
+    RENAMED: ClassVar[dict[str, str]] = {"roughness": "texture", "shading": "bias_field", "prior": "reconstructor"}
+
+    kind: NetworkName = "vae"
+    """A network of `medvae.config.methods.NETWORKS`."""
     widths: tuple[int, ...] = Field((16, 32, 64, 128), min_length=1)
     """Channels after each stride-2 convolution; their number is the depth. "autoencoder_kl": channels of each level,
     of which the first is the full resolution."""
@@ -84,8 +85,8 @@ class NetworkConfig(Strict):
     mirror: bool = False
     """Show it also the scan mirrored left to right, and the z value of that: what is alike on both sides is rarely a
     lesion (with ``atlas``)."""
-    roughness: bool = False
-    """Show it also how rough the tissue is around each voxel, as a z value against healthy scans: lesions can lack
+    texture: bool = False
+    """Show it also the local SD of fine detail around each voxel, as a z score against healthy scans: lesions can lack
     detail, or have some that does not belong there (with ``atlas``; see ``medvae/normative/texture.py``)."""
     deformable: bool = False
     """Bend the atlas onto each scan before it is shown, by a smooth field, and show how much more room tissue takes
@@ -95,10 +96,11 @@ class NetworkConfig(Strict):
     detail: int = Field(0, ge=0)
     """Channels in which the U-Net ends, for two pointwise layers at full resolution that see them beside all that the
     network is shown; 0 ends in the logit itself ("segmenter")."""
-    shading: Literal["kept", "removed"] = "kept"
-    """"removed" divides each scan, before the network sees it, by the smooth field in which it differs from the mean of
-    the healthy training scans (``medvae/normative/bias_field.py``). A network with ``atlas`` never sees it."""
-    prior: PriorConfig | None = None
+    bias_field: Literal["kept", "removed"] = "kept"
+    """"removed" divides each scan, before the network sees it, by the residual bias field: the smooth field in which it
+    differs from the mean of the healthy training scans (``medvae/normative/bias_field.py``). With ``atlas`` it is
+    always removed."""
+    reconstructor: ReconstructorConfig | None = None
     """Show it also what a network that was trained before makes of the scan: reconstruct, then discriminate
     ("segmenter")."""
     residual_blocks: int = Field(0, ge=0)
@@ -111,20 +113,20 @@ class NetworkConfig(Strict):
             raise ValueError(f"widths are numbers of channels, each at least 1; found {list(self.widths)}.")
         if self.atlas and self.kind != "segmenter":
             raise ValueError(f'only kind "segmenter" can be shown an atlas, not "{self.kind}": remove atlas.')
-        if self.prior and self.kind != "segmenter":
-            raise ValueError(f'only kind "segmenter" can be shown a prior, not "{self.kind}": remove prior.')
-        if self.shading == "removed" and self.atlas:
-            raise ValueError("a network with atlas sees no shading anyway: remove shading.")
-        if self.roughness and not self.atlas:
+        if self.reconstructor and self.kind != "segmenter":
             raise ValueError(
-                "roughness is shown as a z value, which needs an atlas: add atlas: true, or remove roughness."
+                f'only kind "segmenter" can be shown a reconstructor, not "{self.kind}": remove reconstructor.'
             )
+        if self.bias_field == "removed" and self.atlas:
+            raise ValueError("a network with atlas sees no residual bias field anyway: remove bias_field.")
+        if self.texture and not self.atlas:
+            raise ValueError("texture is shown as a z score, which needs an atlas: add atlas: true, or remove texture.")
         if self.deformable and not self.atlas:
             raise ValueError("deformable bends an atlas: add atlas: true, or remove deformable.")
         if self.detail and self.kind != "segmenter":
             raise ValueError(f'only kind "segmenter" has a last stage of detail, not "{self.kind}": remove detail.')
         if self.mirror and not self.atlas:
-            raise ValueError("mirror is compared by z values, which need an atlas: add atlas: true, or remove mirror.")
+            raise ValueError("mirror is compared by z scores, which need an atlas: add atlas: true, or remove mirror.")
         if self.kind == "autoencoder_kl":
             needed = {"latent": "spatial", "normalisation": "group", "activation": "silu"}
             missing = [f"{key}: {value}" for key, value in needed.items() if getattr(self, key) != value]
@@ -138,10 +140,8 @@ class NetworkConfig(Strict):
 class ObjectiveConfig(Strict):
     """What the network is trained to minimise."""
 
-    kind: Literal["vae", "cevae", "dae", "discrepancy"] = "cevae"
-    """"vae": the negative ELBO. "cevae": mixed with context encoding (Zimmerer et al. 2018, arXiv 1812.05941). "dae":
-    restore the scan from coarse noise (Kascenas et al. 2022). "discrepancy": segment lesions that were inserted into
-    healthy scans (foreign patches, Tan et al. 2020, arXiv 2011.04197)."""
+    kind: ObjectiveName = "cevae"
+    """An objective of `medvae.config.methods.OBJECTIVES`."""
     likelihood: Literal["laplace", "gaussian"] = "laplace"
     """Distribution of a voxel around its reconstruction: absolute or squared error."""
     likelihood_scale: float = Field(0.05, gt=0)
@@ -186,7 +186,7 @@ class ObjectiveConfig(Strict):
     @model_validator(mode="after")
     def _geco(self) -> ObjectiveConfig:
         if self.geco_target is not None:
-            if self.kind == "dae" or self.beta == 0:
+            if not OBJECTIVES[self.kind].needs_posterior or self.beta == 0:
                 raise ValueError("geco_target adapts β, which this objective does not use: remove it.")
             if self.kl_warmup_steps:
                 raise ValueError("geco_target and kl_warmup_steps both change β: keep one of the two.")

@@ -6,23 +6,15 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from medvae.config.methods import SCORES, PartName, ScoreName
 from medvae.schema import Strict
-
-NETWORK_SCORES = (
-    "residual", "squared_residual", "kl_gradient", "reconstruction_gradient", "elbo_gradient", "context", "restoration",
-    "product", "sum", "discrepancy",
-)  # fmt: skip
-"""Kinds of score that need a network."""
 
 
 class ScorePart(Strict):
     """One factor or term of a combined score."""
 
-    kind: Literal[
-        "residual", "squared_residual", "kl_gradient", "reconstruction_gradient", "elbo_gradient", "context",
-        "restoration",
-    ]  # fmt: skip
-    """As in ``score.kind``; a signed score enters with its absolute value."""
+    kind: PartName
+    """A score of `medvae.config.methods.PARTS`; a signed one enters with its absolute value."""
     smoothing_mm: float = Field(0.0, ge=0)
     """Standard deviation of a Gaussian applied to the part before it is combined, in mm."""
 
@@ -30,16 +22,8 @@ class ScorePart(Strict):
 class ScoreConfig(Strict):
     """From a prepared volume to a per-voxel score on the standard grid."""
 
-    kind: Literal[
-        "residual", "squared_residual", "kl_gradient", "reconstruction_gradient", "elbo_gradient", "context",
-        "restoration", "product", "sum", "discrepancy", "intensity", "equalized_intensity", "deviation",
-    ] = "residual"  # fmt: skip
-    """"residual": scan − reconstruction with z = μ, signed; "squared_residual": its square. "*_gradient": |∂L/∂x| of a
-    loss term (Zimmerer et al. 2019, arXiv 1912.00003). "context": signed residual against what the network restores
-    where it was blanked. "restoration": signed change until the model believes the scan (Chen et al. 2020,
-    doi:10.1016/j.media.2020.101713). "product" and "sum" combine ``parts``. "discrepancy": the logit of a network that
-    segments (network.kind segmenter). Without a network: "intensity" and "equalized_intensity" are the scan itself,
-    "deviation" is its z value against the mean of healthy scans, bent onto it."""
+    kind: ScoreName = "residual"
+    """A score of `medvae.config.methods.SCORES`."""
     polarity: Literal["bright", "dark", "both"] = "both"
     """Which sign is anomalous: brighter than expected, darker than expected, or either."""
     one_sided: bool = False
@@ -79,16 +63,18 @@ class ScoreConfig(Strict):
 
     @model_validator(mode="after")
     def _signed(self) -> ScoreConfig:
-        unsigned = self.kind.endswith("_gradient") or self.kind in ("squared_residual", "product", "sum")
-        if unsigned and self.polarity == "dark":
+        kind = SCORES[self.kind]
+        if kind.values == "magnitude" and self.polarity == "dark":
             raise ValueError(f'kind "{self.kind}" is never negative, so polarity "dark" finds nothing: use "bright".')
-        if self.kind == "discrepancy" and self.polarity != "bright":
-            raise ValueError('kind "discrepancy" is high where a lesion is, whatever its sign: write polarity: bright.')
+        if kind.values == "logit" and self.polarity != "bright":
+            raise ValueError(
+                f'kind "{self.kind}" is high where a lesion is, whatever its sign: write polarity: bright.'
+            )
         if self.one_sided and self.polarity == "both":
             raise ValueError('one_sided leaves out one side, but polarity "both" has none: write "bright" or "dark".')
-        if self.kind == "deviation" and self.normative:
-            raise ValueError('kind "deviation" is a z value already: remove normative.')
-        if self.kind in ("product", "sum") and len(self.parts) < 2:
+        if kind.needs_atlas and self.normative:
+            raise ValueError(f'kind "{self.kind}" is a z score already: remove normative.')
+        if kind.combines and len(self.parts) < 2:
             raise ValueError(f'kind "{self.kind}" needs at least two parts.')
         return self
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import Field, model_validator
 
+from medvae.augmentation.options import AugmentationConfig
 from medvae.config.learning import NetworkConfig, ObjectiveConfig, TrainingConfig
 from medvae.config.limits import require_fit
-from medvae.config.maps import NETWORK_SCORES, CalibrationConfig, PostprocessingConfig, ScoreConfig
-from medvae.config.scans import AugmentationConfig, PreparationConfig, SamplingConfig
+from medvae.config.maps import CalibrationConfig, PostprocessingConfig, ScoreConfig
+from medvae.config.methods import NETWORKS, OBJECTIVES, PARTS, SCORES
+from medvae.config.scans import PreparationConfig, SamplingConfig
 from medvae.errors import MedvaeError
 from medvae.imaging.grid import GRIDS, Grid
 from medvae.imaging.planes import PLANE_AXIS
@@ -68,7 +71,7 @@ class Config(Strict):
 
     @model_validator(mode="after")
     def _compatible(self) -> Config:
-        needs_network = self.score.kind in NETWORK_SCORES
+        needs_network = SCORES[self.score.kind].needs_network
         if needs_network and self.network is None:
             raise ValueError(f'score.kind "{self.score.kind}" needs a network, but network is null: give one.')
         if not needs_network and self.network is not None:
@@ -78,15 +81,12 @@ class Config(Strict):
     @model_validator(mode="after")
     def _atlas_keeps_its_values(self) -> Config:
         changes = self.augmentation
-        if self.network is not None and self.network.atlas and changes.enabled:
-            off = {"contrast": (1, 1), "bias_field": 0, "gamma": (1, 1), "brightness": (1, 1), "sharpness": (0, 0),
-                   "thick_slices": 0, "noise_variance": (0, 0)}  # fmt: skip
-            changing = [name for name, value in off.items() if getattr(changes, name) != value]
-            if changing:
-                raise ValueError(
-                    f"network.atlas: augmentation would change the intensities of scan and atlas alike, so leave "
-                    f"{', '.join(changing)} of augmentation off, and use objective.appearance: it changes the scan."
-                )
+        atlas = self.network is not None and self.network.atlas
+        if atlas and changes.enabled and (changing := changes.changing_intensities()):
+            raise ValueError(
+                f"network.atlas: augmentation would change the intensities of scan and atlas alike, so leave "
+                f"{', '.join(changing)} of augmentation off, and use objective.appearance: it changes the scan."
+            )
         return self
 
     @model_validator(mode="after")
@@ -100,10 +100,11 @@ class Config(Strict):
                 "network.deformable bends whole scans, of which patches are cut: use sampling.kind: patch."
             )
         changes = self.augmentation
-        if changes.enabled and (changes.rotation_degrees > 0 or changes.scale != (1, 1)):
+        if changes.enabled and (moving := changes.moving()):
             raise ValueError(
-                "network.deformable: the atlas is bent onto each scan, which need not be turned or scaled: use "
-                "augmentation.rotation_degrees: 0 and augmentation.scale: [1, 1]."
+                f"network.deformable: the atlas is bent onto each scan, which need not be turned or scaled: use "
+                f"augmentation.rotation_degrees: 0 and augmentation.scale: [1, 1], and no other change that moves the "
+                f"brain (found: {', '.join(moving)})."
             )
         return self
 
@@ -127,38 +128,63 @@ class Config(Strict):
         return self
 
     @model_validator(mode="after")
+    def _segments(self) -> Config:
+        if self.network is None:
+            return self
+        fits = {
+            _choice("network.kind", NETWORKS, "segments"): NETWORKS[self.network.kind].segments,
+            _choice("objective.kind", OBJECTIVES, "needs_segmenter"): OBJECTIVES[self.objective.kind].needs_segmenter,
+            _choice("score.kind", SCORES, "needs_segmenter"): SCORES[self.score.kind].needs_segmenter,
+        }
+        if any(fits.values()) and not all(fits.values()):
+            missing = [choice for choice, given in fits.items() if not given]
+            raise ValueError(
+                f"a network that segments inserted lesions needs {' and '.join(fits)}; write {', '.join(missing)}."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _posterior(self) -> Config:
         if self.network is None:
             return self
-        segmenting = {
-            "network.kind: segmenter": self.network.kind == "segmenter",
-            "objective.kind: discrepancy": self.objective.kind == "discrepancy",
-            "score.kind: discrepancy": self.score.kind == "discrepancy",
-        }
-        if any(segmenting.values()):
-            missing = [option for option, given in segmenting.items() if not given]
-            if missing:
-                raise ValueError(f"a network that segments inserted lesions needs {' and '.join(segmenting)}; write "
-                                 f"{', '.join(missing)}.")  # fmt: skip
-            return self
-        unet = self.network.kind == "unet"
-        if unet and self.objective.kind in ("vae", "cevae"):
+        posterior = NETWORKS[self.network.kind].has_posterior
+        if not posterior and OBJECTIVES[self.objective.kind].needs_posterior:
+            others = [name for name, o in OBJECTIVES.items() if not (o.needs_posterior or o.needs_segmenter)]
             raise ValueError(
-                f'objective.kind "{self.objective.kind}" needs a KL divergence, which network.kind "unet" does not '
-                f"have: write objective.kind: dae, or network.kind: vae."
+                f'objective.kind "{self.objective.kind}" needs a KL divergence, which network.kind '
+                f'"{self.network.kind}" does not have: write objective.kind: {" or ".join(others)}, or '
+                f"{_choice('network.kind', NETWORKS, 'has_posterior')}."
             )
-        combined = self.score.kind in ("product", "sum")
+        combined = SCORES[self.score.kind].combines
         for kind in [part.kind for part in self.score.parts] if combined else [self.score.kind]:
-            if kind in ("kl_gradient", "elbo_gradient", "restoration") and (unet or self.objective.kind == "dae"):
+            if SCORES[kind].needs_posterior and not self.trains_posterior:
                 reason = (
-                    'which network.kind "unet" does not have' if unet else 'which objective.kind "dae" does not train'
+                    f'which objective.kind "{self.objective.kind}" does not train'
+                    if posterior
+                    else f'which network.kind "{self.network.kind}" does not have'
                 )
+                others = [f'"{name}"' for name, part in PARTS.items() if not part.needs_posterior]
                 raise ValueError(
                     f'score.{"parts" if combined else "kind"} "{kind}" needs a KL divergence, {reason}: score with '
-                    f'"residual", "squared_residual" or "reconstruction_gradient", or train a network.kind: vae with '
-                    f"objective.kind: vae or cevae."
+                    f"{', '.join(others[:-1])} or {others[-1]}, or train a "
+                    f"{_choice('network.kind', NETWORKS, 'has_posterior')} with "
+                    f"{_choice('objective.kind', OBJECTIVES, 'needs_posterior')}."
                 )
         return self
+
+    @property
+    def trains_posterior(self) -> bool:
+        """Whether the network has a posterior q(z|x) whose KL divergence is trained."""
+        return (
+            self.network is not None
+            and NETWORKS[self.network.kind].has_posterior
+            and OBJECTIVES[self.objective.kind].needs_posterior
+        )
+
+
+def _choice(option: str, kinds: Mapping[str, object], what: str) -> str:
+    """The option with every kind of which ``what`` is true: "network.kind: vae or autoencoder_kl"."""
+    return f"{option}: {' or '.join(name for name, kind in kinds.items() if getattr(kind, what))}"
 
 
 def read_config(path: Path | str | None, overrides: list[str] | None = None) -> Config:

@@ -1,4 +1,4 @@
-"""Options from scans to tiles: preparation, sampling, augmentation."""
+"""Options from scans to tiles: preparation and sampling."""
 
 from __future__ import annotations
 
@@ -70,60 +70,3 @@ class SamplingConfig(Strict):
     """Slices, or patches, per step."""
     workers: int = Field(1, ge=0)
     """Processes that cut and augment; 0 does so in the training process."""
-
-
-class AugmentationConfig(Strict):
-    """Random changes to the training slices or patches; every one is applied to every one of them.
-
-    Numbers are drawn uniformly from their range; factors around 1 (scale, gamma, contrast) below 1 as often as above,
-    uniformly on either side. A range without width changes nothing.
-    """
-
-    backend: Literal["batchgenerators", "tensor"] = "batchgenerators"
-    """Where it is done: one by one in the worker processes with batchgenerators, or on whole batches with PyTorch, on
-    the device that trains. The distributions are the same, the single draws are not."""
-    rotation_degrees: float = Field(6.0, ge=0, le=180)
-    """Largest rotation to either side, in the plane of a slice or about each of the three axes of a patch (Zimmerer et
-    al. 2019 use 0.1 rad)."""
-    scale: tuple[float, float] = (0.95, 1.05)
-    """Factor on the field of view: above 1 the brain becomes smaller."""
-    mirror: bool = True
-    """Mirror every second slice left to right, by chance; has no effect on sagittal slices."""
-    contrast: tuple[float, float] = (1.0, 1.0)
-    """Factor on the distance from the mean inside the brain, drawn for each channel; (1, 1) is off."""
-    bias_field: float = Field(0.0, ge=0, lt=1)
-    """Largest relative amplitude of a smooth multiplicative field, as coils cause it; 0 is off."""
-    gamma: tuple[float, float] = (0.9, 1.1)
-    """Exponent applied to the intensity range."""
-    brightness: tuple[float, float] = (0.95, 1.05)
-    """Factor on the intensities, drawn for each channel."""
-    sharpness: tuple[float, float] = (0.0, 0.0)
-    """Weight of the difference to a copy blurred by one voxel that is added: −1 is the blurred copy, 1 doubles the fine
-    detail. Scanners differ in it."""
-    thick_slices: float = Field(0.0, ge=0, le=1)
-    """Share of the scans that are cut into thick slices along one axis by chance, as many clinical scans are."""
-    slice_mm: tuple[float, float] = (3.0, 7.0)
-    """Thinnest and thickest of these slices; choose them thicker than a voxel of the standard grid."""
-    noise_variance: tuple[float, float] = (0.0, 0.0004)
-    """Variance of additive Gaussian noise, on normalised intensities."""
-    bending_mm: float = Field(0.0, ge=0)
-    """Two scans of three are bent before lesions are put in: SD of the displacement of points 16 mm apart, linear
-    between them (with ``network.deformable``)."""
-    enabled: bool = True
-    """False trains on the slices as they are."""
-
-    @model_validator(mode="after")
-    def _ranges(self) -> AugmentationConfig:
-        for name in ("scale", "gamma", "contrast"):
-            low, high = getattr(self, name)
-            if not 0 < low <= 1 <= high:
-                raise ValueError(f"{name} must be a range of positive factors around 1; found {(low, high)}.")
-        for name in ("brightness", "noise_variance"):
-            low, high = getattr(self, name)
-            if not 0 <= low <= high:
-                raise ValueError(f"{name} must be a range from low to high, not negative; found {(low, high)}.")
-        if not 0 < self.slice_mm[0] <= self.slice_mm[1]:
-            raise ValueError(f"slice_mm must be a range from low to high, above 0; found {self.slice_mm}.")
-        if not -1 <= self.sharpness[0] <= self.sharpness[1]:
-            raise ValueError(f"sharpness must be a range from low to high, not below −1; found {self.sharpness}.")
-        return self

@@ -59,6 +59,15 @@ class Calibrated(ABC):
     def score(self, volume: PreparedVolume) -> np.ndarray:
         """The calibrated score on the standard grid, ``(X, Y, Z)`` float32: higher is more anomalous, 0 outside."""
 
+    @abstractmethod
+    def on(self, device: str) -> Self:
+        """The same with its networks on another device, as in `medvae.devices.find_device`."""
+
+    @property
+    @abstractmethod
+    def device(self) -> str:
+        """Where its networks work; ``auto`` without one."""
+
     def maps(self, volume: PreparedVolume) -> Maps:
         """Everything that is written for a scan."""
         return Maps(self.anomaly_map(volume))

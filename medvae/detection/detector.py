@@ -5,7 +5,7 @@
 ``detector/network.safetensors``       weights, unless the method needs no network
 ``detector/healthy.safetensors``       what promises and p-values rest on
 ``detector/atlas.safetensors``         healthy mean and SD of intensity at each place, if they are needed
-``detector/shading.safetensors``        mean and SD against which shading is seen, if the network is to see none of it
+``detector/bias_field.safetensors``    mean and SD against which the bias field is estimated, if it is removed
 ``detector/normative.safetensors``     mean and SD of the score at each place, if the config asks for it
 ``detector/intensity_scale.json``      the intensity scale of the training scans, if the config asks for it
 """
@@ -24,13 +24,16 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 
 from medvae.config import Config
+from medvae.config.methods import SCORES
 from medvae.detection.base import CALIBRATION, Calibrated, read_calibrated
+from medvae.devices import AUTO, find_device
 from medvae.errors import MedvaeError
 from medvae.files import write_bytes
-from medvae.networks.build import load_network, parts_of
+from medvae.networks.build import load_network
 from medvae.networks.interface import Network
-from medvae.normative.atlas import Atlas, VolumeWithAtlas, atlas_of, fit_atlas
-from medvae.normative.bias_field import ShadingReference, fit_reference
+from medvae.normative.atlas import Atlas, FittedScan, fit_atlas
+from medvae.normative.bias_field import BiasFieldReference
+from medvae.normative.inputs import Inputs, NetworkInputs
 from medvae.normative.statistics import NormativeMap, fit_normative
 from medvae.preparation.landmarks import LandmarkScale
 from medvae.preparation.prepared import PreparedVolume
@@ -39,7 +42,7 @@ from medvae.scoring.volume import score_parts, score_volume
 FOLDER = "detector"
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 ATLAS = "atlas.safetensors"
-SHADING = "shading.safetensors"
+BIAS_FIELD, OLDER_BIAS_FIELD = "bias_field.safetensors", "shading.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +56,8 @@ class Detector(Calibrated):
     normative: NormativeMap | None = None
     atlas: Atlas | None = None
     """Of the healthy training scans, if the network is shown it."""
-    shading: ShadingReference | None = None
-    """Of the healthy training scans, if shading is removed."""
+    bias_field: BiasFieldReference | None = None
+    """Mean and SD of the healthy training scans, if the residual bias field is removed against them."""
     part_scales: tuple[float, ...] = ()
     """Healthy mean of each part of a combined score."""
 
@@ -70,12 +73,14 @@ class Detector(Calibrated):
         subjects: Sequence[str] | None = None,
         compact: bool = False,
         atlas: Atlas | None = None,
+        device: str = AUTO,
     ) -> Detector:
         """Fit the normative map on healthy training scans and the operating points on healthy validation scans.
 
         ``scale`` is the one that both were prepared with; ``subjects`` says whose the validation scans are, without
         it each is another person's. ``compact`` rounds network and normative map to half precision first, which
-        halves the files that `save` writes. ``atlas`` is that of the training scans, if it was made before.
+        halves the files that `save` writes. ``atlas`` is that of the training scans, if it was made before. The
+        network is put on the ``device``, as in `medvae.devices.find_device`.
 
         Raises
         ------
@@ -84,20 +89,18 @@ class Detector(Calibrated):
         """
         channels = (training or validation)[0].image.shape[0] if (training or validation) else 1
         counts = {"training": len(training), "validation": len(validation)}
-        shading = None
+        bias_field = None
         if network is not None:
-            network = _placed(deepcopy(network).half().float() if compact else network)
-            if config.network.atlas:
-                atlas = atlas or atlas_of(config.network, training)
-            if config.network.shading == "removed":
-                shading = fit_reference(training)
-        if config.score.kind == "deviation":
+            network = (deepcopy(network).half().float() if compact else network).to(find_device(device))
+            inputs = NetworkInputs.fit(config.network, channels, training, atlas=atlas)
+            atlas, bias_field = inputs.atlas, inputs.bias_field
+        if SCORES[config.score.kind].needs_atlas:
             atlas = atlas or fit_atlas(training, deformable=True)
         detector = cls(
             config=config, network=network, channels=channels, calibrated_on=counts, scale=scale, atlas=atlas,
-            shading=shading,
+            bias_field=bias_field,
         )  # fmt: skip
-        if config.score.kind in ("product", "sum"):
+        if SCORES[config.score.kind].combines:
             detector = replace(detector, part_scales=detector._healthy_means(training))
         if config.score.normative:
             scores = [detector._signed_score(volume) for volume in training]
@@ -108,14 +111,22 @@ class Detector(Calibrated):
             detector = replace(detector, normative=normative)
         return detector._with_points(validation, [detector.score(volume) for volume in validation], subjects)
 
-    def score(self, volume: PreparedVolume) -> np.ndarray:
-        """The calibrated score on the standard grid, ``(X, Y, Z)`` float32: higher is more anomalous, 0 outside."""
+    def score(self, volume: PreparedVolume, fitted: FittedScan | None = None) -> np.ndarray:
+        """The calibrated score on the standard grid, ``(X, Y, Z)`` float32: higher is more anomalous, 0 outside.
+
+        ``fitted`` is the scan fitted to the detector's atlas, if that was done before.
+
+        Raises
+        ------
+        MedvaeError
+            If the scan was prepared on another grid than the detector's.
+        """
         if volume.grid != self.config.grid:
             raise MedvaeError(
                 f"{volume.source.path}: was prepared on the grid {volume.grid.name}, and this detector judges scans on "
                 f"{self.config.grid.name}. Prepare it with detector.config.preparation."
             )
-        score = self._signed_score(volume)
+        score = self._signed_score(volume, fitted)
         if self.normative is not None:
             score = self.normative.z(score, volume.mask)
         if self.config.score.polarity == "dark":
@@ -132,7 +143,17 @@ class Detector(Calibrated):
         Weights and maps that half precision holds without loss are written so.
         """
         self.write(folder)
-        return Detector.load(folder)
+        return Detector.load(folder, device=self.device)
+
+    def on(self, device: str) -> Detector:
+        """The same detector with its network, which is moved, on another device, as `medvae.devices.find_device`."""
+        place = find_device(device)
+        return self if self.network is None else replace(self, network=self.network.to(place))
+
+    @property
+    def device(self) -> str:
+        """Where the network works; ``auto`` without one."""
+        return AUTO if self.network is None else str(next(self.network.parameters()).device)
 
     def write(self, folder: Path | str, *, with_atlas: bool = True) -> None:
         """As `save`, without reading it back; the atlas can be left out where an ensemble keeps it for all members."""
@@ -144,8 +165,8 @@ class Detector(Calibrated):
                 write_bytes(temporary / "network.safetensors", save_tensors(halves if lossless else weights))
             if self.atlas is not None and with_atlas:
                 self.atlas.save(temporary / ATLAS)
-            if self.shading is not None:
-                self.shading.save(temporary / SHADING)
+            if self.bias_field is not None:
+                self.bias_field.save(temporary / BIAS_FIELD)
             if self.normative is not None:
                 arrays = {"mean": self.normative.mean, "sd": self.normative.sd}
                 if all(np.array_equal(_rounded(array), array) for array in arrays.values()):
@@ -153,16 +174,19 @@ class Detector(Calibrated):
                 write_bytes(temporary / "normative.safetensors", save_arrays(arrays))
 
     @classmethod
-    def load(cls, folder: Path | str, *, atlas: Atlas | None = None) -> Detector:
+    def load(cls, folder: Path | str, *, atlas: Atlas | None = None, device: str = AUTO) -> Detector:
         """Load a detector from its folder, or from the run folder that holds it.
 
-        ``atlas`` is used where the folder has none: members of an ensemble may share one.
+        ``atlas`` is used where the folder has none: members of an ensemble may share one. The network is put on the
+        ``device``, as in `medvae.devices.find_device`.
 
         Raises
         ------
         MedvaeError
-            If there is no detector, for instance because the run has not finished, or several: an ensemble.
+            If there is no such device, or no detector, for instance because the run has not finished, or several: an
+            ensemble.
         """
+        place = find_device(device)
         folder = find_detector(folder)
         shared, content = read_calibrated(folder)
         if "members" in content:
@@ -172,32 +196,43 @@ class Detector(Calibrated):
             raise MedvaeError(f"{weights}: is missing; the detector's folder is incomplete. Copy all of its files.")
         if (folder / ATLAS).is_file():
             atlas = Atlas.load(folder / ATLAS)
-        needed = config.score.kind == "deviation" or (config.network is not None and config.network.atlas)
+        needed = SCORES[config.score.kind].needs_atlas or (config.network is not None and config.network.atlas)
         if needed and atlas is None:
             raise MedvaeError(f"{folder / ATLAS}: is missing; the detector's folder is incomplete. Copy all its files.")
-        network = shading = None
+        network = bias_field = None
         if config.network is not None:
-            if config.network.shading == "removed":
-                shading = ShadingReference.load(folder / SHADING)
-            network = _placed(load_network(config, content["channels"] * parts_of(config.network), weights))
+            if config.network.bias_field == "removed":
+                older = folder / OLDER_BIAS_FIELD
+                bias_field = BiasFieldReference.load(older if older.is_file() else folder / BIAS_FIELD)
+            network = load_network(config, content["channels"], weights).to(place)
         normative = None
         if config.score.normative:
             arrays = load_arrays(folder / "normative.safetensors")
             normative = NormativeMap(*(arrays[name].astype(np.float32) for name in ("mean", "sd")))
         scales = tuple(content["part_scales"])
         return cls(**shared, network=network, normative=normative, atlas=atlas if needed else None,
-                   shading=shading, part_scales=scales)  # fmt: skip
+                   bias_field=bias_field, part_scales=scales)  # fmt: skip
 
-    def shown(self, volume: PreparedVolume) -> np.ndarray:
-        """What is judged of a scan, ``(C, X, Y, Z)`` float32: freed of shading, beside the atlas, or its z values."""
+    @property
+    def inputs(self) -> NetworkInputs:
+        """What the network is shown."""
+        return NetworkInputs(Inputs.of(self.config.network, self.channels), self.atlas, self.bias_field)
+
+    def shown(self, volume: PreparedVolume, fitted: FittedScan | None = None) -> np.ndarray:
+        """What is judged of a scan, ``(C, X, Y, Z)`` float32: the maps that the network is shown, or z scores.
+
+        ``fitted`` as in `score`.
+        """
+        if self.network is not None:
+            if fitted is None:
+                return self.inputs.shown(volume).image
+            return self.inputs.stack(fitted)
         if self.atlas is not None:
-            fitted = isinstance(volume, VolumeWithAtlas) and volume.atlas is self.atlas
-            beside = volume if fitted else VolumeWithAtlas(volume, self.atlas)
-            return beside.deviation() if self.network is None else beside.beside(self.config.network.mirror)
-        return volume.image if self.shading is None else self.shading.remove(volume.image, volume.mask)
+            return self.atlas.z_scores(fitted or self.atlas.fit(volume.image, volume.mask))
+        return volume.image
 
-    def _signed_score(self, volume: PreparedVolume) -> np.ndarray:
-        shown = self.shown(volume)
+    def _signed_score(self, volume: PreparedVolume, fitted: FittedScan | None = None) -> np.ndarray:
+        shown = self.shown(volume, fitted)
         return score_volume(self.config, self.network, shown, volume.mask, self.part_scales, self.channels)
 
     def _healthy_means(self, training: Sequence[PreparedVolume]) -> tuple[float, ...]:
@@ -241,11 +276,6 @@ def find_detector(folder: Path | str) -> Path:
             hint = f"check the path; with medvae comes {', '.join(pretrained()) or 'none'}"
         raise MedvaeError(f"{folder}: holds no detector ({hint}).")
     return folder
-
-
-def _placed(network: Network) -> Network:
-    """On the GPU, if there is one."""
-    return network.cuda() if torch.cuda.is_available() else network
 
 
 def _rounded(array: np.ndarray) -> np.ndarray:

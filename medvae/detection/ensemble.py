@@ -17,8 +17,9 @@ import numpy as np
 from medvae.config import Config
 from medvae.detection.base import CALIBRATION, Calibrated, Maps, read_calibrated
 from medvae.detection.detector import ATLAS, Detector, find_detector
+from medvae.devices import AUTO
 from medvae.errors import MedvaeError
-from medvae.normative.atlas import Atlas, VolumeWithAtlas
+from medvae.normative.atlas import Atlas
 from medvae.preparation.prepared import PreparedVolume
 from medvae.schema import parse, read_document
 
@@ -82,8 +83,10 @@ class Ensemble(Calibrated):
     def _scores(self, volume: PreparedVolume) -> list[np.ndarray]:
         """Of each member; an atlas that they share is bent onto the scan once."""
         atlas = self.shared_atlas
-        fitted = volume if atlas is None else VolumeWithAtlas(volume, atlas)
-        return [m.score(volume if m.atlas is not atlas else fitted) for m in self.members.values()]
+        if atlas is None:
+            return [member.score(volume) for member in self.members.values()]
+        fitted = atlas.fit(volume.image, volume.mask)
+        return [m.score(volume, fitted if m.atlas is atlas else None) for m in self.members.values()]
 
     def _mean(self, scores: Sequence[np.ndarray], volume: PreparedVolume) -> np.ndarray:
         scaled = [
@@ -100,7 +103,16 @@ class Ensemble(Calibrated):
                 atlas.save(temporary / ATLAS)
             for name, member in self.members.items():
                 member.write(temporary / MEMBERS / name, with_atlas=atlas is None)
-        return Ensemble.load(folder)
+        return Ensemble.load(folder, device=self.device)
+
+    def on(self, device: str) -> Ensemble:
+        """The same ensemble with its members' networks, which are moved, on another device."""
+        return replace(self, members={name: member.on(device) for name, member in self.members.items()})
+
+    @property
+    def device(self) -> str:
+        """Where the first network of the members works; ``auto`` where none has one."""
+        return next((member.device for member in self.members.values() if member.network is not None), AUTO)
 
     @property
     def shared_atlas(self) -> Atlas | None:
@@ -109,32 +121,37 @@ class Ensemble(Calibrated):
         return first if others and all(atlas is first for atlas in others) else None
 
     @classmethod
-    def load(cls, folder: Path | str) -> Ensemble:
+    def load(cls, folder: Path | str, *, device: str = AUTO) -> Ensemble:
         """Load an ensemble from its folder, or from the folder that holds it as ``detector``.
+
+        The networks are put on the ``device``, as in `medvae.devices.find_device`.
 
         Raises
         ------
         MedvaeError
-            If there is none, or a member is missing.
+            If there is none, a member is missing, or there is no such device.
         """
         folder = find_detector(folder)
         shared, content = read_calibrated(folder)
         atlas = Atlas.load(folder / ATLAS) if (folder / ATLAS).is_file() else None
-        members = {name: Detector.load(folder / MEMBERS / name, atlas=atlas) for name in content["members"]}
+        parts = {name: folder / MEMBERS / name for name in content["members"]}
+        members = {name: Detector.load(part, atlas=atlas, device=device) for name, part in parts.items()}
         return cls(**shared, members=members)
 
 
-def load_detector(folder: Path | str) -> Detector | Ensemble:
+def load_detector(folder: Path | str, *, device: str = AUTO) -> Detector | Ensemble:
     """A detector or an ensemble, from its folder or from the run folder that holds it.
+
+    Its networks are put on the ``device``, as in `medvae.devices.find_device`.
 
     Raises
     ------
     MedvaeError
-        If there is neither.
+        If there is neither, or no such device.
     """
     folder = find_detector(folder)
     kind = Ensemble if "members" in read_document(folder / CALIBRATION) else Detector
-    return kind.load(folder)
+    return kind.load(folder, device=device)
 
 
 def member_names(names: Sequence[str]) -> list[str]:

@@ -50,9 +50,9 @@ class SubjectCurves:
             place = np.searchsorted(edges, counts.bins, side="right") - 1  # edges are the lowest bins of groups
             for table, values in zip(tables, (counts.lesion, counts.healthy), strict=True):
                 table[subjects.index(name)] += np.bincount(place, values, minlength=len(edges))
-        tables = np.cumsum(tables[:, :, ::-1], axis=-1)
-        exact, rough = pooled.summary(), curve_numbers(*tables.sum(axis=1))
-        return cls(subjects, *tables, {name: getattr(exact, name) - float(value) for name, value in rough.items()})
+        true, false = np.cumsum(tables[:, :, ::-1], axis=-1)
+        exact, rough = pooled.summary(), curve_numbers(true.sum(axis=0), false.sum(axis=0))
+        return cls(subjects, true, false, {name: getattr(exact, name) - float(value) for name, value in rough.items()})
 
     def numbers(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """The pooled curve numbers (see `curve_numbers`) of subjects drawn ``weights`` ``(R, S)`` times, ``(R,)``."""
@@ -103,31 +103,35 @@ def curve_intervals(curves: SubjectCurves, *, resamples: int = RESAMPLES, seed: 
     return {name: interval(float(point[name][0]), drawn[name], n_subjects) for name in point}
 
 
+def subject_sums(cases: Sequence[tuple[str, Sequence[float]]]) -> np.ndarray:
+    """Numbers of each case, given as (subject, numbers), added over the cases of each subject, ``(S, numbers)``."""
+    sums: dict[str, np.ndarray] = {}
+    for subject, numbers in cases:
+        added = np.asarray(numbers, dtype=np.float64)
+        sums[subject] = sums[subject] + added if subject in sums else added
+    return np.array(list(sums.values()))
+
+
+def of_sums(sums: np.ndarray, number: Callable[..., np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """A number of sums ``(S, numbers)`` over subjects drawn ``weights`` ``(R, S)`` times, ``(R,)``."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return number(*(weights @ sums).T)
+
+
 def sum_interval(
-    sums: Sequence[dict[str, float]],
-    number: Callable[[dict[str, np.ndarray]], np.ndarray],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = SEED,
+    sums: np.ndarray, number: Callable[..., np.ndarray], *, resamples: int = RESAMPLES, seed: int = SEED
 ) -> Interval:
     """The interval of a number made of sums over subjects, as a pooled Dice or a share.
 
     Parameters
     ----------
     sums
-        One dictionary of counts per subject, all with the same keys.
+        ``(S, numbers)``: of each subject; see `subject_sums`.
     number
-        From the added counts, ``(R,)`` under each key, to the number, ``(R,)``.
+        From each of the added numbers, ``(R,)``, to the number, ``(R,)``.
     """
-    names = list(sums[0])
-    table = np.array([[subject[name] for name in names] for subject in sums], dtype=np.float64)
-
-    def of(weights: np.ndarray) -> np.ndarray:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return number(dict(zip(names, (weights @ table).T, strict=True)))
-
-    value = float(of(np.ones((1, len(sums))))[0])
-    return interval(value, of(draw(len(sums), resamples, seed)), len(sums))
+    value = float(of_sums(sums, number, np.ones((1, len(sums))))[0])
+    return interval(value, of_sums(sums, number, draw(len(sums), resamples, seed)), len(sums))
 
 
 def paired_difference(

@@ -54,13 +54,17 @@ def lesion_wise(flagged: np.ndarray, truth: np.ndarray, spacing_mm: tuple[float,
     both = (lesions > 0) & (findings > 0)
     met[lesions[both], findings[both]] = True
     voxel_mm3 = float(np.prod(spacing_mm))
-    dice, hd95, missed = [], [], 0
+    dice: list[float] = []
+    hd95: list[float] = []
+    missed = 0
     for lesion in range(1, len(lesion_sizes) + 1):
         mine = truth & (lesions == lesion)
         if mine.sum() * voxel_mm3 <= SMALLEST_MM3:
             continue
         if not met[lesion].any():
-            dice, hd95, missed = [*dice, 0.0], [*hd95, PENALTY_MM], missed + 1
+            dice.append(0.0)
+            hd95.append(PENALTY_MM)
+            missed += 1
             continue
         found = met[lesion][findings]
         dice.append(2 * float((found & mine).sum()) / float(found.sum() + mine.sum()))

@@ -13,18 +13,29 @@ mean of the resamples is then the number itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import compress
-from typing import Any
 
 import numpy as np
 
-from medvae.evaluation.bootstrap import FEW_SUBJECTS, draw, interval
+from medvae.evaluation.bootstrap import FEW_SUBJECTS, Interval, draw, interval
 
 SCORES = ("mean", "p99", "max")
 NUMBERS = ("auroc", "ap")
 _CHUNK = 200  # resamples at a time
+
+
+@dataclass(frozen=True)
+class CaseLevel:
+    """Lesion scans against healthy scans."""
+
+    n_lesion: int = 0
+    n_healthy: int = 0
+    prevalence: float = math.nan
+    """The AP of chance; NaN if one of the two kinds is missing."""
+    scores: dict[str, dict[str, Interval]] = field(default_factory=dict)
+    """For each score of a scan `NUMBERS`, with intervals over subjects; empty if one of the two kinds is missing."""
 
 
 def case_scores(values: np.ndarray) -> dict[str, float]:
@@ -34,14 +45,9 @@ def case_scores(values: np.ndarray) -> dict[str, float]:
     return {"mean": float(values.mean()), "p99": float(np.percentile(values, 99)), "max": float(values.max())}
 
 
-def ranked_scans(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The cases that are ranked: those declared healthy, and those with a lesion voxel in the brain."""
-    return [row for row in rows if row["healthy"] or row["lesion_voxels"]]
-
-
 def case_level(
-    subjects: Sequence[str], diseased: Sequence[bool], scores: dict[str, Sequence[float]], *, resamples: int
-) -> dict[str, Any]:
+    subjects: Sequence[str], diseased: Sequence[bool], scores: Mapping[str, Sequence[float]], *, resamples: int
+) -> CaseLevel:
     """AUROC and AP of lesion scans against healthy scans, with intervals over subjects.
 
     The AP is the sample-level number of the MOOD challenge (Zimmerer et al. 2022, doi:10.1109/TMI.2022.3170077): the
@@ -53,28 +59,21 @@ def case_level(
         The person of each scan, and whether it holds a lesion.
     scores
         One score per scan under each name.
-
-    Returns
-    -------
-    dict
-        ``n_lesion``, ``n_healthy``, ``prevalence`` (the AP of chance), and under each score's name ``auroc`` and ``ap``
-        as intervals. Without the scores if one of the two kinds is missing.
     """
     n_lesion, n = sum(diseased), len(diseased)
-    found: dict[str, Any] = {"n_lesion": n_lesion, "n_healthy": n - n_lesion}
     if not 0 < n_lesion < n:
-        return found
-    found["prevalence"] = n_lesion / n
+        return CaseLevel(n_lesion, n - n_lesion)
     few = fewest_people(subjects, diseased) < FEW_SUBJECTS  # two patients among a hundred healthy people are two
     n_subjects = len(set(subjects))
     weights = np.concatenate([np.ones((1, n_subjects), np.int64), draw(n_subjects, resamples)])
+    found = {}
     for name, values in scores.items():
         drawn = case_numbers(subjects, diseased, values, weights)
         found[name] = {
-            number: asdict(interval(float(of[0]), of[1:], n_subjects)) | {"means_little": few}
+            number: replace(interval(float(of[0]), of[1:], n_subjects), means_little=few)
             for number, of in drawn.items()
         }
-    return found
+    return CaseLevel(n_lesion, n - n_lesion, n_lesion / n, found)
 
 
 def fewest_people(subjects: Sequence[str], diseased: Sequence[bool]) -> int:

@@ -13,7 +13,8 @@ it does not say what a detector with a fixed threshold finds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -29,6 +30,31 @@ SMALLEST_LESION_ML = 0.3
 FLAGGED = (1e-5, 0.1)
 """Share of the voxels above the highest and the lowest threshold."""
 THRESHOLDS = 40
+
+
+@dataclass(frozen=True)
+class FreeResponseStep:
+    """A point of the curve."""
+
+    threshold: float
+    """Of the confidence."""
+    false_per_scan: float
+    sensitivity: float
+
+
+@dataclass(frozen=True)
+class FreeResponse:
+    """The curve over some scans."""
+
+    lesions: int
+    """Of `SMALLEST_LESION_ML` or more."""
+    scans: int
+    findings_above: float | None
+    """What lies above it is a finding; None where the confidence itself cuts the findings out."""
+    sensitivity: Mapping[float, float]
+    """By number of false findings per scan (`FALSE_PER_SCAN`); NaN without a lesion."""
+    curve: tuple[FreeResponseStep, ...]
+    """The most certain findings first."""
 
 
 def thresholds_of(counts: SparseCounts) -> list[float]:
@@ -47,8 +73,11 @@ def free_response(
     overlap: float,
     smallest_ml: float,
     findings_above: float = math.inf,
-) -> dict[str, object]:
+) -> FreeResponse:
     """The curve over some scans, and the sensitivity at given numbers of false findings per scan.
+
+    Below a threshold where there were too many false findings no sensitivity counts: lower still, findings flow
+    together and become few again.
 
     Parameters
     ----------
@@ -60,14 +89,6 @@ def free_response(
         Of `medvae.evaluation.lesions.match_lesions`.
     findings_above
         What lies above it is a finding. A threshold that is lower is taken for both.
-
-    Returns
-    -------
-    dict
-        ``lesions`` of `SMALLEST_LESION_ML` or more, ``scans``, ``findings_above`` (None without), the ``curve``
-        (threshold, false findings per scan, sensitivity) and ``sensitivity`` by number of false findings per scan.
-        Below a threshold where there were too many false findings no sensitivity counts: lower still, findings flow
-        together and become few again. NaN without a lesion.
     """
     found, false = np.zeros(len(thresholds)), np.zeros(len(thresholds))
     lesions = scans = 0
@@ -90,10 +111,9 @@ def free_response(
     for asked in FALSE_PER_SCAN:
         too_many = np.flatnonzero(per_scan > asked)
         usable = sensitivity[: too_many[0] if len(too_many) else None]
-        at[f"{asked:g}"] = float(usable.max()) if len(usable) else (0.0 if lesions else math.nan)
-    curve = [
-        {"threshold": float(t), "false_per_scan": float(f), "sensitivity": float(s)}
+        at[asked] = float(usable.max()) if len(usable) else (0.0 if lesions else math.nan)
+    curve = tuple(
+        FreeResponseStep(float(t), float(f), float(s))
         for t, f, s in zip(thresholds, per_scan, sensitivity, strict=True)
-    ]
-    above = findings_above if math.isfinite(findings_above) else None
-    return {"lesions": lesions, "scans": scans, "findings_above": above, "sensitivity": at, "curve": curve}
+    )
+    return FreeResponse(lesions, scans, findings_above if math.isfinite(findings_above) else None, at, curve)

@@ -40,6 +40,36 @@ class LesionMatch:
     """``(P,)`` bool: it lies on a lesion."""
 
 
+@dataclass(frozen=True)
+class LesionNumbers:
+    """Lesions and findings of several scans, pooled; NaN where there is nothing to divide by."""
+
+    lesions: int
+    lesions_found: int
+    lesion_sensitivity: float
+    """Share of the lesions that were found."""
+    findings: int
+    false_positives: int
+    """Findings that lie on no lesion."""
+    false_positives_per_scan: float
+    lesion_precision: float
+    """Share of the findings that lie on a lesion."""
+    lesion_f1: float
+    """The harmonic mean of sensitivity and precision, 0 where nothing was flagged."""
+
+
+@dataclass(frozen=True)
+class SizeClass:
+    """Lesions of a class of volume, and how many of them were found."""
+
+    size_ml: str
+    """In words: "0.1–0.3"."""
+    lesions: int
+    found: int
+    sensitivity: float
+    """Share of them that was found; NaN without a lesion."""
+
+
 def match_lesions(
     flagged: np.ndarray,
     truth: np.ndarray,
@@ -84,16 +114,8 @@ def match_components(
     return LesionMatch(sizes[large] * voxel_ml, found[large], finding_sizes[kept] * voxel_ml, right[kept])
 
 
-def lesion_numbers(matches: Iterable[LesionMatch]) -> dict[str, float]:
-    """Lesions and findings of several scans, pooled.
-
-    Returns
-    -------
-    dict
-        ``lesions``, ``lesions_found``, ``lesion_sensitivity``, ``findings``, ``false_positives``,
-        ``false_positives_per_scan``, ``lesion_precision`` and ``lesion_f1`` (the harmonic mean of sensitivity and
-        precision, 0 where nothing was flagged). NaN where there is nothing to divide by.
-    """
+def lesion_numbers(matches: Iterable[LesionMatch]) -> LesionNumbers:
+    """Lesions and findings of several scans, pooled."""
     matches = list(matches)
     lesions = sum(len(match.found) for match in matches)
     found = sum(int(match.found.sum()) for match in matches)
@@ -107,25 +129,29 @@ def lesion_numbers(matches: Iterable[LesionMatch]) -> dict[str, float]:
         f1 = 0.0
     else:
         f1 = 2 * sensitivity * precision / (sensitivity + precision)
-    return {
-        "lesions": lesions, "lesions_found": found, "lesion_sensitivity": sensitivity,
-        "findings": findings, "false_positives": findings - right,
-        "false_positives_per_scan": (findings - right) / len(matches) if matches else math.nan,
-        "lesion_precision": precision, "lesion_f1": f1,
-    }  # fmt: skip
+    return LesionNumbers(
+        lesions=lesions,
+        lesions_found=found,
+        lesion_sensitivity=sensitivity,
+        findings=findings,
+        false_positives=findings - right,
+        false_positives_per_scan=(findings - right) / len(matches) if matches else math.nan,
+        lesion_precision=precision,
+        lesion_f1=f1,
+    )
 
 
-def sensitivity_by_size(matches: Iterable[LesionMatch]) -> list[dict[str, float | str]]:
+def sensitivity_by_size(matches: Iterable[LesionMatch]) -> list[SizeClass]:
     """Lesions and how many were found, per class of volume (`SIZE_BINS_ML`); a border belongs to the larger class."""
     matches = list(matches)
     sizes = np.concatenate([match.sizes_ml for match in matches]) if matches else np.zeros(0)
     found = np.concatenate([match.found for match in matches]) if matches else np.zeros(0, dtype=bool)
     edges = [0.0, *SIZE_BINS_ML, math.inf]
-    rows: list[dict[str, float | str]] = []
+    rows: list[SizeClass] = []
     for low, high in itertools.pairwise(edges):
         inside = (sizes >= low) & (sizes < high)
         name = f"< {high:g}" if low == 0 else f"≥ {low:g}" if high == math.inf else f"{low:g}–{high:g}"
         total, hits = int(inside.sum()), int((inside & found).sum())
         share = hits / total if total else math.nan
-        rows.append({"size_ml": name, "lesions": total, "found": hits, "sensitivity": share})
+        rows.append(SizeClass(name, total, hits, share))
     return rows

@@ -56,7 +56,8 @@ def find_maps(
     if not any(found.values()):
         raise MedvaeError(_nothing_found(folder, manifest, files, pattern))
     if not resampled:
-        problems = [_grid_problem(manifest, case, found[case.id]) for case in cases if found[case.id]]
+        there = [(case, file) for case in cases if (file := found[case.id]) is not None]
+        problems = [_grid_problem(manifest, case, file) for case, file in there]
         if any(problems):
             raise MedvaeError("\n".join(problem for problem in problems if problem))
     return found
@@ -132,7 +133,7 @@ def lesion_regions(manifest: Manifest, case: Case) -> dict[str, np.ndarray]:
     The first region of the manifest is the lesion; a region with values that it does not have (a resection cavity) is
     left out. Errors are those of `lesion_truth`.
     """
-    path = manifest.resolve(case.label)
+    path = _label(manifest, case)
     volume = read_volume(path)
     require_same_grid(volume, read_geometry(manifest.images(case)[0]), f'the image of case "{case.id}"')
     labels = np.rint(volume.array).astype(np.int64)
@@ -155,11 +156,18 @@ def lesion_regions(manifest: Manifest, case: Case) -> dict[str, np.ndarray]:
     return {name: np.isin(labels, values) for name, values in manifest.label_values.items() if lesion >= set(values)}
 
 
+def _label(manifest: Manifest, case: Case) -> Path:
+    """The label map of a case that has one; a ValueError for another, which no user can cause."""
+    if case.label is None:
+        raise ValueError(f'case "{case.id}" has no label')
+    return manifest.resolve(case.label)
+
+
 def _truth(manifest: Manifest, case: Case, brain: np.ndarray) -> tuple[np.ndarray, list[str]]:
     if case.healthy:
         return np.zeros(brain.shape, dtype=bool), []
     everywhere = lesion_truth(manifest, case)
-    truth, file, notes = everywhere & brain, manifest.resolve(case.label), []
+    truth, file, notes = everywhere & brain, _label(manifest, case), []
     if not everywhere.any():
         notes.append(
             f"{file} holds no lesion. The case has no AP of its own, and is neither a lesion case nor healthy."

@@ -2,43 +2,67 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import dataclass
 
-from medvae.evaluation.bootstrap import Interval, SubjectCurves, curve_intervals, sum_interval
-from medvae.evaluation.case import CaseResult, voxel_dice
-from medvae.evaluation.case_level import SCORES, case_level, ranked_scans
+import numpy as np
+
+from medvae.evaluation.bootstrap import Interval, SubjectCurves, curve_intervals, subject_sums, sum_interval
+from medvae.evaluation.case import MeasuredCase
+from medvae.evaluation.case_level import SCORES, CaseLevel, case_level
+from medvae.evaluation.conventions import best_threshold, trapezoid_area, without_small
 from medvae.evaluation.curves import SparseCounts
+from medvae.evaluation.flagged import CasesAtPoint
+from medvae.evaluation.lesions import sensitivity_by_size
 from medvae.evaluation.maps import CaseVoxels
-from medvae.evaluation.points import Point, mean_sd
-from medvae.evaluation.protocols import Protocol, best_threshold, trapezoid_area, without_small
+from medvae.evaluation.metrics import OfSums, PointMetric, RegionMetric, VoxelMetric, registered
+from medvae.evaluation.metrics.of_voxels import voxel_dice
+from medvae.evaluation.points import Point
+from medvae.evaluation.protocols import Protocol
+from medvae.evaluation.result import CaseResult, PointResult, Quantity, RegionResult
+from medvae.evaluation.summaries import MeanSd, mean_sd
 
 
-def pooled_numbers(
-    ill: Sequence[CaseResult],
-    well: Sequence[CaseResult],
-    missing: Sequence[str],
-    pool: Sequence[CaseResult],
-) -> dict[str, float]:
-    """Numbers of cases, and the curve numbers over the voxels of ``pool``."""
+@dataclass(frozen=True)
+class MeasuredCases:
+    """All cases that were measured."""
+
+    every: Sequence[MeasuredCase]
+    healthy_pooled: bool = False
+    """Voxels of healthy cases are pooled with those of lesion cases."""
+
+    @property
+    def ill(self) -> list[MeasuredCase]:
+        """Those with a lesion label."""
+        return [case for case in self.every if not case.result.healthy]
+
+    @property
+    def well(self) -> list[MeasuredCase]:
+        """Those declared healthy."""
+        return [case for case in self.every if case.result.healthy]
+
+    @property
+    def pool(self) -> list[MeasuredCase]:
+        """Those whose voxels are pooled."""
+        return list(self.every) if self.healthy_pooled else self.ill
+
+
+def pooled_numbers(cases: MeasuredCases, missing: Sequence[str] = ()) -> dict[str, float]:
+    """Numbers of cases, and the curve numbers over the pooled voxels; ``missing`` are the cases without a map."""
     pooled: dict[str, float] = {
-        "n_cases": len(ill), "n_healthy": len(well), "n_missing": len(missing),
-        "n_subjects": len(subjects(ill)), "n_healthy_subjects": len(subjects(well)),
+        "n_cases": len(cases.ill), "n_healthy": len(cases.well), "n_missing": len(missing),
+        "n_subjects": len(subjects(cases.ill)), "n_healthy_subjects": len(subjects(cases.well)),
     }  # fmt: skip
-    if ill:
-        summary = SparseCounts.merged([case.counts for case in pool]).summary()
-        pooled |= {
-            "ap": summary.ap, "prevalence": summary.prevalence, "auroc": summary.auroc,
-            "oracle_dice": summary.oracle_dice, "oracle_threshold": summary.oracle_threshold,
-            "fpr_at_95_tpr": summary.fpr_at_95_tpr, "n_voxels": summary.n_lesion + summary.n_healthy,
-        }  # fmt: skip
+    if cases.ill:
+        summary = SparseCounts.merged([case.counts for case in cases.pool]).summary()
+        for metric in registered(VoxelMetric):
+            if metric.of_pool is not None:
+                pooled[metric.name] = metric.of_pool(summary)
     return pooled
 
 
 def protocol_numbers(
-    rules: Protocol, pool: Sequence[CaseResult], read: Callable[[str], CaseVoxels]
+    rules: Protocol, pool: Sequence[MeasuredCase], read: Callable[[str], CaseVoxels]
 ) -> dict[str, float]:
     """The pooled numbers that only some protocols have; cases are read again, by id, to look for small components."""
     counts, found = SparseCounts.merged([case.counts for case in pool]), {}
@@ -48,7 +72,7 @@ def protocol_numbers(
         found["oracle_dice"], found["oracle_threshold"] = best_threshold(counts, rules.dice_steps)
         hits = flagged = lesion = 0
         for case in pool:
-            voxels = read(case.row["id"])
+            voxels = read(case.result.id)
             above = (voxels.scores > found["oracle_threshold"]) & voxels.brain
             kept = without_small(above, rules.smallest_component)
             hits, flagged = hits + int((kept & voxels.truth).sum()), flagged + int(kept.sum())
@@ -57,93 +81,88 @@ def protocol_numbers(
     return found
 
 
-def brats_numbers(
-    ill: Sequence[CaseResult], points: Sequence[Point], resamples: int
-) -> tuple[list[dict[str, Any]], dict[str, Interval]]:
-    """Lesion-wise numbers as means over cases, and intervals of the two that are scores."""
-    rows, intervals = [], {}
-    keys = [key for key in (ill[0].row if ill else ()) if key.startswith("brats_dice_")]
+def point_result(point: Point, cases: MeasuredCases) -> PointResult:
+    """What an operating point gives."""
+    at = CasesAtPoint([case.at[point.name] for case in cases.ill], [case.at[point.name] for case in cases.well])
+    numbers = {m.name: m.of_cases(at) for m in registered(PointMetric) if m.of_cases is not None}
+    by_size = sensitivity_by_size(case.match for case in at.ill)
+    return PointResult(point.name, point.asked_fpr, point.threshold, numbers, by_size)
+
+
+def pooled_intervals(cases: MeasuredCases, points: Sequence[Point], resamples: int) -> dict[Quantity, Interval]:
+    """Intervals over subjects of the curve numbers of the pooled voxels, and of what each operating point flags."""
+    found: dict[Quantity, Interval] = {}
+    if sum(int(case.counts.lesion.sum()) for case in cases.ill):
+        counts = [(case.result.subject, case.counts) for case in cases.pool]
+        curves = curve_intervals(SubjectCurves.of(counts), resamples=resamples)
+        found |= {Quantity(name): interval for name, interval in curves.items()}
+    results = [case.result for case in cases.every]
     for point in points:
-        for key in (key for key in keys if key.endswith(f"_{point.name}")):
-            name = key.removeprefix("brats_dice_")
-            row: dict[str, Any] = {"region": name.removesuffix(f"_{point.name}"), "point": point.name}
-            for what in ("dice", "hd95_mm"):
-                sums = _subject_sums(ill, [f"brats_{what}_{name}"], count=True)
-                intervals[f"brats_{what}_{name}"] = sum_interval(
-                    sums, lambda s, n=f"brats_{what}_{name}": s[n] / s["cases"], resamples=resamples
-                )
-                row[what] = intervals[f"brats_{what}_{name}"].value
-            rows.append(row | {w: sum(c.row[f"brats_{w}_{name}"] for c in ill) for w in ("lesions", "missed", "false")})
-    return rows, intervals
-
-
-def pooled_intervals(
-    ill: Sequence[CaseResult],
-    well: Sequence[CaseResult],
-    points: Sequence[Point],
-    resamples: int,
-    pool: Sequence[CaseResult],
-) -> dict[str, Interval]:
-    """Intervals over subjects of the curve numbers of ``pool``, and of what each threshold flags."""
-    found: dict[str, Interval] = {}
-    if ill and sum(int(case.counts.lesion.sum()) for case in ill):
-        counts = [(case.row["subject"], case.counts) for case in pool]
-        found |= curve_intervals(SubjectCurves.of(counts), resamples=resamples)
-    for name in (point.name for point in points):
-        if ill:
-            sums = _subject_sums(ill, [f"true_{name}", f"flagged_{name}", "lesion_voxels"])
-            found[f"dice_{name}"] = sum_interval(
-                sums,
-                lambda s, n=name: 2 * s[f"true_{n}"] / (s[f"flagged_{n}"] + s["lesion_voxels"]),
-                resamples=resamples,
-            )
-            found[f"sensitivity_{name}"] = sum_interval(
-                sums, lambda s, n=name: s[f"true_{n}"] / s["lesion_voxels"], resamples=resamples
-            )
-        if well:
-            found[f"fpr_{name}"] = sum_interval(
-                _subject_sums(well, [f"flagged_{name}", "voxels"]),
-                lambda s, n=name: s[f"flagged_{n}"] / s["voxels"],
-                resamples=resamples,
-            )
+        for metric in registered(PointMetric):
+            if metric.of_sums is not None:
+                sums = summed(metric.of_sums, results, point.name)
+                if len(sums):
+                    number = metric.of_sums.number
+                    found[Quantity(metric.name, point.name)] = sum_interval(sums, number, resamples=resamples)
     return found
 
 
-def per_case_summary(ill: Sequence[CaseResult]) -> dict[str, dict[str, float]]:
+def summed(of: OfSums, cases: Sequence[CaseResult], point: str) -> np.ndarray:
+    """The terms of a number at an operating point, added over the cases of each subject, ``(S, terms)``."""
+    own = {metric.name for metric in registered(PointMetric)}
+    terms = [Quantity(name, point if name in own else None) for name in of.terms]
+    counted = [case for case in cases if case.healthy == of.healthy]
+    return subject_sums([(case.subject, [case.numbers[term] for term in terms]) for case in counted])
+
+
+def region_results(
+    ill: Sequence[MeasuredCase], points: Sequence[Point], resamples: int
+) -> tuple[list[RegionResult], dict[Quantity, Interval]]:
+    """Lesion-wise numbers over lesion cases, and intervals of those that are means."""
+    measured = [(q.point, q.part) for q in (ill[0].result.numbers if ill else ()) if isinstance(q.metric, RegionMetric)]
+    results: list[RegionResult] = []
+    intervals: dict[Quantity, Interval] = {}
+    for point in points:
+        for region in dict.fromkeys(part for at, part in measured if at == point.name and part is not None):
+            numbers: dict[str, float] = {}
+            for metric in registered(RegionMetric):
+                quantity = Quantity(metric.name, point.name, region)
+                if metric.mean:
+                    sums = subject_sums([(c.result.subject, [c.result.numbers[quantity], 1]) for c in ill])
+                    found = sum_interval(sums, lambda total, n: total / n, resamples=resamples)
+                    intervals[quantity], numbers[metric.key] = found, found.value
+                else:
+                    numbers[metric.key] = sum(case.result.numbers[quantity] for case in ill)
+            results.append(RegionResult(region, point.name, numbers))
+    return results, intervals
+
+
+def per_case_summary(ill: Sequence[MeasuredCase]) -> dict[Quantity, MeanSd]:
     """Mean, SD and number of each number over the lesion cases in which it exists."""
-    rows = [case.row for case in ill]
-    left_out = ("voxels", "flagged_", "true_", "lesion_voxels", "score_", "missing", "healthy")
-    names = [
-        name for name in (rows[0] if rows else {}) if not name.startswith(left_out) and name not in ("id", "subject")
-    ]
-    return {name: mean_sd([row[name] for row in rows]) for name in names}
+    quantities = [quantity for quantity in (ill[0].result.numbers if ill else ()) if quantity.metric.summarised]
+    return {quantity: mean_sd([case.result.numbers[quantity] for case in ill]) for quantity in quantities}
 
 
-def scan_numbers(results: Sequence[CaseResult], resamples: int) -> dict[str, Any]:
+def scan_numbers(results: Sequence[CaseResult], resamples: int) -> CaseLevel:
     """Lesion scans against healthy scans; see `case_level`."""
-    rows = ranked_scans([case.row for case in results])
-    scores = {name: [row[f"score_{name}"] for row in rows] for name in SCORES}
+    ranked = [case for case in results if case.is_ranked]
+    scores = {name: [case.number("score", part=name) for case in ranked] for name in SCORES}
     return case_level(
-        [row["subject"] for row in rows], [not row["healthy"] for row in rows], scores, resamples=resamples
+        [case.subject for case in ranked], [not case.healthy for case in ranked], scores, resamples=resamples
     )
 
 
-def all_voxel_numbers(results: Sequence[CaseResult]) -> dict[str, float]:
+def all_voxel_numbers(cases: MeasuredCases) -> dict[str, float]:
     """AP and AUROC over the voxels of all cases, healthy ones too."""
-    summary = asdict(SparseCounts.merged([case.counts for case in results]).summary())
-    return {key: summary[key] for key in ("ap", "auroc", "n_lesion", "n_healthy")}
+    summary = SparseCounts.merged([case.counts for case in cases.every]).summary()
+    return {
+        "ap": summary.ap,
+        "auroc": summary.auroc,
+        "n_lesion": summary.n_lesion,
+        "n_healthy": summary.n_healthy,
+    }
 
 
-def _subject_sums(cases: Sequence[CaseResult], names: Sequence[str], *, count: bool = False) -> list[dict[str, float]]:
-    sums: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys([*names, *["cases"] * count], 0.0))
-    for case in cases:
-        if count:
-            sums[case.row["subject"]]["cases"] += 1
-        for name in names:
-            sums[case.row["subject"]][name] += case.row[name]
-    return list(sums.values())
-
-
-def subjects(cases: Sequence[CaseResult]) -> set[str]:
+def subjects(cases: Sequence[MeasuredCase]) -> set[str]:
     """Who the cases are of."""
-    return {case.row["subject"] for case in cases}
+    return {case.result.subject for case in cases}

@@ -1,23 +1,15 @@
 """Named protocols: how others measured, so that numbers can stand beside theirs.
 
 A protocol says which voxels count, what is done to a map before it is measured, which scans are pooled, and how the
-best Dice is searched. The code that measures is the same for all of them. What each one reproduces, and what it leaves
-open, is in docs/EVALUATION.md.
+best Dice is searched; `medvae.evaluation.conventions` does it. The code that measures is the same for all of them. What
+each one reproduces, and what it leaves open, is in docs/EVALUATION.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
-from scipy import ndimage
+from dataclasses import dataclass
 
 from medvae.errors import MedvaeError
-from medvae.evaluation.curves import SparseCounts, bin_floor
-from medvae.evaluation.maps import CaseVoxels
-from medvae.imaging.morphology import remove_small
-from medvae.imaging.volume import Geometry
 
 
 @dataclass(frozen=True)
@@ -96,69 +88,3 @@ def named_protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise MedvaeError(f'--protocol: "{name}" is none of {", ".join(PROTOCOLS)}.')
     return PROTOCOLS[name]
-
-
-def as_measured(voxels: CaseVoxels, protocol: Protocol) -> CaseVoxels:
-    """A case with its map as the protocol measures it, and the voxels that count under ``brain``."""
-    scores, brain = voxels.scores, voxels.brain
-    if not np.isneginf(scores[brain]).all():  # no map: nothing to filter
-        kept = _without_rim(brain, voxels.geometry, protocol.rim) if protocol.rim else brain
-        if protocol.zeroed_background or protocol.rim:
-            scores = np.where(kept, scores, np.float32(min(0.0, float(scores[brain].min()))))
-        if protocol.median:
-            scores = ndimage.median_filter(scores, _in_plane(protocol.median, voxels.geometry), mode="mirror")
-        if protocol.clipped:
-            with np.errstate(over="ignore"):
-                scores = np.clip(scores.astype(np.float16), 0, 1).astype(np.float32)
-    counted = np.ones_like(brain) if protocol.whole_volume else brain
-    return replace(voxels, scores=scores, brain=counted)
-
-
-def best_threshold(counts: SparseCounts, steps: int | None) -> tuple[float, float]:
-    """The best Dice and its threshold, over all scores or over ``steps`` thresholds from the lowest to the highest.
-
-    Voxels *above* the threshold are flagged where it is one of ``steps``, voxels at or above it where it is a score;
-    what is returned is the largest number that no flagged voxel is at or below.
-    """
-    floors = np.array([bin_floor(key) for key in counts.bins.tolist()])
-    hits, alarms = (np.cumsum(a[::-1])[::-1].astype(np.float64) for a in (counts.lesion, counts.healthy))
-    dice = 2 * hits / (hits[0] + hits + alarms)
-    if steps is None:
-        best = int(np.argmax(dice))
-        return float(dice[best]), float(np.nextafter(np.float32(floors[best]), np.float32(-np.inf)))
-    finite = floors[np.isfinite(floors)]
-    thresholds = np.linspace(finite.min(), finite.max(), steps) if len(finite) else np.zeros(1)
-    first = np.searchsorted(floors, thresholds, side="right")
-    of_steps = np.append(dice, 0.0)[first]
-    best = int(np.argmax(of_steps))
-    return float(of_steps[best]), float(thresholds[best])
-
-
-def trapezoid_area(counts: SparseCounts) -> float:
-    """Area under the precision-recall curve by trapezoids, from precision 1 at recall 0; NaN without a lesion."""
-    hits, alarms = (np.cumsum(a[::-1]).astype(np.float64) for a in (counts.lesion, counts.healthy))
-    if not len(hits) or hits[-1] == 0:
-        return float("nan")
-    recall, precision = np.append(0.0, hits / hits[-1]), np.append(1.0, hits / (hits + alarms))
-    return float(np.trapezoid(precision, recall))
-
-
-def without_small(flagged: np.ndarray, voxels: int) -> np.ndarray:
-    """The 26-connected components of more than ``voxels`` voxels."""
-    return remove_small(flagged, 1.0, voxels)
-
-
-def axial_axis(geometry: Geometry) -> int:
-    """The array axis nearest to head-foot."""
-    return int(np.argmax(np.abs(geometry.affine[2, :3]) / geometry.spacing_mm))
-
-
-def _in_plane(width: int, geometry: Geometry) -> Sequence[int]:
-    size = [width] * 3
-    size[axial_axis(geometry)] = 1
-    return tuple(size)
-
-
-def _without_rim(brain: np.ndarray, geometry: Geometry, width: int) -> np.ndarray:
-    share = ndimage.uniform_filter(brain.astype(np.float32), _in_plane(width, geometry), mode="constant")
-    return share > 0.95

@@ -1,1 +1,1 @@
-"""Downloaded folders to manifests: one file per layout, each a function from a folder to what was found there."""
+"""Downloaded folders to manifests: one file per layout, which says how it is read and which options its command has."""

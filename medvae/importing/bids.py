@@ -12,11 +12,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from medvae.errors import MedvaeError
-from medvae.importing.found import Found, Scan, Skipped
+from medvae.importing.found import Found, Skipped
+from medvae.importing.importer import HEALTHY, Importer, Request
 from medvae.importing.listing import is_nifti, list_files, nothing_found, stem
 from medvae.importing.people import Row, age_of, people_by_name, read_table, sex_of, site_of
+from medvae.importing.scan import FoundScan
 
 _SAME_SCAN = ("sub", "ses", "acq", "ce", "rec", "run")
 _NATIVE = ("orig", "individual", "scanner")
@@ -104,7 +107,7 @@ def find_bids(
         row = people.get(subject, {})
         free = (healthy or subject in chosen) and subject not in with_lesion
         scans.append(
-            Scan(
+            FoundScan(
                 id="_".join(f"{name}-{value}" for name, value in image.entities.items() if name in _SAME_SCAN),
                 images=(image.path,),
                 healthy=free,
@@ -132,7 +135,9 @@ def _take_apart(path: Path) -> _File | None:
     return _File(path, entities, suffix) if entities.get("sub") else None
 
 
-def _one_version(images: list[_File], entity: str, wanted: str | None, source: Path, skipped: list[Skipped]) -> list:
+def _one_version(
+    images: list[_File], entity: str, wanted: str | None, source: Path, skipped: list[Skipped]
+) -> list[_File]:
     """Images of one ``space`` (or ``desc``): the one asked for, or the plain one, or the only one."""
     versions = sorted({image.entities.get(entity) or "" for image in images})
     choice = wanted or ("" if "" in versions else versions[0] if len(versions) == 1 else None)
@@ -150,7 +155,7 @@ def _assign(
 ) -> dict[Path, Path]:
     """Mask of each image: of the same scan and space; or of the same session, if it has one image only."""
     by_scan = {(image.scan(), image.space(suffix)): image for image in images}
-    by_session: dict[tuple, list[_File]] = defaultdict(list)
+    by_session: dict[tuple[tuple[str | None, ...], str | None], list[_File]] = defaultdict(list)
     for image in images:
         by_session[(image.scan(("sub", "ses")), image.space(suffix))].append(image)
     result: dict[Path, Path] = {}
@@ -201,3 +206,36 @@ def _controls(people: dict[str, Row], controls: Sequence[str], source: Path) -> 
             raise MedvaeError(f"{source / 'participants.tsv'}: nobody has {condition}; {found}.")
         chosen |= fitting
     return chosen
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of ``medvae manifest bids``."""
+
+    modality: Annotated[str, "Suffix of the scans: T1w, T2w, FLAIR."] = "T1w"
+    space: Annotated[str | None, "space- of the scans, if there are several."] = None
+    desc: Annotated[str | None, "desc- of the scans, if there are several."] = None
+    lesion_word: Annotated[str, "What the names of lesion masks have in them."] = "lesion"
+    healthy: Annotated[bool, HEALTHY] = False
+    controls: Annotated[tuple[str, ...], "COLUMN=VALUE of participants.tsv: these are healthy; may be repeated."] = ()
+
+
+def _find(request: Request, options: Options) -> Found:
+    return find_bids(
+        request.source, options.modality, space=options.space, desc=options.desc, lesion_word=options.lesion_word,
+        healthy=options.healthy, controls=options.controls,
+    )  # fmt: skip
+
+
+BIDS = Importer(
+    name="bids",
+    help="""
+    BIDS data sets: sub-*/anat/*_T1w.nii.gz, also with sessions; masks beside the scans or in derivatives.
+
+    A scan without a lesion mask is unlabelled, unless --controls or --healthy says that the person is healthy.
+    """,
+    example="medvae manifest bids data/ds001 --out data/ds001.json --controls group=control",
+    options=Options,
+    find=_find,
+    has_healthy=True,
+)

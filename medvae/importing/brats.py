@@ -19,10 +19,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from medvae.errors import MedvaeError
-from medvae.importing.found import Found, Scan, Skipped
+from medvae.importing.found import Found, Skipped
+from medvae.importing.importer import Importer, Request
 from medvae.importing.listing import is_nifti, list_files, nothing_found, stem
+from medvae.importing.scan import FoundScan
 
 MODALITIES = {
     "FLAIR": ("flair", "t2f"), "T1": ("t1", "t1n"), "T1ce": ("t1ce", "t1c", "t1gd"), "T2": ("t2", "t2w"),
@@ -84,12 +87,13 @@ def find_brats(source: Path, modalities: Sequence[str] = ("FLAIR",), year: int |
             skipped.append(Skipped(str(path.relative_to(source)), "is not named as a BraTS scan"))
     scans = []
     for name, case in sorted(cases.items()):
-        images = [next((case.files[word] for word in MODALITIES[m] if word in case.files), None) for m in wanted]
-        if None in images:
-            missing = [m for m, image in zip(wanted, images, strict=True) if image is None]
+        words = {m: next((word for word in MODALITIES[m] if word in case.files), "") for m in wanted}
+        missing = [m for m, word in words.items() if not word]
+        images = [case.files[word] for word in words.values() if word]
+        if missing:
             skipped.append(Skipped(name, f"has no {' and no '.join(missing)}"))
         else:
-            scans.append(Scan(name, tuple(images), label=case.files.get("seg"), subject=case.patient))
+            scans.append(FoundScan(name, tuple(images), label=case.files.get("seg"), subject=case.patient))
     if not scans:
         looked = "files named like BraTS2021_00000_flair.nii.gz or BraTS-GLI-00000-000-t2f.nii.gz"
         raise nothing_found(source, files, f"BraTS cases with {', '.join(wanted)}", looked)
@@ -113,16 +117,17 @@ def _patient(case: str) -> str:
 def _convention(cases: Iterable[_Case], year: int | None, source: Path) -> tuple[dict[str, list[int]], str]:
     """Region name to label values, and the sentence that says why."""
     cases = list(cases)
-    tasks = {case.task for case in cases}
+    tasks = {case.task for case in cases if case.task is not None}
+    old = any(case.task is None for case in cases)
     last = max(case.time for case in cases)
     if year == 2022 or (year is not None and not 2017 <= year <= 2030):
         raise MedvaeError(f"--year {year}: BraTS 2017 to 2021 and 2023 onwards are known.")
-    if None in tasks and len(tasks) > 1:
+    if old and tasks:
         raise MedvaeError(
             f"{source}: holds cases of BraTS up to 2021 and from 2023 on, whose label values differ. Import each "
             f"folder into a manifest of its own."
         )
-    if None in tasks:
+    if old:
         if year is not None and year > 2021:
             raise MedvaeError(f"{source}: --year {year}, but the names (…_flair, …_seg) are those of 2017 to 2021.")
         return UP_TO_2021, "Labels as in BraTS 2017 to 2021: 1 necrosis, 2 oedema, 4 enhancing."
@@ -151,3 +156,31 @@ def _convention(cases: Iterable[_Case], year: int | None, source: Path) -> tuple
         )
     told = f"--year {year}" if year else "told from the names; --year 2024 allows for resection cavities in GLI"
     return FROM_2023, f"Labels as in BraTS 2023 ({told}): 1 necrosis, 2 oedema, 3 enhancing."
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of ``medvae manifest brats``."""
+
+    modality: Annotated[tuple[str, ...], "flair, t1, t1ce or t2; may be repeated."] = ("flair",)
+    year: Annotated[int | None, "Year of the challenge, where names do not tell it."] = None
+
+
+def _find(request: Request, options: Options) -> Found:
+    return find_brats(request.source, options.modality, options.year)
+
+
+BRATS = Importer(
+    name="brats",
+    help="""
+    BraTS 2017 to 2021 and from 2023 on: patients with brain tumours, all for testing.
+
+    What the label values mean is told from the names (1, 2, 4 until 2021; 1, 2, 3 from 2023, with 4 the resection
+    cavity after treatment) and written into the manifest. Pediatric cases need --year. Cases without a label are
+    unlabelled. Examinations of one patient share the subject.
+    """,
+    example="medvae manifest brats data/BraTS2021_Training --out data/brats.json --modality flair",
+    options=Options,
+    find=_find,
+    has_healthy=False,
+)

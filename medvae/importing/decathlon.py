@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-import nibabel as nib
-import numpy as np
-from nibabel.filebasedimages import ImageFileError
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from medvae.errors import MedvaeError
 from medvae.imaging.volume import Geometry, Volume, write_volume
-from medvae.importing.found import Found, Scan, Skipped, tidy
-from medvae.importing.labels import channels_of, choose_channels, read_dataset, regions_of
+from medvae.importing.found import Found, Skipped
+from medvae.importing.importer import Importer, Request
+from medvae.importing.labels import LESION, channels_of, choose_channels, read_dataset, regions_of
 from medvae.importing.listing import list_files, nothing_found, stem
+from medvae.importing.scan import FoundScan, tidy
 from medvae.progress import Progress
+
+if TYPE_CHECKING:
+    from medvae.imaging.volume import Volume
 
 
 def find_decathlon(
@@ -51,6 +54,7 @@ def find_decathlon(
     MedvaeError
         If images are 4D and ``unpack`` is None, and for whatever dataset.json lacks.
     """
+
     files, skipped = list_files(source)
     path, content = read_dataset(source)
     channels = channels_of(content, path)
@@ -90,7 +94,7 @@ def find_decathlon(
                     continue
                 for volume, path in zip(volumes, paths, strict=True):
                     write_volume(path, volume.array, volume)
-            scans.append(Scan(stem(image), tuple(paths), label=label))
+            scans.append(FoundScan(stem(image), tuple(paths), label=label))
             progress.update(done, case=stem(image))
     if not scans:
         raise MedvaeError(f"{source}: no image could be unpacked. {skipped[-1].what}: {skipped[-1].why}.")
@@ -100,7 +104,7 @@ def find_decathlon(
     return Found(name, tuple(channels[i] for i in chosen), scans, regions, licence, skipped, notes)
 
 
-def _pairs(content: dict, source: Path, path: Path) -> list[tuple[Path, Path | None]]:
+def _pairs(content: dict[str, Any], source: Path, path: Path) -> list[tuple[Path, Path | None]]:
     """Image and label of the training list, image alone of the test list."""
     try:
         training = [(source / case["image"], source / case["label"]) for case in content.get("training", [])]
@@ -112,8 +116,11 @@ def _pairs(content: dict, source: Path, path: Path) -> list[tuple[Path, Path | N
 
 def _is_4d(image: Path, channels: int) -> bool:
     """Whether the file holds one volume per modality, from its header."""
+    import nibabel as nib
+    from nibabel.filebasedimages import ImageFileError
+
     try:
-        shape = nib.load(image).shape
+        shape = cast("nib.Nifti1Image", nib.load(image)).shape
     except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
         raise MedvaeError(f"cannot be read as NIfTI ({' '.join(str(error).split())})") from None
     if channels == 1 and all(n == 1 for n in shape[3:]):
@@ -125,7 +132,12 @@ def _is_4d(image: Path, channels: int) -> bool:
 
 def _read_volumes(image: Path, chosen: Sequence[int]) -> list[Volume]:
     """The chosen volumes of a 4D file, with its placement and, but for scaled or 64-bit values, its data type."""
-    packed = nib.load(image)
+    import nibabel as nib
+    import numpy as np
+
+    from medvae.imaging.volume import Volume
+
+    packed = cast("nib.Nifti1Image", nib.load(image))
     grid = Geometry(packed.affine, packed.shape[:3])
     try:
         arrays = [np.asarray(packed.dataobj[..., index]) for index in chosen]
@@ -133,3 +145,35 @@ def _read_volumes(image: Path, chosen: Sequence[int]) -> list[Volume]:
         raise MedvaeError(f"is cut off or damaged ({error}): download it again") from None
     arrays = [array.astype(np.float32) if array.dtype.itemsize > 4 else array for array in arrays]
     return [Volume(array, grid, packed.header, image) for array in arrays]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of ``medvae manifest decathlon``."""
+
+    modality: Annotated[tuple[str, ...], "Modality, by name; may be repeated. All by default."] = ()
+    lesion: Annotated[tuple[str, ...], LESION] = ()
+    unpack: Annotated[bool, "Write the volumes of 4D files as 3D files beside the manifest."] = False
+
+
+def _find(request: Request, options: Options) -> Found:
+    folder = request.out.with_name(f"{request.out.stem}_images") if options.unpack else None
+    return find_decathlon(
+        request.source, options.modality, options.lesion, unpack=folder, again=request.force, quiet=request.quiet
+    )
+
+
+DECATHLON = Importer(
+    name="decathlon",
+    help="""
+    Medical Segmentation Decathlon: a dataset.json that lists images and labels; all for testing.
+
+    Its images hold all modalities in one 4D file, medvae reads one volume per file: --unpack writes those chosen into
+    a folder named after the manifest (tumour_images/). What is there already is kept; --overwrite writes it again.
+    """,
+    example="medvae manifest decathlon Task01_BrainTumour --out tumour.json --modality FLAIR --unpack",
+    options=Options,
+    find=_find,
+    has_healthy=False,
+    when_stopped="Stopped, no manifest was written. The same command goes on with what is not unpacked.",
+)

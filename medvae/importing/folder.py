@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 from medvae.errors import MedvaeError
-from medvae.importing.found import Found, Scan, Skipped
+from medvae.importing.found import Found, Skipped
+from medvae.importing.importer import HEALTHY, Importer, Request
 from medvae.importing.listing import is_nifti, list_files, nothing_found, stem
 from medvae.importing.people import Row, age_of, people_by_name, read_table, sex_of, site_of
+from medvae.importing.scan import FoundScan
 
 _TOKEN = re.compile(r"\{(id|subject|session)\}|(\*\*/)|(\*)|(\?)|([^{}*?]+)|(.)")
 
@@ -80,7 +83,7 @@ def find_folder(
         else:
             row = people.get(subject.removeprefix("sub-")) or people.get(name) or {}
             scans.append(
-                Scan(
+                FoundScan(
                     name, tuple(table[key] for table in found), healthy, labels.get(key), masks.get(key), subject,
                     site_of(row), age_of(row), sex_of(row),
                 )
@@ -158,3 +161,41 @@ def _people(source: Path, participants: Path | None) -> tuple[dict[str, Row], li
     if participants is None and not path.is_file():
         return {}, ["Ages and sites are not known, splits ignore them. Give a table with --participants."]
     return people_by_name(read_table(path), path), []
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of ``medvae manifest folder``."""
+
+    image: Annotated[tuple[str, ...], 'Pattern of the images, as "{id}_T1.nii.gz"; one per modality.']
+    modality: Annotated[tuple[str, ...], "Name of each --image."] = ("T1",)
+    mask: Annotated[str | None, 'Pattern of the brain masks, as "{id}_mask.nii.gz".'] = None
+    label: Annotated[str | None, 'Pattern of the lesion maps, as "{id}_lesion.nii.gz".'] = None
+    healthy: Annotated[bool, HEALTHY] = False
+    participants: Annotated[
+        Path | None, "Table (.tsv, .csv) with age, sex, site; SOURCE/participants.tsv by default."
+    ] = None
+
+
+def _find(request: Request, options: Options) -> Found:
+    return find_folder(
+        request.source, options.image, options.modality, mask=options.mask, label=options.label,
+        healthy=options.healthy, participants=options.participants,
+    )  # fmt: skip
+
+
+FOLDER = Importer(
+    name="folder",
+    help="""
+    Any folder, by patterns of file names.
+
+    {id} is what names the case, * any part of a name, **/ any folders; a pattern without / is looked for everywhere.
+    Where people have several scans, write {subject} and {session} instead of {id}: they then share a split. Quote the
+    patterns. Scans without a label are unlabelled, unless --healthy.
+    """,
+    example='medvae manifest folder scans --image "{id}/T1.nii.gz" --mask "{id}/mask.nii.gz" --healthy '
+    "--out scans.json",
+    options=Options,
+    find=_find,
+    has_healthy=True,
+)

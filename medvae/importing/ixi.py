@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 from medvae.errors import MedvaeError
-from medvae.importing.found import Found, Scan, Skipped
+from medvae.importing.found import Found, Skipped
+from medvae.importing.importer import Importer, Request
 from medvae.importing.listing import is_nifti, list_files, nothing_found, stem
 from medvae.importing.people import Row, age_of, read_table, sex_of
+from medvae.importing.scan import FoundScan, Sex
 
 SITES = {"HH": "Hammersmith Hospital", "Guys": "Guy's Hospital", "IOP": "Institute of Psychiatry"}
 MODALITIES = ("T1", "T2", "PD")
@@ -39,30 +42,33 @@ def find_ixi(source: Path, modalities: Sequence[str] = ("T1",)) -> Found:
     wanted = _modalities(modalities)
     files, skipped = list_files(source)
     sessions: dict[str, dict[str, Path]] = {}
+    named: dict[str, re.Match[str]] = {}
     for path in filter(is_nifti, files):
         match, shown = _NAME.fullmatch(stem(path)), str(path.relative_to(source))
-        what = match and match["what"]
-        if not match:
+        if match is None:
             skipped.append(Skipped(shown, "is not named as an IXI scan"))
             continue
+        what = match["what"]
         role = what if what in MODALITIES else _mask_role(what, wanted[0])
         if role is None:
             skipped.append(Skipped(shown, "is no T1, T2 or PD scan and no brain mask of the first modality"))
-        elif sessions.setdefault(match["session"], {}).setdefault(role, path) != path:
+            continue
+        named[match["session"]] = match
+        if sessions.setdefault(match["session"], {}).setdefault(role, path) != path:
             skipped.append(Skipped(shown, "is there a second time"))
     people, notes = _people(files)
-    count = Counter(_NAME.fullmatch(f"{session}-x")["number"] for session in sessions)
+    count = Counter(match["number"] for match in named.values())
     scans = []
     for session, roles in sorted(sessions.items()):
         missing = [name for name in wanted if name not in roles]
         if missing:
             skipped.append(Skipped(session, f"has no {' and no '.join(missing)}"))
             continue
-        match = _NAME.fullmatch(f"{session}-x")
+        match = named[session]
         person = f"IXI{match['number']}"
         row = people.get(int(match["number"]), {})
         scans.append(
-            Scan(
+            FoundScan(
                 id=person if count[match["number"]] == 1 else session,
                 images=tuple(roles[name] for name in wanted),
                 healthy=True,
@@ -81,7 +87,7 @@ def find_ixi(source: Path, modalities: Sequence[str] = ("T1",)) -> Found:
         notes.append(
             f"{bare} of {len(scans)} scans have no brain mask. IXI scans are whole heads: strip the skulls (HD-BET, "
             f"SynthStrip), save the masks as {Path(scans[0].images[0]).name.split('.')[0]}_mask.nii.gz and so on below "
-            f"{source}, and run this again with --force."
+            f"{source}, and run this again with --overwrite."
         )
     if "T1" in wanted and len(wanted) > 1:
         notes.append("IXI's T1 does not lie on the grid of T2 and PD: resample them onto it before training.")
@@ -129,6 +135,33 @@ def _people(files: Sequence[Path]) -> tuple[dict[int, Row], list[str]]:
     return {key: row for key, row in people.items() if key not in doubtful}, notes
 
 
-def _sex(row: Row) -> Literal["F", "M", "O"] | None:
+def _sex(row: Row) -> Sex | None:
     coded = row.get("sex_id (1=m, 2=f)", "").removesuffix(".0")
-    return {"1": "M", "2": "F"}.get(coded) or sex_of(row)
+    codes: dict[str, Sex] = {"1": "M", "2": "F"}
+    return codes.get(coded) or sex_of(row)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of ``medvae manifest ixi``."""
+
+    modality: Annotated[tuple[str, ...], "T1, T2 or PD; may be repeated."] = ("T1",)
+
+
+def _find(request: Request, options: Options) -> Found:
+    return find_ixi(request.source, options.modality)
+
+
+IXI = Importer(
+    name="ixi",
+    help="""
+    IXI: healthy adults from three hospitals.
+
+    Takes IXI-T1/IXI012-HH-1211-T1.nii.gz and the like, and t1/IXI012-HH-1211_T1.nii.gz with anatomy/. Brain masks are
+    files that end in mask or anatomy. Age and sex come from participants.tsv, IXI.csv or IXI.xls.
+    """,
+    example="medvae manifest ixi data/IXI --out data/ixi.json --modality T1",
+    options=Options,
+    find=_find,
+    has_healthy=True,
+)

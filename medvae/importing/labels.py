@@ -8,7 +8,9 @@ from typing import Any
 
 from medvae.errors import MedvaeError
 from medvae.importing.listing import some
-from medvae.schema import read_document
+
+LESION = "Label that counts as lesion, by name; may be repeated. All by default."
+"""Help of the option --lesion."""
 
 
 def read_dataset(source: Path) -> tuple[Path, dict[str, Any]]:
@@ -19,6 +21,8 @@ def read_dataset(source: Path) -> tuple[Path, dict[str, Any]]:
     MedvaeError
         If there is none, or it is not an object with ``labels``.
     """
+    from medvae.schema import read_document  # pydantic comes with it
+
     path = source / "dataset.json"
     if not path.is_file():
         inside = sorted(found.parent.name for found in source.glob("*/dataset.json"))

@@ -7,13 +7,16 @@ imagesTr and imagesTs says nothing here, because medvae does not learn from labe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from medvae.errors import MedvaeError
-from medvae.importing.found import Found, Scan, Skipped
-from medvae.importing.labels import channels_of, choose_channels, read_dataset, regions_of
+from medvae.importing.found import Found, Skipped
+from medvae.importing.importer import Importer, Request
+from medvae.importing.labels import LESION, channels_of, choose_channels, read_dataset, regions_of
 from medvae.importing.listing import ENDINGS, list_files, nothing_found
+from medvae.importing.scan import FoundScan
 
 
 def find_nnunet(source: Path, modalities: Sequence[str] = (), lesion: Sequence[str] = ()) -> Found:
@@ -40,14 +43,13 @@ def find_nnunet(source: Path, modalities: Sequence[str] = (), lesion: Sequence[s
     )
     scans = []
     for name, (images, label) in sorted(cases.items()):
-        wanted = [images[index] if index < len(images) else None for index in chosen]
-        missing = [i for i, image in zip(chosen, wanted, strict=True) if image is None or not _usable(image)]
+        missing = [index for index in chosen if index >= len(images) or not _usable(images[index])]
         if missing:
             skipped.append(
                 Skipped(name, f"has no {', '.join(channels[i] for i in missing)} (_{missing[0]:04d}{ending})")
             )
             continue
-        scans.append(Scan(name, tuple(wanted), label=label if _usable(label) else None))
+        scans.append(FoundScan(name, tuple(images[index] for index in chosen), label=label if _usable(label) else None))
     if not scans:
         plain = [p for p in files if p.parent.name == "imagesTr"]
         advice = f"For {plain[0].name} without _0000, try: medvae manifest decathlon" if plain and not cases else ""
@@ -95,3 +97,29 @@ def _listed(listed: dict[str, Any], source: Path, path: Path) -> dict[str, tuple
         }
     except (TypeError, KeyError):
         raise MedvaeError(f'{path}: every case of "dataset" needs "images" (a list) and "label".') from None
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of ``medvae manifest nnunet``."""
+
+    modality: Annotated[tuple[str, ...], "Channel, by name; may be repeated. All by default."] = ()
+    lesion: Annotated[tuple[str, ...], LESION] = ()
+
+
+def _find(request: Request, options: Options) -> Found:
+    return find_nnunet(request.source, options.modality, options.lesion)
+
+
+NNUNET = Importer(
+    name="nnunet",
+    help="""
+    nnU-Net raw data sets (versions 1 and 2): imagesTr, labelsTr and imagesTs with a dataset.json; all for testing.
+
+    Cases with a label are lesion cases, the others unlabelled.
+    """,
+    example="medvae manifest nnunet nnUNet_raw/Dataset042_Brain --out brain.json --modality FLAIR",
+    options=Options,
+    find=_find,
+    has_healthy=False,
+)

@@ -6,9 +6,9 @@ import csv
 import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
 
 from medvae.errors import MedvaeError
+from medvae.importing.scan import Sex
 
 Row = Mapping[str, str]
 _UNKNOWN = {"", "n/a", "na", "nan", "none", "null", "unknown", "-"}
@@ -42,9 +42,9 @@ def age_of(row: Row) -> float | None:
     return age if 0 < age < 130 else None
 
 
-def sex_of(row: Row) -> Literal["F", "M", "O"] | None:
+def sex_of(row: Row) -> Sex | None:
     """Sex as the manifest writes it."""
-    words = {"f": "F", "female": "F", "m": "M", "male": "M", "o": "O", "other": "O"}
+    words: dict[str, Sex] = {"f": "F", "female": "F", "m": "M", "male": "M", "o": "O", "other": "O"}
     return words.get((row.get("sex") or row.get("gender") or "").lower())
 
 
@@ -77,14 +77,15 @@ def _row(items: Iterable[tuple[object, object]]) -> Row:
 def _read_xls(path: Path) -> list[Row]:
     try:
         import xlrd
+        from xlrd.biffh import XLRDError
     except ImportError:
         raise MedvaeError(
             f"{path}: reading an .xls file needs the package xlrd. Install it (pip install xlrd), or open the "
             f"file in a spreadsheet program and save its first sheet as {path.stem}.csv in the same folder."
         ) from None
     try:
-        sheet = xlrd.open_workbook(path).sheet_by_index(0)
-    except (OSError, xlrd.XLRDError) as error:
+        sheet = xlrd.open_workbook(str(path)).sheet_by_index(0)
+    except (OSError, XLRDError) as error:
         raise MedvaeError(f"{path}: cannot be read as an .xls file ({error}). Download it again.") from None
     rows = [sheet.row_values(index) for index in range(sheet.nrows)]
     return [_row(zip(rows[0], row, strict=True)) for row in rows[1:]]

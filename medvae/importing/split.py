@@ -5,13 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from medvae.errors import MedvaeError
+from medvae.importing.scan import FoundScan
 from medvae.manifest import Split
-
-if TYPE_CHECKING:
-    from medvae.importing.found import Scan
 
 AGE_GROUP_YEARS = 10
 
@@ -35,7 +32,7 @@ class Fractions:
         return {"train": self.train, "validation": self.validation, "test": 1 - self.train - self.validation}
 
 
-def split_subjects(scans: Sequence[Scan], fractions: Fractions, seed: int) -> dict[str, Split]:
+def split_subjects(scans: Sequence[FoundScan], fractions: Fractions, seed: int) -> dict[str, Split]:
     """Split of every person.
 
     A person with a lesion, or with a scan of which nothing is known, is tested. The healthy ones are ordered by site
@@ -44,7 +41,7 @@ def split_subjects(scans: Sequence[Scan], fractions: Fractions, seed: int) -> di
     evens out in the next. The order at random is a hash of seed and person: it does not depend on the order of
     ``scans``.
     """
-    people: dict[str, list[Scan]] = {}
+    people: dict[str, list[FoundScan]] = {}
     for scan in sorted(scans, key=lambda scan: scan.id):
         people.setdefault(scan.subject_id, []).append(scan)
     healthy = {name: own for name, own in people.items() if all(scan.kind == "healthy" for scan in own)}

@@ -13,11 +13,12 @@ from medvae.config.limits import require_fit
 from medvae.networks.autoencoder_kl import AutoencoderKL
 from medvae.networks.denoiser import Denoiser
 from medvae.networks.interface import Network
-from medvae.networks.segmenter import Segmenter, tile_parts
+from medvae.networks.segmenter import Segmenter
 from medvae.networks.vae import ConvVAE
+from medvae.normative.inputs import Inputs
 
 
-def build(options: NetworkConfig, size: Sequence[int], channels: int) -> Network:
+def build(options: NetworkConfig, size: Sequence[int], modalities: int) -> Network:
     """The network of a config, with weights drawn from the global generator.
 
     Parameters
@@ -26,8 +27,8 @@ def build(options: NetworkConfig, size: Sequence[int], channels: int) -> Network
         The ``network`` section of a config.
     size
         Spatial shape of a tile: two axes for slices, three for patches.
-    channels
-        Of a tile: its modalities, as many times as `medvae.networks.segmenter.tile_parts` says.
+    modalities
+        Of a scan; what a tile carries besides, `medvae.normative.inputs.Inputs` says.
 
     Raises
     ------
@@ -38,41 +39,42 @@ def build(options: NetworkConfig, size: Sequence[int], channels: int) -> Network
     """
     size = tuple(size)
     require_fit(options, size)
-    common = {"channels": channels, "widths": options.widths, "residual_blocks": options.residual_blocks}
     if options.kind == "autoencoder_kl":
-        return AutoencoderKL(size, latent_size=options.latent_size, **common)
-    common |= {"normalisation": options.normalisation, "activation": options.activation}
+        return AutoencoderKL(
+            size, channels=modalities, widths=options.widths, latent_size=options.latent_size,
+            residual_blocks=options.residual_blocks,
+        )  # fmt: skip
     if options.kind == "unet":
-        return Denoiser(size, **common)
+        return Denoiser(
+            size, channels=modalities, widths=options.widths, normalisation=options.normalisation,
+            activation=options.activation, residual_blocks=options.residual_blocks,
+        )  # fmt: skip
     if options.kind == "segmenter":
-        prior, shows, shown = None, (), _shown(options)
-        if options.prior:
-            modalities = channels // parts_of(options)
-            prior, shows = build(options.prior.network, size, modalities), options.prior.shows
-        return Segmenter(size, **shown, detail=options.detail, prior=prior, shows=shows, **common)
+        reconstructor, shows = None, ()
+        if options.reconstructor:
+            reconstructor = build(options.reconstructor.network, size, modalities)
+            shows = options.reconstructor.shows
+        return Segmenter(
+            size, inputs=Inputs.of(options, modalities), widths=options.widths, normalisation=options.normalisation,
+            activation=options.activation, residual_blocks=options.residual_blocks, detail=options.detail,
+            reconstructor=reconstructor, shows=shows,
+        )  # fmt: skip
     return ConvVAE(
-        size, latent=options.latent, latent_size=options.latent_size, squeeze=options.squeeze, **common
+        size, channels=modalities, widths=options.widths, latent=options.latent, latent_size=options.latent_size,
+        squeeze=options.squeeze, normalisation=options.normalisation, activation=options.activation,
+        residual_blocks=options.residual_blocks,
     )  # fmt: skip
 
 
-def parts_of(options: NetworkConfig) -> int:
-    """Of how many images a tile for this network consists, see `medvae.networks.segmenter.tile_parts`."""
-    return tile_parts(**_shown(options))
-
-
-def _shown(options: NetworkConfig) -> dict[str, bool]:
-    return {name: getattr(options, name) for name in ("atlas", "mirror", "roughness", "deformable")}
-
-
-def build_network(config: Config, channels: int) -> Network:
+def build_network(config: Config, modalities: int) -> Network:
     """The network of a config, freshly initialised from the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return build(config.network, config.tile_shape, channels)
+        return build(config.network, config.tile_shape, modalities)
 
 
-def load_network(config: Config, channels: int, weights: Path) -> Network:
+def load_network(config: Config, modalities: int, weights: Path) -> Network:
     """The network of a config with trained weights, in evaluation mode and frozen."""
-    network = build_network(config, channels)
+    network = build_network(config, modalities)
     network.load_state_dict(load_file(weights))
     return network.eval().requires_grad_(False)

@@ -38,7 +38,7 @@ def gradient(
     term
         L: the KL divergence, −log p(x|z), or the negative ELBO (their sum with weight ``beta``), in nats.
     likelihood, scale, beta
-        As the network was trained; see :mod:`medvae.training.losses`.
+        As the network was trained; see `medvae.networks.densities`.
 
     Returns
     -------

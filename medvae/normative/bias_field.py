@@ -1,4 +1,4 @@
-"""The smooth field by which one scan is brighter here and darker there than healthy scans are."""
+"""Residual bias field: the smooth field by which one scan differs from the mean of healthy scans."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from medvae.preparation.prepared import PreparedVolume
 
 ORDERS = (3, 5)
 """Of the polynomials. What a cubic can follow is wider than any lesion; one of order 5 also takes a part of lesions
-above 8 ml, and is asked only where shading is strong."""
+above 8 ml, and is fitted only where the bias field is strong."""
 
 PLAIN, STRONG = 0.09, 0.12
 """SD over the brain of the cubic's logarithm up to which it is all that is taken out, and from which the finer one is;
-between them, a share of both. Of 101 healthy scans after N4 none lies above 0.083; shading of ± 30 %, after N4, comes
-to 0.13 to 0.18."""
+between them, a share of both. Of 101 healthy scans after N4 none lies above 0.083; a bias field of ± 30 % leaves 0.13
+to 0.18 after N4."""
 
 MINIMUM_INTENSITY = 0.1
 """Of scan and mean, in normalised intensity: a ratio of darker values says little."""
@@ -44,16 +44,16 @@ SHRINKAGE = 5.0
 
 
 @dataclass(frozen=True)
-class ShadingReference:
+class BiasFieldReference:
     """Mean and SD of healthy scans at every second voxel, ``(C, X/2, Y/2, Z/2)`` float32 each."""
 
     mean: np.ndarray
     sd: np.ndarray
 
     def remove(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """A scan ``(C, X, Y, Z)`` freed of its shading, float32; see `without_shading`."""
+        """A scan ``(C, X, Y, Z)`` without its residual bias field, float32; see `without_bias_field`."""
         return np.stack(
-            [without_shading(x, mask, mean, sd) for x, mean, sd in zip(image, self.mean, self.sd, strict=True)]
+            [without_bias_field(x, mask, mean, sd) for x, mean, sd in zip(image, self.mean, self.sd, strict=True)]
         )
 
     def save(self, path: Path) -> None:
@@ -61,13 +61,13 @@ class ShadingReference:
         write_bytes(path, save({name: getattr(self, name).astype(np.float16) for name in ("mean", "sd")}))
 
     @classmethod
-    def load(cls, path: Path) -> ShadingReference:
+    def load(cls, path: Path) -> BiasFieldReference:
         """Read what `save` wrote."""
         arrays = load_file(path)
         return cls(*(arrays[name].astype(np.float32) for name in ("mean", "sd")))
 
 
-def fit_reference(volumes: Sequence[PreparedVolume]) -> ShadingReference:
+def fit_reference(volumes: Sequence[PreparedVolume]) -> BiasFieldReference:
     """The reference of some healthy scans, rounded to half precision.
 
     Raises
@@ -76,30 +76,10 @@ def fit_reference(volumes: Sequence[PreparedVolume]) -> ShadingReference:
         With fewer than three scans.
     """
     found = mean_and_sd([volume.image for volume in volumes], [volume.mask for volume in volumes], SHRINKAGE)
-    return ShadingReference(*(array[:, *STEP].astype(np.float16).astype(np.float32) for array in found))
+    return BiasFieldReference(*(array[:, *STEP].astype(np.float16).astype(np.float32) for array in found))
 
 
-class VolumeWithoutShading(PreparedVolume):
-    """A prepared volume freed of its shading."""
-
-    plain: PreparedVolume
-
-    def __init__(self, plain: PreparedVolume, reference: ShadingReference) -> None:
-        same = {name: getattr(plain, name) for name in ("source", "transform", "registered", "brain_from", "quality")}
-        self.__dict__.update(same, plain=plain, grid=plain.grid, image=reference.remove(plain.image, plain.mask))
-
-    @property
-    def mask(self) -> np.ndarray:
-        """``(X, Y, Z)`` bool on the standard grid."""
-        return self.plain.mask
-
-    @property
-    def source_mask(self) -> np.ndarray:
-        """``(X, Y, Z)`` bool on the scan's own grid."""
-        return self.plain.source_mask
-
-
-def without_shading(image: np.ndarray, mask: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+def without_bias_field(image: np.ndarray, mask: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
     """Divide a scan by the smooth field in which it differs from the mean of healthy scans.
 
     The logarithm of scan over mean is fitted by a polynomial in the three coordinates, robustly, so that lesions and

@@ -41,7 +41,7 @@ INVERSION_STEPS = 12
 """Of the fixed point: the field is invertible, and the error below a hundredth of a voxel after these."""
 
 
-def register(fixed: Tensor, moving: Tensor) -> Tensor:
+def demons(fixed: Tensor, moving: Tensor) -> Tensor:
     """The field that bends one image onto another.
 
     Parameters
@@ -105,10 +105,11 @@ def inverse(field: Tensor) -> Tensor:
     return back
 
 
-def growth(field: Tensor) -> Tensor:
-    """How much more room tissue takes in the fixed image than in the moving one: the logarithm of the ratio of volumes.
+def log_jacobian(field: Tensor) -> Tensor:
+    """How much more room tissue takes in the fixed image than in the moving one, as the log of the volume ratio.
 
-    ``(x, y, z)`` for a field ``(3, x, y, z)``: minus the logarithm of the determinant of its Jacobian.
+    ``(x, y, z)`` for a field ``(3, x, y, z)``: the log-Jacobian of the map from the moving to the fixed image, which is
+    minus the logarithm of the determinant of the field's own Jacobian. Positive where tissue has expanded.
     """
     jacobian = _gradients(field).movedim((0, 1), (-2, -1)) + torch.eye(3, device=field.device)
     return -torch.linalg.det(jacobian).clamp(min=0.1).log()

@@ -87,3 +87,11 @@ def mean_and_sd(
     channels = images[0].shape[0] if images else 1
     maps = [fit_normative([image[channel] for image in images], masks, shrinkage) for channel in range(channels)]
     return np.stack([found.mean for found in maps]), np.stack([found.sd for found in maps])
+
+
+def z_scores(values: np.ndarray, mean: np.ndarray, sd: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """How many SDs each voxel lies above the healthy mean of its place, ``(C, X, Y, Z)`` float32; 0 outside the mask.
+
+    ``values``, ``mean`` and ``sd`` ``(C, X, Y, Z)`` in normalised intensity; an SD counts `SMALLEST_SD` at least.
+    """
+    return np.where(mask, (values - mean) / np.maximum(sd, SMALLEST_SD), 0).astype(np.float32)

@@ -1,4 +1,4 @@
-"""How rough tissue is: the SD of its fine detail around each voxel.
+"""Texture: the logarithm of the local SD of fine detail around each voxel.
 
 Some lesions leave the intensity as it is and change what is finer: tissue that has lost its detail, or has some that
 does not belong there. Maps of such features against those of healthy brains are how focal cortical dysplasia is looked
@@ -18,7 +18,7 @@ FLOOR = 0.01
 """SD in normalised intensity below which scans do not differ; that of interpolated noise."""
 
 
-def roughness(scan: Tensor) -> Tensor:
+def log_local_sd(scan: Tensor) -> Tensor:
     """The logarithm of the local SD of fine detail.
 
     A logarithm, because the SD of one kind of tissue differs between scanners by a factor.

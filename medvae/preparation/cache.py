@@ -59,8 +59,9 @@ _TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
 """
 
 
-class CachedVolume(PreparedVolume):
-    """A prepared volume in a cache: its arrays are read-only and mapped into memory when they are used.
+@dataclass(frozen=True)
+class CachedArrays:
+    """`medvae.preparation.prepared.Arrays` in a cache: read-only, and mapped into memory when they are used.
 
     They are mapped anew at each use, because a mapping keeps its file open and a cohort has more scans than a process
     may have open files.
@@ -68,24 +69,6 @@ class CachedVolume(PreparedVolume):
 
     folder: Path
     shapes: dict[str, tuple[int, ...]]
-    brain_ml: float
-
-    def __init__(self, folder: Path, content: dict[str, Any], path: Path, grid: Grid) -> None:
-        placed = content["source"]
-        header = base64.b64decode(placed["header"])
-        kind = nib.Nifti1Header if len(header) == 348 else nib.Nifti2Header
-        known = {
-            "folder": folder,
-            "grid": grid,
-            "shapes": {name: tuple(shape) for name, shape in content["shapes"].items()},
-            "source": Placement(Geometry(np.array(placed["affine"]), placed["shape"]), kind(header, check=False), path),
-            "transform": np.array(content["transform"]),
-            "registered": content["registered"],
-            "brain_from": content["brain_from"],
-            "quality": RegistrationQuality(**{**content["quality"], "scales": tuple(content["quality"]["scales"])}),
-            "brain_ml": content["brain_ml"],
-        }
-        self.__dict__.update(known)
 
     @property
     def image(self) -> np.ndarray:
@@ -127,6 +110,16 @@ class CachedVolume(PreparedVolume):
 
 
 @dataclass(frozen=True)
+class Entry:
+    """A prepared scan that a cache holds."""
+
+    folder: Path
+    volume: PreparedVolume
+    brain_ml: float
+    """Volume of the brain mask, on the scan's own grid."""
+
+
+@dataclass(frozen=True)
 class Request:
     """A scan to be found in a cache or made: its files, and all that decides the result."""
 
@@ -142,7 +135,7 @@ class Request:
 
 def prepare_cached(
     images: Sequence[Path | str], config: PreparationConfig, *, mask: Path | str | None, cache: Path
-) -> CachedVolume:
+) -> PreparedVolume:
     """Open a scan in a cache; if it is not there, or damaged, prepare it and keep it there.
 
     Raises
@@ -151,7 +144,7 @@ def prepare_cached(
         As `medvae.preparation.prepare.prepare_scan`, and if the cache cannot be written.
     """
     wanted = request(images, config, mask=mask, cache=cache)
-    return find(wanted) or keep(wanted, prepare(wanted))
+    return (find(wanted) or keep(wanted, prepare(wanted))).volume
 
 
 def request(
@@ -183,15 +176,16 @@ def request(
     return Request(images, mask, config, ingredients, stamps, cache / _digest(ingredients))
 
 
-def find(wanted: Request) -> CachedVolume | None:
+def find(wanted: Request) -> Entry | None:
     """The entry, if the cache holds it whole."""
     try:
         content = json.loads((wanted.folder / SIDECAR).read_bytes())
         checksum = content.pop("checksum")
         if checksum != _digest(content) or content["ingredients"] != wanted.ingredients:
             return None
-        volume = CachedVolume(wanted.folder, content, wanted.images[0], GRIDS[wanted.config.grid])
-        return volume if volume.whole else None
+        arrays = CachedArrays(wanted.folder, {name: tuple(shape) for name, shape in content["shapes"].items()})
+        volume = _volume(arrays, content, wanted.images[0], GRIDS[wanted.config.grid])
+        return Entry(wanted.folder, volume, content["brain_ml"]) if arrays.whole else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # absent, or whatever damage does to JSON
         return None
 
@@ -212,7 +206,7 @@ def prepare(wanted: Request) -> PreparedVolume:
     return volume
 
 
-def keep(wanted: Request, volume: PreparedVolume) -> CachedVolume:
+def keep(wanted: Request, volume: PreparedVolume) -> Entry:
     """Put a prepared scan into the cache, whole or not at all; what another process put there meanwhile is as good.
 
     Raises
@@ -310,6 +304,22 @@ def remove_abandoned(cache: Path | str) -> None:
             with contextlib.suppress(OSError):
                 if time.time() - leftover.stat().st_mtime > _ABANDONED_S:
                     shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+def _volume(arrays: CachedArrays, content: dict[str, Any], path: Path, grid: Grid) -> PreparedVolume:
+    """The scan of an entry's ``volume.json``; ``path`` is where its first modality lies now."""
+    placed = content["source"]
+    header = base64.b64decode(placed["header"])
+    kind = nib.Nifti1Header if len(header) == 348 else nib.Nifti2Header
+    return PreparedVolume(
+        arrays,
+        source=Placement(Geometry(np.array(placed["affine"]), placed["shape"]), kind(header, check=False), path),
+        transform=np.array(content["transform"]),
+        registered=content["registered"],
+        brain_from=content["brain_from"],
+        quality=RegistrationQuality(**{**content["quality"], "scales": tuple(content["quality"]["scales"])}),
+        grid=grid,
+    )
 
 
 def _remove_damaged(wanted: Request) -> None:

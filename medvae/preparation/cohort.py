@@ -131,8 +131,8 @@ def prepare_cohort(
     return ordered
 
 
-def _done(case: Case, state: str, found: cache.CachedVolume, seconds: float | None = None) -> CaseRecord:
-    return CaseRecord(case.id, case.split, state, seconds, found.registered, found.brain_ml, found.folder.name)
+def _done(case: Case, state: str, found: cache.Entry, seconds: float | None = None) -> CaseRecord:
+    return CaseRecord(case.id, case.split, state, seconds, found.volume.registered, found.brain_ml, found.folder.name)
 
 
 def _write_report(folder: Path, manifest: Manifest, config: PreparationConfig, records: list[CaseRecord]) -> None:

@@ -11,7 +11,7 @@ from medvae.manifest import Case, Manifest, Split
 from medvae.preparation.cache import prepare_cached
 from medvae.preparation.intensity import before_scale
 from medvae.preparation.landmarks import LandmarkScale, fit_landmarks
-from medvae.preparation.prepared import PreparedVolume, StandardisedVolume
+from medvae.preparation.prepared import PreparedVolume, standardised
 from medvae.preparation.steps import run_steps
 from medvae.progress import Progress
 
@@ -52,7 +52,7 @@ def prepare_training(
     if config.intensity != "landmarks":
         return volumes, None
     scale = fit_landmarks([v.image for v in volumes], [v.mask for v in volumes], config.percentiles)
-    return [StandardisedVolume(volume, scale, config) for volume in volumes], scale
+    return [standardised(volume, scale, config) for volume in volumes], scale
 
 
 def prepare_healthy(
@@ -110,7 +110,7 @@ def prepare_scan(
                 f"scans, for each modality. Give that of the detector (detector.scale), or choose another intensity."
             )
         plain = prepare_scan(images, before_scale(config), mask=mask, cache=cache)
-        return StandardisedVolume(plain, scale, config)
+        return standardised(plain, scale, config)
     if cache is not None:
         return prepare_cached(images, config, mask=mask, cache=cache)
     return run_steps(images, config, mask=mask)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 from scipy import ndimage
@@ -15,26 +16,92 @@ from medvae.preparation.landmarks import LandmarkScale
 from medvae.preparation.registration import RegistrationQuality
 
 
-@dataclass(frozen=True)
-class PreparedVolume:
-    """A scan on a standard grid, and the way back to its own.
+class ImageAndMask(Protocol):
+    """What tiles are cut from."""
 
-    ``image`` ``(C, X, Y, Z)`` float32 and ``mask`` ``(X, Y, Z)`` bool lie on ``grid``; ``source`` says where
-    the first modality lies, ``source_mask`` is the brain on the source's grid, and ``transform`` ``(4, 4)`` leads from
-    the standard grid's world to the source's, in mm. ``brain_from`` says where the mask was taken from ("given",
-    "background", "deepbet" or "hdbet"), ``quality`` how well the brain lies on the template. The arrays are not to be
-    written to.
-    """
+    @property
+    def image(self) -> np.ndarray:
+        """``(C, X, Y, Z)`` float32 on the standard grid."""
+        ...
+
+    @property
+    def mask(self) -> np.ndarray:
+        """``(X, Y, Z)`` bool on the standard grid: the brain."""
+        ...
+
+
+class Arrays(ImageAndMask, Protocol):
+    """The arrays of a prepared scan, in memory or on a disk."""
+
+    @property
+    def source_mask(self) -> np.ndarray:
+        """``(X, Y, Z)`` bool on the scan's own grid: the brain."""
+        ...
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """`Arrays` that are held in memory."""
 
     image: np.ndarray
     mask: np.ndarray
-    source: Placement
     source_mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Rescaled:
+    """`Arrays` of another image and the masks of ``plain``, which may have them on a disk."""
+
+    image: np.ndarray
+    plain: Arrays
+
+    @property
+    def mask(self) -> np.ndarray:
+        """``(X, Y, Z)`` bool on the standard grid."""
+        return self.plain.mask
+
+    @property
+    def source_mask(self) -> np.ndarray:
+        """``(X, Y, Z)`` bool on the scan's own grid."""
+        return self.plain.source_mask
+
+
+@dataclass(frozen=True)
+class PreparedVolume:
+    """A scan on a standard grid, and the way back to its own. The arrays are not to be written to."""
+
+    arrays: Arrays
+    source: Placement
+    """Where the first modality lies."""
     transform: np.ndarray
+    """``(4, 4)``, from the standard grid's world to the source's, in mm."""
     registered: bool
     brain_from: str = "given"
+    """Where the mask was taken from: "given", "background", "deepbet" or "hdbet"."""
     quality: RegistrationQuality | None = None
+    """How well the brain lies on the template."""
     grid: Grid = field(kw_only=True)
+    """The standard grid on which image and mask lie."""
+
+    @property
+    def image(self) -> np.ndarray:
+        """``(C, X, Y, Z)`` float32 on the standard grid, normalised."""
+        return self.arrays.image
+
+    @property
+    def mask(self) -> np.ndarray:
+        """``(X, Y, Z)`` bool on the standard grid: the brain."""
+        return self.arrays.mask
+
+    @property
+    def source_mask(self) -> np.ndarray:
+        """``(X, Y, Z)`` bool on the scan's own grid: the brain."""
+        return self.arrays.source_mask
+
+    def with_image(self, image: np.ndarray, mask: np.ndarray | None = None) -> PreparedVolume:
+        """The same scan with other intensities ``(C, X, Y, Z)`` and, if given, another brain mask ``(X, Y, Z)``."""
+        arrays = Rescaled(image, self.arrays) if mask is None else InMemory(image, mask, self.source_mask)
+        return replace(self, arrays=arrays)
 
     def restore(self, standard_map: np.ndarray) -> np.ndarray:
         """A map ``(X, Y, Z)`` of the standard grid on the scan's own grid, float32, 0 outside the brain.
@@ -49,25 +116,6 @@ class PreparedVolume:
         return np.where(self.source_mask, native, 0.0).astype(np.float32)
 
 
-class StandardisedVolume(PreparedVolume):
-    """A prepared volume whose intensities were brought to a learned scale.
-
-    Its masks are asked of the volume it was made from, which may have them in a cache.
-    """
-
-    plain: PreparedVolume
-
-    def __init__(self, plain: PreparedVolume, scale: LandmarkScale, config: PreparationConfig) -> None:
-        same = {name: getattr(plain, name) for name in ("source", "transform", "registered", "brain_from", "quality")}
-        image = standardise(plain.image, plain.mask, scale, config)
-        self.__dict__.update(same, plain=plain, grid=plain.grid, image=image)
-
-    @property
-    def mask(self) -> np.ndarray:
-        """``(X, Y, Z)`` bool on the standard grid."""
-        return self.plain.mask
-
-    @property
-    def source_mask(self) -> np.ndarray:
-        """``(X, Y, Z)`` bool on the scan's own grid."""
-        return self.plain.source_mask
+def standardised(plain: PreparedVolume, scale: LandmarkScale, config: PreparationConfig) -> PreparedVolume:
+    """A prepared volume with its intensities brought to a learned scale."""
+    return plain.with_image(standardise(plain.image, plain.mask, scale, config))

@@ -13,7 +13,7 @@ from medvae.imaging.grid import GRIDS
 from medvae.imaging.volume import Geometry, read_volume, require_same_grid, resample
 from medvae.preparation.extraction import given_or_found
 from medvae.preparation.intensity import normalise
-from medvae.preparation.prepared import PreparedVolume
+from medvae.preparation.prepared import InMemory, PreparedVolume
 from medvae.preparation.registration import measure_quality, move_brain, read_template, register
 
 IN_PLACE_DICE = 0.9
@@ -72,9 +72,8 @@ def run_steps(
         moved, mask_on_grid = move_brain(array, brain, first.geometry, grid.geometry, transform)
         prepared.append(normalise(moved, mask_on_grid, config, str(volume.path)))
     quality = measure_quality(prepared[0], mask_on_grid, transform, grid)
-    return PreparedVolume(
-        np.stack(prepared), mask_on_grid, first.placement, brain, transform, registered, brain_from, quality, grid=grid
-    )
+    arrays = InMemory(np.stack(prepared), mask_on_grid, brain)
+    return PreparedVolume(arrays, first.placement, transform, registered, brain_from, quality, grid=grid)
 
 
 def _on(target: Geometry, mask: np.ndarray, geometry: Geometry, transform: np.ndarray) -> np.ndarray:

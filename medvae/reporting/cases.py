@@ -78,7 +78,7 @@ class PredictedCase:
 
     def truth(self) -> np.ndarray | None:
         """The known lesion on the scan's grid, ``(X, Y, Z)`` bool; None for a case without a label."""
-        if self.case is None or not self.case.label:
+        if self.manifest is None or self.case is None or not self.case.label:
             return None
         return lesion_truth(self.manifest, self.case)
 
@@ -128,8 +128,8 @@ def with_scans(
         If one of ``folders`` is none.
     """
     cases = {case.id: case for case in manifest.cases} if manifest else {}
-    known = {item.id: manifest.images(cases[item.id])[0] for item in predicted if item.id in cases}
-    known = {name: scan for name, scan in known.items() if scan.is_file()}
+    first = {name: manifest.images(case)[0] for name, case in cases.items()} if manifest else {}
+    known = {item.id: first[item.id] for item in predicted if item.id in first and first[item.id].is_file()}
     known |= {name: Path(scan) for name, scan in (scans or {}).items()}
     known |= _search([item for item in predicted if item.id not in known], folders)
     for item in predicted:

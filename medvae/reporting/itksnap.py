@@ -13,10 +13,15 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
+from medvae.derivatives import VIEWERS
+from medvae.drawing import FADE, MASK_COLOUR, TRUTH_COLOUR, map_colour, rgb
 from medvae.errors import MedvaeError
 from medvae.files import write_text
-from medvae.reporting.colours import FADE, MASK_COLOUR, TRUTH_COLOUR, map_colour, rgb
+from medvae.reporting.handoff import OpenedCase, Shell, Viewer
 
+WORKSPACE = "{id}.itksnap"
+LABELS = f"{VIEWERS}/itksnap_labels.txt"
+"""Names and colours of the mask's values."""
 ROOT = PurePosixPath("/itksnap")
 """Where every workspace claims to have been saved. ITK-SNAP looks for the files relative to where it lies instead."""
 _HEAD = """<?xml version="1.0" encoding="UTF-8" ?>
@@ -124,14 +129,15 @@ def _relative(target: Path, workspace: Path) -> PurePosixPath:
 def _layer(layer: Layer, path: str, shape: tuple[int, int, int] | None) -> Registry:
     colour_map = {"Preset": "Grayscale"} if layer.colours is None else _colour_map(layer.colours)
     shown: dict[str, str | Registry] = {"CustomNickName": layer.name}
+    curve = _curve(layer.window, layer.file_range) if layer.window else {}
+    mapping: Registry = {"ColorMap": colour_map, **curve}
     if layer.role == "OverlayRole":
         shown = {"Alpha": "1", "Sticky": "1"} | shown  # without it the overlay is a tile beside the scan
     if layer.role != "SegmentationRole":
-        curve = _curve(layer.window, layer.file_range) if layer.window else {}
-        shown["DisplayMapping"] = {"ColorMap": colour_map, **curve}
-    content = {"AbsolutePath": path, "Role": layer.role, "LayerMetaData": shown}
+        shown["DisplayMapping"] = mapping
+    content: dict[str, str | Registry] = {"AbsolutePath": path, "Role": layer.role, "LayerMetaData": shown}
     if shape is not None:
-        content["ProjectMetaData"] = _project(shape, shown["DisplayMapping"])
+        content["ProjectMetaData"] = _project(shape, mapping)
     return content
 
 
@@ -195,3 +201,40 @@ def _lines(content: Registry, depth: int) -> str:
         if not isinstance(value, str)
     ]
     return "".join([*entries, *folders])
+
+
+def _write_case(opened: OpenedCase) -> None:
+    """Scan, map over it, mask and truth, by one double click."""
+    case, array, anomaly = opened.case, opened.volume.array, opened.anomaly
+    whole, limits = (float(array.min()), float(array.max())), (float(anomaly.min()), float(anomaly.max()))
+    layers = [Layer(opened.scan, "MainRole", case.id, opened.window, whole)]
+    colours = overlay_colours(case.threshold)
+    layers += [Layer(case.map, "OverlayRole", "Anomaly map (0 to 1)", (0.0, 1.0), limits, colours)]
+    if opened.truth is not None and opened.truth_file is not None:
+        highest = float(opened.truth.max())
+        layers += [Layer(opened.truth_file, "OverlayRole", "Truth", (0.0, 1.0), (0.0, highest), truth_colours())]
+    layers += [Layer(case.mask, "SegmentationRole", f"Anomaly ({case.operating_point})")]
+    write_workspace(opened.path(WORKSPACE), layers, opened.volume.geometry.shape)
+
+
+def _write_labels(opened: OpenedCase) -> None:
+    label_file(opened.path(LABELS))
+
+
+def _command(opened: OpenedCase, shell: Shell) -> str:
+    return f"itksnap -w {shell(opened.path(WORKSPACE))}"
+
+
+def _tile_command(opened: OpenedCase, shell: Shell) -> str:
+    case = opened.case
+    return f"itksnap -g {shell(opened.scan)} -s {shell(case.mask)} -l {shell(opened.path(LABELS))} -o {shell(case.map)}"
+
+
+ITKSNAP = Viewer(name="ITK-SNAP", files=(WORKSPACE,), write=_write_case, command=_command)
+ITKSNAP_TILE = Viewer(
+    name="ITK-SNAP without the workspace (the map is a tile)",
+    files=(LABELS,),
+    write=_write_labels,
+    command=_tile_command,
+    second_choice=True,
+)

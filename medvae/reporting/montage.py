@@ -21,11 +21,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.textpath import TextPath
 from scipy import ndimage
 
+from medvae.drawing import FADE, MAP_COLOURS, MASK_COLOUR, TRUTH_COLOUR, grey_window, rgb, save_figure
 from medvae.errors import MedvaeError
 from medvae.imaging.components import components
 from medvae.imaging.volume import Geometry
-from medvae.reporting.colours import FADE, MAP_COLOURS, MASK_COLOUR, TRUTH_COLOUR, grey_window, rgb
-from medvae.reporting.figures import save_figure
 
 Plane = Literal["axial", "coronal", "sagittal"]
 KINDS = ("scan", "reconstruction", "anomaly map", "lesion mask", "truth")

@@ -26,7 +26,7 @@ from medvae import __version__
 from medvae.derivatives import FAILURES
 from medvae.detection.ensemble import load_detector
 from medvae.errors import MedvaeError
-from medvae.evaluation.study import Study
+from medvae.evaluation.result import Study
 from medvae.files import write_bytes, write_text
 from medvae.manifest import Manifest
 from medvae.progress import Progress
@@ -138,7 +138,7 @@ def write_report(
             notes=notes,
             shown=summary.shown(rows),
             rows=[(row, _picture(row, len(rows))) for row in rows],
-            columns=summary.columns(rows),
+            columns=summary.case_columns(rows),
             missing={name: plain(reason) for name, reason in missing.items()},
             measured=study is not None,
             single=len(measured.studies) == 1,
@@ -158,7 +158,7 @@ def _pages(
     """Write the folder of pages; the rows of the table, and the pooled voxels of each kind of case."""
     for file in (VIEWER, "LICENCES.txt"):
         write_bytes(folder / file, resources.files("medvae.reporting").joinpath("viewer", file).read_bytes())
-    numbers = {row["id"]: row for study in measured.studies[:1] for row in study.per_case}
+    numbers = {case.id: case for study in measured.studies[:1] for case in study.per_case}
     ids = [item.id for item in predicted]
     pages, rows = page_names(ids), []
     pooled = {"lesion": VoxelsAbove.none(), "healthy": VoxelsAbove.none()}
@@ -166,8 +166,8 @@ def _pages(
         for index, item in enumerate(predicted):
             around = [(ids[i], pages[ids[i]]) if 0 <= i < len(ids) else None for i in (index - 1, index + 1)]
             shared = {"around": around, "number": index + 1, "count": len(ids), "version": __version__}
-            own = numbers.get(item.id, {})
-            write = case_writer(template, folder, item, own, shared)
+            own = numbers.get(item.id)
+            write = case_writer(template, folder, item, shared)
             why = measured.unmeasured.get(item.id, "")
             row, voxels = make_case(item, own, pages[item.id], write, plain, why)
             rows.append(row)

@@ -6,19 +6,20 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 
+from medvae.drawing import grey_window, page_colours
 from medvae.errors import MedvaeError
-from medvae.evaluation.case import MASK
+from medvae.evaluation.metrics import Metric, PointMetric, Table, columns, registered
+from medvae.evaluation.result import MASK, CaseResult, Quantity
 from medvae.files import write_text
 from medvae.reporting.cases import PredictedCase
-from medvae.reporting.colours import grey_window, page_colours
 from medvae.reporting.report_curves import VoxelsAbove
 from medvae.reporting.report_pictures import data_uri, strip
 from medvae.reporting.report_volumes import STEPS, Layers, encoded, largest_findings, read_layers, voxels_above
@@ -46,11 +47,14 @@ class CaseRow:
     volume_ml: float = math.nan
     findings: float = math.nan
     p_value: float = math.nan
-    ap: float = math.nan
-    dice: float = math.nan
-    lesion_ml: float = math.nan
+    measured: Mapping[str, float] = field(default_factory=dict)
+    """Numbers against the truth, by metric: without a threshold, and of the mask."""
     picture: bytes | None = None
     problem: str = ""
+
+    def value(self, name: str) -> float:
+        """A number of the table by its name: one of the fields, or of a metric; NaN where there is none."""
+        return self.measured[name] if name in self.measured else getattr(self, name, math.nan)
 
 
 def page_names(ids: Sequence[str]) -> dict[str, str]:
@@ -68,7 +72,7 @@ def page_names(ids: Sequence[str]) -> dict[str, str]:
 
 def make_case(
     item: PredictedCase,
-    numbers: dict[str, Any],
+    numbers: CaseResult | None,
     page: str,
     write: Callable[..., None],
     plain: Callable[[str], str],
@@ -81,7 +85,7 @@ def make_case(
     item
         The prediction, with its scan if that is known.
     numbers
-        Its row of a study, or nothing.
+        As it was measured, if it was.
     page
         Name of the page, without ending.
     write
@@ -98,9 +102,7 @@ def make_case(
     """
     row = CaseRow(
         item.id, page, _kind(item, numbers), _number(item.sidecar.get("LesionVolumeMl")),
-        p_value=_number(item.sidecar.get("CasePValue")), ap=_number(numbers.get("ap")),
-        dice=_number(numbers.get(f"dice_{MASK}", numbers.get(f"dice_{item.operating_point}"))),
-        lesion_ml=_number(numbers.get("lesion_ml")),
+        p_value=_number(item.sidecar.get("CasePValue")), measured=_measured(item, numbers),
     )  # fmt: skip
     layers, problems = _read(item)
     if layers is None:
@@ -120,7 +122,7 @@ def make_case(
 
 
 def case_writer(
-    template: jinja2.Template, folder: Path, item: PredictedCase, numbers: dict[str, Any], shared: dict[str, Any]
+    template: jinja2.Template, folder: Path, item: PredictedCase, shared: dict[str, Any]
 ) -> Callable[[CaseRow, Layers | None, dict[str, Any]], None]:
     """What writes the page of a case, and beside it a script with its volumes."""
 
@@ -147,7 +149,7 @@ def case_writer(
             **shared,
             row=row,
             sidecar=dict.fromkeys(SAID) | item.sidecar,
-            numbers=numbers,
+            against_truth=columns(Table.CASE_PAGE, Metric),
             page=page,
             point=point_name(item.operating_point),
             findings=more["findings"],
@@ -193,8 +195,21 @@ def _above(layers: Layers) -> tuple[dict[str, list[float] | None], VoxelsAbove]:
     }, voxels
 
 
-def _kind(item: PredictedCase, numbers: dict[str, Any]) -> str:
-    return item.kind or {True: "healthy", False: "lesion"}.get(numbers.get("healthy"), "")
+def _kind(item: PredictedCase, numbers: CaseResult | None) -> str:
+    return item.kind or ("" if numbers is None else "healthy" if numbers.healthy else "lesion")
+
+
+def _measured(item: PredictedCase, numbers: CaseResult | None) -> dict[str, float]:
+    """What a case's numbers say without a threshold, and of its mask: as it was written, or at its operating point."""
+    if numbers is None:
+        return {}
+    at = MASK if Quantity("flagged", MASK) in numbers.numbers else item.operating_point
+    of_mask = {metric.name for metric in registered(PointMetric)}
+    return {
+        quantity.name: value
+        for quantity, value in numbers.numbers.items()
+        if quantity.part is None and (quantity.point == at if quantity.name in of_mask else True)
+    }
 
 
 def _number(value: Any) -> float:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from medvae.errors import MedvaeError
-from medvae.evaluation.study import Study
+from medvae.evaluation.result import Quantity, Study
 from medvae.reporting.report_volumes import STEPS
 from medvae.reporting.tables import point_name
 
@@ -120,7 +120,7 @@ def calibration_curve(
     points = [
         p
         for p in (study.operating_points if study else [])
-        if math.isfinite(p.asked_fpr) and math.isfinite(p.fpr) and p.asked_fpr > 0
+        if math.isfinite(p.asked_fpr) and math.isfinite(p["fpr"]) and p.asked_fpr > 0
     ]
     if not points and (asked is None or not healthy.other_total):
         return None
@@ -134,24 +134,24 @@ def calibration_curve(
             axes.plot(rates, healthy.other[steps] / healthy.other_total, color=FIRST, linewidth=1.6, label="realised")
         for number, point in enumerate(points):
             own = [
-                row[f"flagged_{point.name}"] / row["voxels"]
-                for row in study.per_case
-                if row["healthy"] and row.get("voxels") and f"flagged_{point.name}" in row
+                case.number("flagged", at=point.name) / case.number("voxels")
+                for case in study.per_case
+                if case.healthy and case.number("voxels") > 0 and Quantity("flagged", point.name) in case.numbers
             ]
             axes.plot([point.asked_fpr] * len(own), np.maximum(own, SMALLEST_RATE), "o", markersize=3, color=FIRST,
                       alpha=0.45, label="each healthy scan" if number == 0 else None)  # fmt: skip
-            found = study.intervals.get(f"fpr_{point.name}")
+            found = study.interval("fpr", point.name)
             if found and not found.means_little:
                 axes.plot([point.asked_fpr] * 2, np.maximum([found.low, found.high], SMALLEST_RATE), color=SECOND,
                           linewidth=1.5)  # fmt: skip
-            axes.plot(point.asked_fpr, max(point.fpr, SMALLEST_RATE), marker="D", markersize=6, color=SECOND,
+            axes.plot(point.asked_fpr, max(point["fpr"], SMALLEST_RATE), marker="D", markersize=6, color=SECOND,
                       linestyle="none", label="all, with 95 % interval" if number == 0 else None)  # fmt: skip
         axes.set(xscale="log", yscale="log", xlim=(SMALLEST_RATE, 1), ylim=(SMALLEST_RATE, 1))
         _axes(axes, "", "asked false-positive rate", "realised on healthy scans")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(_percent))
         axes.legend(loc="upper left")
-    told = "; ".join(f"asked {p.asked_fpr:.3g}, realised {p.fpr:.3g}" for p in points)
+    told = "; ".join(f"asked {p.asked_fpr:.3g}, realised {p['fpr']:.3g}" for p in points)
     return as_svg(figure, f"Asked against realised false-positive rate on healthy scans. {told}".strip(), "calibration")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from medvae.reporting.colours import TRUTH_COLOUR, rgb
+from medvae.drawing import TRUTH_COLOUR, rgb
 from medvae.reporting.montage import Shown, grey_plane, largest_finding, plane, with_map
 from medvae.reporting.report_volumes import Layers
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from medvae.errors import MedvaeError
 from medvae.evaluation.bootstrap import Interval
 from medvae.evaluation.maps import find_maps, read_case
-from medvae.evaluation.study import PATTERN, Study, evaluate
+from medvae.evaluation.options import PATTERN, EvaluationOptions
+from medvae.evaluation.result import Quantity, Study
+from medvae.evaluation.study import evaluate
 from medvae.evaluation.writing import read_study
 from medvae.manifest import Manifest
 from medvae.reporting.cases import PredictedCase
@@ -21,7 +23,7 @@ class Measured:
 
     studies: list[Study] = field(default_factory=list)
     """Of these predictions first, then of other methods on the same cases; empty if nothing is measured."""
-    differences: dict[str, dict[str, Interval]] = field(default_factory=dict)
+    differences: dict[str, dict[Quantity, Interval]] = field(default_factory=dict)
     """Of the first to other methods, paired."""
     notes: list[str] = field(default_factory=list)
     unmeasured: dict[str, str] = field(default_factory=dict)
@@ -38,15 +40,15 @@ def read_evaluations(predicted: Sequence[PredictedCase], evaluations: Sequence[P
     """
     ids, model = {item.id for item in predicted}, predicted[0].sidecar.get("Model")
     read = [read_study(path) for path in evaluations]
-    own = next((s for s in read if s[0].method == model and ids & {row["id"] for row in s[0].per_case}), None)
+    own = next((s for s in read if s[0].method == model and ids & {case.id for case in s[0].per_case}), None)
     if own is None:
         told = ", ".join(f'"{study.method}" on "{study.cohort}"' for study, _ in read)
         raise MedvaeError(
             f"{predicted[0].folder}: holds maps of {model}, and none of the evaluations is of them (they are of "
             f"{told}). Give the folder that medvae evaluate wrote for this one."
         )
-    cases = {row["id"] for row in own[0].per_case}
-    others = [study for study, _ in read if study is not own[0] and {row["id"] for row in study.per_case} == cases]
+    cases = {case.id for case in own[0].per_case}
+    others = [study for study, _ in read if study is not own[0] and {case.id for case in study.per_case} == cases]
     notes = [
         f'The evaluation of "{study.method}" on "{study.cohort}" is of other cases and is left out.'
         for study, _ in read
@@ -62,17 +64,17 @@ def measure(predicted: Sequence[PredictedCase], manifest: Manifest, *, quiet: bo
         return Measured(notes=["The manifest names none of these cases."])
     if all(case.unlabelled for case in known):
         return Measured(notes=["No case is labelled or said to be healthy, so nothing is measured."])
-    splits = list(dict.fromkeys(case.split for case in manifest.cases if case in known))
+    options = EvaluationOptions(splits=list(dict.fromkeys(case.split for case in manifest.cases if case in known)))
     unmeasured: dict[str, str] = {}
     try:
-        study = evaluate(folder, manifest, splits=splits, quiet=quiet)
+        study = evaluate(folder, manifest, options, quiet=quiet)
     except MedvaeError as error:
-        unmeasured = _unreadable(folder, manifest, splits)
+        unmeasured = _unreadable(folder, manifest, options.splits)
         readable = [case for case in manifest.cases if case.id not in unmeasured]
         try:
             if not unmeasured:
                 raise
-            study = evaluate(folder, manifest.model_copy(update={"cases": readable}), splits=splits, quiet=quiet)
+            study = evaluate(folder, manifest.model_copy(update={"cases": readable}), options, quiet=quiet)
         except MedvaeError as again:
             why = error if not unmeasured else again
             return Measured(notes=[f"The predictions could not be measured: {why}"], unmeasured=unmeasured)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import datetime
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medvae.evaluation.bootstrap import Interval
-from medvae.evaluation.case import MASK
-from medvae.evaluation.study import Study
+from medvae.evaluation.metrics import Metric, Table, columns
+from medvae.evaluation.result import MASK, Quantity, Study
 from medvae.manifest import Manifest
 from medvae.reporting import tables as made
 from medvae.reporting.cases import PredictedCase
@@ -67,8 +67,14 @@ def headline(rows: Sequence[CaseRow], study: Study | None, point: str, missing: 
 
 def _measured(study: Study, at: str) -> list[dict[str, str]]:
     pooled, points = study.pooled, {point.name: point for point in study.operating_points}
-    found = [
-        ("average precision", pooled.get("ap"), "ap", "{:.3f}".format, f"chance {pooled.get('prevalence', 0):.3f}")
+    found: list[tuple[str, float | None, Interval | None, Callable[[float], str], str]] = [
+        (
+            "average precision",
+            pooled.get("ap"),
+            study.interval("ap"),
+            "{:.3f}".format,
+            f"chance {pooled.get('prevalence', 0):.3f}",
+        )
     ]
     if points:
         point = points.get(at) or next(iter(points.values()))
@@ -76,21 +82,20 @@ def _measured(study: Study, at: str) -> list[dict[str, str]]:
         mask = points.get(MASK, point)  # of what is opened beside the scan
         told = "of the masks" if mask is not point else f"at {made.point_name(point.name)}"
         found += [
-            ("Dice", mask.dice, f"dice_{mask.name}", "{:.3f}".format, told),
-            ("lesions found", mask.lesion_sensitivity, "", made.percent, f"of {mask.lesions}"),
-            ("realised FPR", point.fpr, f"fpr_{point.name}", made.percent, asked),
+            ("Dice", mask["dice"], study.interval("dice", mask.name), "{:.3f}".format, told),
+            ("lesions found", mask["lesion_sensitivity"], None, made.percent, f"of {mask['lesions']:.0f}"),
+            ("realised FPR", point["fpr"], study.interval("fpr", point.name), made.percent, asked),
         ]
     tiles = []
-    for name, value, key, written, more in found:
+    for name, value, interval, written, more in found:
         if value is not None and math.isfinite(value):
-            interval = study.intervals.get(key)
             if interval and not interval.means_little:
                 more += f"{'; ' if more else ''}{written(interval.low)} to {written(interval.high)}"
             tiles.append({"name": name, "value": written(value), "more": more})
     return tiles
 
 
-def tables(studies: Sequence[Study], differences: dict[str, dict[str, Interval]]) -> list[dict[str, Any]]:
+def tables(studies: Sequence[Study], differences: dict[str, dict[Quantity, Interval]]) -> list[dict[str, Any]]:
     """The tables of numbers: ``title``, ``header`` and ``rows``; the first study is that of these predictions."""
     if not studies:
         return []
@@ -108,7 +113,7 @@ def tables(studies: Sequence[Study], differences: dict[str, dict[str, Interval]]
 
 def shown(rows: Sequence[CaseRow]) -> dict[str, Any]:
     """Best, median and worst case by AP; without truth, those with most, median and least flagged."""
-    measured = sorted((row for row in rows if math.isfinite(row.ap)), key=lambda row: -row.ap)
+    measured = sorted((row for row in rows if math.isfinite(row.value("ap"))), key=lambda row: -row.value("ap"))
     by_ap = bool(measured)
     ordered = measured or sorted((r for r in rows if math.isfinite(r.volume_ml)), key=lambda row: -row.volume_ml)
     if len(ordered) < 3:
@@ -122,13 +127,11 @@ def shown(rows: Sequence[CaseRow]) -> dict[str, Any]:
     }
 
 
-def columns(rows: Sequence[CaseRow]) -> list[tuple[str, str, int]]:
-    """Columns of numbers that have one: attribute, title and digits."""
-    known = [
-        ("volume_ml", "flagged, ml", 2), ("findings", "findings", 0), ("p_value", "p of the scan", 3),
-        ("lesion_ml", "lesion, ml", 2), ("ap", "AP", 3), ("dice", "Dice of the mask", 3),
-    ]  # fmt: skip
-    return [column for column in known if any(math.isfinite(getattr(row, column[0])) for row in rows)]
+def case_columns(rows: Sequence[CaseRow]) -> list[tuple[str, str, int]]:
+    """Columns of numbers that have one: name, title and digits."""
+    known = [("volume_ml", "flagged, ml", 2), ("findings", "findings", 0), ("p_value", "p of the scan", 3)]
+    known += [(metric.name, column.title, column.digits) for metric, column in columns(Table.REPORT_CASES, Metric)]
+    return [column for column in known if any(math.isfinite(row.value(column[0])) for row in rows)]
 
 
 def _counted(values: Iterable[object]) -> str:

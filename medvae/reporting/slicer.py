@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from medvae.drawing import MASK_COLOUR, TRUTH_COLOUR, rgb
 from medvae.files import write_bytes
 from medvae.imaging.volume import Geometry
-from medvae.reporting.colours import rgb
+from medvae.reporting.handoff import OpenedCase, Viewer
 
+SEGMENTATION = "{id}.seg.nrrd"
 _RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
 
 
@@ -79,3 +81,14 @@ def write_segmentation(path: Path | str, segments: Sequence[Segment], geometry: 
 
 def _vector(numbers: Sequence[float]) -> str:
     return f"({','.join(repr(number + 0.0) for number in numbers)})"
+
+
+def _write_case(opened: OpenedCase) -> None:
+    """Mask and truth, with names and colours."""
+    segments = [Segment("Anomaly", MASK_COLOUR, opened.mask)]
+    if opened.truth is not None:
+        segments += [Segment("Truth", TRUTH_COLOUR, opened.truth)]
+    write_segmentation(opened.path(SEGMENTATION), segments, opened.volume.geometry)
+
+
+SLICER = Viewer(name="3D Slicer", files=(SEGMENTATION,), write=_write_case)

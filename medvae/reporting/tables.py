@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Table as Printed
 
-from medvae.evaluation.case import MASK
+from medvae.evaluation.metrics import (
+    CohortMetric,
+    Column,
+    Metric,
+    PointMetric,
+    RegionMetric,
+    ScanMetric,
+    Table,
+    VoxelMetric,
+    columns,
+    registered,
+)
+from medvae.evaluation.result import MASK, PointResult, Quantity
 
 if TYPE_CHECKING:  # some of these import torch, which a table of counts does not need
     from medvae.evaluation.bootstrap import Interval
-    from medvae.evaluation.study import Study
+    from medvae.evaluation.result import Study
     from medvae.preparation.cohort_check import CohortCheck
 
 ABSENT = "–"
-COLUMNS = ("method", "subjects", "AP", "prevalence", "AUROC", "⌈Dice⌉ oracle", "⌈Dice⌉ without small components")
 
 
 def study_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
@@ -29,24 +40,20 @@ def study_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
     number that does not exist is "–"; a column without any number is left out.
     """
     named = {point.name: point for study in studies for point in study.operating_points}
-    header = list(COLUMNS)
-    for point in named.values():
-        if point.name == MASK:
-            header += ["Dice of masks", "realised FPR of masks"]
-        elif math.isnan(point.asked_fpr):
-            header += [f"Dice above {point.threshold:g}", f"realised FPR above {point.threshold:g}"]
-        else:
-            said = point_name(point.name)
-            header += [f"Dice @ {said}", f"realised FPR @ {said.removesuffix(' FPR')}"]
+    of_voxels, of_points = columns(Table.METHODS, VoxelMetric), columns(Table.METHODS, PointMetric)
+    header = ["method", "subjects", *(column.title for _, column in of_voxels)]
+    header += [_at_point(column.title, point) for point in named.values() for _, column in of_points]
     rows = []
     for study in studies:
         row = [study.method, str(study.pooled["n_subjects"]) if study.pooled.get("n_subjects") else ABSENT]
-        row += [_cell(study, key) for key in ("ap", "prevalence", "auroc", "oracle_dice", "oracle_dice_components")]
+        row += [cell(study.pooled.get(m.name), column, study.interval(m.name)) for m, column in of_voxels]
         points = {point.name: point for point in study.operating_points}
         for name in named:
             point = points.get(name)
-            row += [_with_interval(point and point.dice, study.intervals.get(f"dice_{name}"))]
-            row += [percent(point and point.fpr)]
+            row += [
+                cell(None if point is None else point[metric.name], column, study.interval(metric.name, name))
+                for metric, column in of_points
+            ]
         rows.append(row)
     kept = [i for i in range(len(header)) if i == 0 or any(row[i] != ABSENT for row in rows)]
     return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
@@ -73,32 +80,24 @@ def check_rows(check: CohortCheck) -> tuple[list[str], list[list[str]]]:
 
 def point_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of what each threshold of each method finds: lesions, false findings, distances of surfaces."""
-    header = ["method", "threshold", "Dice, mean of cases", "lesions found", "lesion F1", "false findings per scan"]
-    header += ["in a healthy scan", "slices with false alarm", "HD95 mm", "ASSD mm"]
+    shown = columns(Table.THRESHOLDS, PointMetric)
     rows = [
         [
             study.method,
             point_name(MASK)
             if point.name == MASK
             else f"{point.threshold:.4g}" + ("" if math.isnan(point.asked_fpr) else f" ({point_name(point.name)})"),
-            _number(point.mean_dice, 3),
-            percent(point.lesion_sensitivity),
-            _number(point.lesion_f1, 3),
-            _number(point.false_positives_per_scan, 1),
-            _number(point.false_positives_per_healthy_scan, 1),
-            percent(point.false_alarm_slices),
-            _number(point.hd95_mm, 1),
-            _number(point.assd_mm, 1),
+            *(cell(point[m.name], column, study.interval(m.name, point.name)) for m, column in shown),
         ]
         for study in studies
         for point in study.operating_points
     ]
-    return header, rows
+    return ["method", "threshold", *(column.title for _, column in shown)], rows
 
 
 def lesion_rows(study: Study) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the lesions found per class of volume, at each operating point."""
-    points = [point for point in study.operating_points if point.lesions]
+    points = [point for point in study.operating_points if point["lesions"]]
     header = [
         "lesion ml",
         "lesions",
@@ -106,62 +105,76 @@ def lesion_rows(study: Study) -> tuple[list[str], list[list[str]]]:
     ]
     sizes = zip(*(point.by_size for point in points), strict=True)
     rows = []
-    for bins in sizes:
-        if bins[0]["lesions"]:
-            found = [f"{one['found']} ({percent(one['sensitivity'])})" for one in bins]
-            rows.append([str(bins[0]["size_ml"]), str(bins[0]["lesions"]), *found])
+    for same in sizes:
+        if same[0].lesions:
+            found = [f"{one.found} ({percent(one.sensitivity)})" for one in same]
+            rows.append([same[0].size_ml, str(same[0].lesions), *found])
     return header, rows
 
 
 def free_response_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the share of lesions found at numbers of false findings per scan."""
-    measured = [study for study in studies if study.free_response]
-    numbers = list(measured[0].free_response["sensitivity"]) if measured else []
-    header = ["method", "lesions from 0.3 ml", *(f"{number} per scan" for number in numbers)]
+    measured = [(study.method, study.free_response) for study in studies if study.free_response is not None]
+    numbers = list(measured[0][1].sensitivity) if measured else []
+    header = ["method", "lesions from 0.3 ml", *(f"{number:g} per scan" for number in numbers)]
     rows = [
-        [study.method, str(study.free_response["lesions"]),
-         *(_number(value, 2) for value in study.free_response["sensitivity"].values())]
-        for study in measured
-    ]  # fmt: skip
+        [method, str(found.lesions), *(_number(value, 2) for value in found.sensitivity.values())]
+        for method, found in measured
+    ]
     return header, rows
 
 
 def brats_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of lesion-wise Dice and HD95 as in BraTS 2023, of each region at each threshold."""
-    header = ["method", "threshold", "region", "lesion-wise Dice", "lesion-wise HD95 mm", "lesions", "missed", "false"]
+    shown = columns(Table.REGIONS, RegionMetric)
     rows = [
         [
             study.method,
-            row["point"],
-            row["region"],
-            _with_interval(row["dice"], study.intervals[f"brats_dice_{row['region']}_{row['point']}"]),
-            _number(row["hd95_mm"], 1),
-            *(str(row[key]) for key in ("lesions", "missed", "false")),
+            found.point,
+            found.region,
+            *(
+                cell(found.numbers.get(metric.key), column, study.interval(metric.name, found.point, found.region))
+                for metric, column in shown
+            ),
         ]
         for study in studies
-        for row in study.brats
+        for found in study.brats
     ]
-    return header, rows
+    return ["method", "threshold", "region", *(column.title for _, column in shown)], rows
 
 
 def case_rows(study: Study) -> tuple[list[str], list[list[str]]]:
     """Header and rows of lesion scans against healthy scans, one score per scan."""
+    shown = columns(Table.SCANS, ScanMetric)
     rows = [
-        [name, *(_with_interval(found[key]["value"], found[key]) for key in ("auroc", "ap"))]
-        for name, found in study.case_level.items()
-        if isinstance(found, dict)
+        [name, *(cell(getattr(found.get(m.key), "value", None), column, found.get(m.key)) for m, column in shown)]
+        for name, found in study.case_level.scores.items()
     ]
-    return ["score of a scan", "AUROC", "AP"], rows
+    return ["score of a scan", *(column.title for _, column in shown)], rows
 
 
-def difference_rows(differences: dict[str, dict[str, Interval]]) -> tuple[list[str], list[list[str]]]:
+def difference_rows(differences: Mapping[str, Mapping[Quantity, Interval]]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of paired differences to other methods."""
-    names = {"ap": "AP", "auroc": "AUROC", "oracle_dice": "⌈Dice⌉ oracle"}
+    shown = [(Quantity(metric.name), column) for metric, column in columns(Table.DIFFERENCES, VoxelMetric)]
     rows = [
-        [other, str(found["ap"].n_subjects), *(_with_interval(found[key].value, found[key], sign="+") for key in names)]
+        [
+            other,
+            str(found[shown[0][0]].n_subjects),
+            *(cell(found[quantity].value, column, found[quantity], sign="+") for quantity, column in shown),
+        ]
         for other, found in differences.items()
     ]
-    return ["minus", "subjects", *names.values()], rows
+    return ["minus", "subjects", *(column.title for _, column in shown)], rows
+
+
+def metric_rows() -> tuple[list[str], list[list[str]]]:
+    """Header and rows of what is measured: every metric that is registered."""
+    better = {True: "higher", False: "lower", None: ABSENT}
+    rows = [
+        [f"`{metric.name}`", metric.meaning, metric.unit or ABSENT, better[metric.higher_is_better], _given_for(metric)]
+        for metric in registered(Metric)
+    ]
+    return ["number", "meaning", "unit", "better", "of"], rows
 
 
 def point_name(name: str) -> str:
@@ -177,7 +190,7 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Printed(title=title, title_justify="left", title_style="bold")
     for index, name in enumerate(header):
         table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
     for row in rows:
@@ -191,24 +204,62 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
-def _cell(study: Study, key: str) -> str:
-    return _with_interval(study.pooled.get(key), study.intervals.get(key))
+def cell(value: float | None, column: Column, around: Interval | None = None, *, sign: str = "") -> str:
+    """A number as its column shows it, with its interval unless that means little; `ABSENT` if there is none.
 
-
-def _with_interval(value: float | None, found: Interval | dict[str, Any] | None, *, sign: str = "") -> str:
-    """A number and its interval, unless the interval means little."""
-    text = _number(value, 3, sign)
-    if isinstance(found, dict):
-        low, high, little = found["low"], found["high"], found["means_little"]
-    else:
-        low, high, little = (found.low, found.high, found.means_little) if found else (0, 0, True)
-    return text if text == ABSENT or little else f"{text} [{low:{sign}.3f}, {high:{sign}.3f}]"
-
-
-def _number(value: float | None, digits: int, sign: str = "") -> str:
-    return ABSENT if value is None or math.isnan(value) else f"{value:{sign}.{digits}f}"
+    Parameters
+    ----------
+    value
+        None and NaN where there is no number.
+    column
+        How it is shown.
+    around
+        Its interval.
+    sign
+        "+" writes the sign of positive numbers too.
+    """
+    text = (percent(value) if column.percent else _number(value, column.digits, sign)) + column.after
+    if value is None or math.isnan(value):
+        return ABSENT
+    if around is None or around.means_little or not column.interval:
+        return text
+    if column.percent:
+        return f"{text} [{percent(around.low)}, {percent(around.high)}]"
+    return f"{text} [{around.low:{sign}.{column.digits}f}, {around.high:{sign}.{column.digits}f}]"
 
 
 def percent(value: float | None) -> str:
     """A share as a percentage; with two decimals where one would say 0.0 %."""
     return ABSENT if value is None or math.isnan(value) else f"{100 * value:.{2 if 0 < value < 0.0005 else 1}f} %"
+
+
+def _given_for(metric: Metric) -> str:
+    """What a metric is a number of, in words."""
+    if isinstance(metric, VoxelMetric):
+        pooled = metric.of_pool is not None or metric.of_case is None
+        kinds = ["each lesion case"] * (metric.of_case is not None) + ["pooled voxels"] * pooled
+    elif isinstance(metric, PointMetric):
+        case = "each case at a point" if metric.in_healthy else "each lesion case at a point"
+        pooled = metric.of_cases is not None or metric.of_case is None
+        kinds = [case] * (metric.of_case is not None) + ["each point"] * pooled
+    elif isinstance(metric, RegionMetric):
+        kinds = ["each region and point"]
+    elif isinstance(metric, ScanMetric):
+        kinds = [f"scans by {', '.join(metric.parts)}"]
+    else:
+        kinds = ["the cohort" if isinstance(metric, CohortMetric) else "each case"]
+    return ", ".join(kinds)
+
+
+def _at_point(title: str, point: PointResult) -> str:
+    """Title of a metric's column at an operating point."""
+    if point.name == MASK:
+        return f"{title} of masks"
+    if math.isnan(point.asked_fpr):
+        return f"{title} above {point.threshold:g}"
+    said = point_name(point.name)
+    return f"{title} @ {said.removesuffix(' FPR') if title.endswith('FPR') else said}"
+
+
+def _number(value: float | None, digits: int, sign: str = "") -> str:
+    return ABSENT if value is None or math.isnan(value) else f"{value:{sign}.{digits}f}"

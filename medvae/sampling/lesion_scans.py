@@ -7,6 +7,7 @@ scans that were bent after they had lesions, and no patch of them can be made wi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,12 +16,12 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from medvae.augmentation.batches import augment
 from medvae.config import Config
 from medvae.lesions.synthesis import insert_lesions
 from medvae.normative import deformation
-from medvae.normative.atlas import VolumeWithAtlas
+from medvae.normative.inputs import ShownScan
 from medvae.sampling.patches import patch_corner
-from medvae.sampling.tensor_augmentation import augment
 
 POINTS_MM = 16.0
 """Between two points that are moved at random where scans are bent for training."""
@@ -36,7 +37,7 @@ class LesionScans(Dataset):
     network is shown, and the truth, 0 or 1, as the last channel. All that is random depends on (seed, epoch, index).
     """
 
-    def __init__(self, volumes: Sequence[VolumeWithAtlas], config: Config, *, patches: int | None = None) -> None:
+    def __init__(self, volumes: Sequence[ShownScan], config: Config, *, patches: int | None = None) -> None:
         self._volumes, self._config = volumes, config
         self.patches = patches or config.sampling.patches_per_volume
 
@@ -47,10 +48,10 @@ class LesionScans(Dataset):
         epoch, index = key
         volume, config, seed = self._volumes[index], self._config, (self._config.seed, epoch, index)
         image, mask = self._host(volume, seed)
-        scan, other, truth = self._with_lesions(image, mask, seed, volume.grid.voxel_mm)
-        even, field = volume.atlas.fitted(scan, mask)
-        gain = np.where(scan > 0.01, even / np.maximum(scan, 0.01), 1)  # the shading that was taken out
-        shown = volume.atlas.beside_fitted(even, field, mask, volume.mirror, other * gain)
+        scan, other, truth = self._with_lesions(image, mask, seed, volume.volume.grid.voxel_mm)
+        fitted = volume.inputs.fitted(scan, mask)
+        gain = np.where(scan > 0.01, fitted.image / np.maximum(scan, 0.01), 1)  # the bias field that was taken out
+        shown = volume.inputs.stack(replace(fitted, mirror_source=other * gain))
         stack = np.concatenate([shown, truth, mask[None]]).astype(np.float32, copy=False)
         rng = np.random.default_rng((*seed, 1))
         if config.augmentation.enabled and config.augmentation.mirror and rng.random() < 0.5:
@@ -65,14 +66,14 @@ class LesionScans(Dataset):
         patches = torch.from_numpy(patches)
         return patches[:, :-1], patches[:, -1:] > 0.5
 
-    def _host(self, volume: VolumeWithAtlas, seed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    def _host(self, volume: ShownScan, seed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """The healthy scan and its mask, as they are or bent: a brain that nobody has."""
         mask = np.array(volume.mask)
-        image = np.where(mask, volume.plain.image, 0).astype(np.float32)
+        image = np.where(mask, volume.volume.image, 0).astype(np.float32)
         options, rng = self._config.augmentation, np.random.default_rng((*seed, 5))
         if not (options.enabled and options.bending_mm) or rng.random() < 1 / 3:
             return image, mask
-        voxel_mm = volume.grid.voxel_mm
+        voxel_mm = volume.volume.grid.voxel_mm
         points = [int(n * voxel_mm // POINTS_MM) for n in mask.shape]
         spread = options.bending_mm / voxel_mm
         moves = torch.from_numpy(rng.normal(0, spread, (3, *points)).astype(np.float32))

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from medvae.preparation.prepared import PreparedVolume
-from medvae.sampling.augmentation import Augmenter
+from medvae.augmentation.augmenter import Augmenter
+from medvae.preparation.prepared import ImageAndMask
 
 
 class PatchDataset(Dataset):
@@ -22,7 +22,7 @@ class PatchDataset(Dataset):
 
     def __init__(
         self,
-        volumes: Sequence[PreparedVolume],
+        volumes: Sequence[ImageAndMask],
         size: Sequence[int],
         *,
         per_volume: int = 8,

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from medvae.augmentation.augmenter import Augmenter
 from medvae.imaging.planes import Plane, slices_of
-from medvae.preparation.prepared import PreparedVolume
-from medvae.sampling.augmentation import Augmenter
+from medvae.preparation.prepared import ImageAndMask
 
 
 class SliceDataset(Dataset):
@@ -22,7 +22,7 @@ class SliceDataset(Dataset):
 
     def __init__(
         self,
-        volumes: Sequence[PreparedVolume],
+        volumes: Sequence[ImageAndMask],
         plane: Plane,
         *,
         min_brain_fraction: float,

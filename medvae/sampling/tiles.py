@@ -6,32 +6,33 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from medvae.augmentation.augmenter import Augmenter
+from medvae.augmentation.batches import augment
+from medvae.augmentation.foreign import require_usable
 from medvae.config import Config
-from medvae.preparation.prepared import PreparedVolume
-from medvae.sampling.augmentation import Augmenter, left_right_axis
+from medvae.imaging.planes import Plane
+from medvae.normative.inputs import ShownScan
 from medvae.sampling.lesion_scans import FixedPatches, LesionScans
 from medvae.sampling.order import WithKey
 from medvae.sampling.patches import PatchDataset
 from medvae.sampling.slices import SliceDataset
-from medvae.sampling.tensor_augmentation import augment
 
 Tiles = SliceDataset | PatchDataset | FixedPatches
 
 
-def training_tiles(config: Config, volumes: Sequence[PreparedVolume]) -> Tiles | WithKey | LesionScans:
+def training_tiles(config: Config, volumes: Sequence[ShownScan]) -> Tiles | WithKey | LesionScans:
     """Tiles of the training scans: augmented, or with the keys from which `augment_batch` does it.
 
     Where the atlas is bent onto each scan: the scans with lesions, of which `MixedPatches` makes batches.
     """
+    require_extra(config)
     options = config.sampling
     if config.network is not None and config.network.deformable:
         return LesionScans(volumes, config)
     changes = config.augmentation
     augmenter = None
     if changes.enabled and changes.backend == "batchgenerators":
-        augmenter = Augmenter(
-            changes, config.tile_shape, mirror_axis=_mirror_axis(config), voxel_mm=config.grid.voxel_mm
-        )
+        augmenter = Augmenter(changes, mirror_axis=_mirror_axis(config), voxel_mm=config.grid.voxel_mm)
     if options.kind == "patch":
         count = options.patches_per_volume
         tiles = PatchDataset(volumes, options.patch_size, per_volume=count, augmenter=augmenter, seed=config.seed)
@@ -50,7 +51,7 @@ def augment_batch(config: Config, x: Tensor, mask: Tensor, keys: Tensor) -> tupl
     return augment(x, mask, config.augmentation, mirror_axis=_mirror_axis(config), seeds=seeds, voxel_mm=voxel_mm)
 
 
-def validation_tiles(config: Config, volumes: Sequence[PreparedVolume]) -> Tiles:
+def validation_tiles(config: Config, volumes: Sequence[ShownScan]) -> Tiles:
     """The same tiles every time, as they are."""
     options = config.sampling
     if config.network is not None and config.network.deformable:
@@ -60,5 +61,29 @@ def validation_tiles(config: Config, volumes: Sequence[PreparedVolume]) -> Tiles
     return SliceDataset(volumes, options.plane, min_brain_fraction=options.min_brain_fraction)
 
 
+def require_extra(config: Config) -> None:
+    """Try the transforms that the config names in ``extra``, before anything takes long.
+
+    Raises
+    ------
+    MedvaeError
+        For one that cannot be used.
+    """
+    options, shape = config.augmentation, config.tile_shape
+    if options.enabled:
+        require_usable(options.extra, shape)
+    if config.objective.kind == "discrepancy":
+        require_usable(config.objective.appearance.extra, shape, may_move=False)
+
+
 def _mirror_axis(config: Config) -> int | None:
     return left_right_axis(config.sampling.plane if config.sampling.kind == "slice" else None)
+
+
+def left_right_axis(plane: Plane | None) -> int | None:
+    """The spatial axis of a slice (of a patch, without a plane) along which a mirrored brain is a brain.
+
+    On the standard grid (RAS) left to right is the first axis of a patch and of axial and coronal slices; sagittal
+    slices have none.
+    """
+    return None if plane == "sagittal" else 0

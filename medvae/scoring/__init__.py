@@ -1,1 +1,1 @@
-"""Per-voxel scores: functions of a network and a tile, or of the scan alone, and the map put together from tiles."""
+"""Per-voxel scores of a scan, one file per family; each registers itself under its declared name (see `registry`)."""

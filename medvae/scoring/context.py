@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from medvae.networks.interface import Network
+from medvae.scoring.registry import Scored, score
+from medvae.scoring.tiling import score_tiles
 
 
 @torch.no_grad()
@@ -62,6 +66,13 @@ def context_residual(
         restored = network(torch.where(hidden, torch.full_like(tile, fill), tile)).reconstruction
         total += ((tile.float() - restored.float()) * hidden).mean(1)
     return total / shifts ** len(spatial)
+
+
+@score("context")
+def _context(scan: Scored) -> np.ndarray:
+    options = scan.config.score
+    side, spacing, shifts = options.context_side, options.context_spacing, options.context_shifts
+    return score_tiles(scan, partial(context_residual, side=side, spacing=spacing, shifts=shifts))
 
 
 def _patterns(spatial: torch.Size, side: int, spacing: int, shifts: int, device: torch.device) -> Iterator[Tensor]:

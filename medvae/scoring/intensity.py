@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import rankdata
 
+from medvae.scoring.registry import Scored, score
+
 
 def intensity(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The first modality as it is; ``(C, X, Y, Z)`` and ``(X, Y, Z)`` give ``(X, Y, Z)``."""
@@ -20,3 +22,14 @@ def equalized_intensity(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     values = image[0][mask]
     equalized[mask] = rankdata(values) / len(values)
     return equalized
+
+
+@score("intensity")
+@score("z_score")  # the image is then the scan's z scores
+def _intensity(scan: Scored) -> np.ndarray:
+    return intensity(scan.image, scan.mask)
+
+
+@score("equalized_intensity")
+def _equalized_intensity(scan: Scored) -> np.ndarray:
+    return equalized_intensity(scan.image, scan.mask)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from medvae.networks.interface import Network
+from medvae.scoring.registry import Scored, score
+from medvae.scoring.tiling import score_tiles
 
 
 @torch.no_grad()
@@ -39,3 +42,13 @@ def squared_residual(network: Network, tile: Tensor, mask: Tensor) -> Tensor:
 def reconstruction(network: Network, tile: Tensor, mask: Tensor) -> Tensor:
     """x̂ of the first modality, ``(N, *spatial)`` float32, 0 outside the mask; arguments as `residual`."""
     return (network(tile).reconstruction.float() * mask)[:, 0]
+
+
+@score("residual")
+def _residual(scan: Scored) -> np.ndarray:
+    return score_tiles(scan, residual)
+
+
+@score("squared_residual")
+def _squared_residual(scan: Scored) -> np.ndarray:
+    return score_tiles(scan, squared_residual)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from medvae.networks.densities import kl_divergence, negative_log_likelihood
 from medvae.networks.interface import Network
+from medvae.scoring.registry import Scored, score
+from medvae.scoring.tiling import score_tiles
 
 
 def restoration(
@@ -66,6 +71,16 @@ def restoration(
         size = (slope.flatten(1).square().sum(1) / voxels).sqrt().clamp(min=1e-12)
         restored = (x - step_size * slope / size.view(-1, *[1] * (x.ndim - 1))).detach()
     return ((original - restored) * inside).mean(1)
+
+
+@score("restoration")
+def _restoration(scan: Scored) -> np.ndarray:
+    options, loss = scan.config.score, scan.config.objective
+    function = partial(
+        restoration, steps=options.restoration_steps, step_size=options.restoration_step_size,
+        likelihood=loss.likelihood, scale=loss.likelihood_scale, beta=loss.beta,
+    )  # fmt: skip
+    return score_tiles(scan, function)
 
 
 def _variation(change: Tensor) -> Tensor:

@@ -10,9 +10,36 @@ from torch import Tensor
 
 from medvae.imaging.planes import Plane, slices_of, volume_of
 from medvae.networks.interface import Network
+from medvae.scoring.registry import Scored
 
 TileScore = Callable[[Network, Tensor, Tensor], Tensor]
 """``(network, tile (N, C, *spatial), mask (N, 1, *spatial)) -> (N, *spatial)``."""
+
+
+def score_tiles(scan: Scored, function: TileScore) -> np.ndarray:
+    """Score a scan tile by tile, in the slices or patches that its network was trained on.
+
+    Parameters
+    ----------
+    scan
+        With a network.
+    function
+        The score of a tile.
+
+    Returns
+    -------
+    ndarray
+        ``(X, Y, Z)`` float32, 0 outside the mask.
+    """
+    if scan.network is None:
+        raise ValueError("a score of tiles needs a network; found None.")
+    sampling, batch = scan.config.sampling, scan.config.score.batch_size
+    if sampling.kind == "patch":
+        return score_patches(
+            scan.network, function, scan.image, scan.mask, sampling.patch_size, overlap=sampling.patch_overlap,
+            batch_size=max(1, batch // 16),
+        )  # fmt: skip
+    return score_slices(scan.network, function, scan.image, scan.mask, sampling.plane, batch_size=batch)
 
 
 def score_slices(

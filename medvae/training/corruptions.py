@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from medvae.augmentation.batches import augment
 from medvae.config import ObjectiveConfig
 from medvae.imaging.grid import DEFAULT_GRID
 from medvae.lesions.synthesis import insert_lesions
-from medvae.sampling.tensor_augmentation import augment
+from medvae.normative.inputs import Channels
 
 Fill = Literal["zero", "value", "noise"]
 
@@ -112,30 +114,38 @@ def corrupt(
     x: Tensor,
     mask: Tensor,
     seed: Sequence[int],
-    modalities: int | None = None,
-    mirror: bool = False,
+    channels: Channels | None = None,
     voxel_mm: float = DEFAULT_GRID.voxel_mm,
 ) -> tuple[Tensor, Tensor]:
     """Insert lesions, then change the look of the whole scan: ``(corrupted, truth)`` as of `insert_lesions`.
 
-    Channels of ``x`` after the first ``modalities`` are an atlas and stay as they are; all are the scan by default.
-    With ``mirror`` the last ``modalities`` are the mirrored scan. It looks as the scan does and has lesions of its own,
-    which are not in the truth: a network that never saw both sides ill would take what is alike for healthy.
-    ``voxel_mm``, the edge of a voxel, is that of the default grid if not given.
+    Parameters
+    ----------
+    options
+        Which lesions, and which changes.
+    x, mask
+        ``(N, C, *spatial)`` and ``(N, 1, *spatial)`` bool.
+    seed
+        Of all random numbers.
+    channels
+        The maps of ``x``; all is the scan by default. What comes of healthy brains stays as it is. A mirrored scan
+        looks as the scan does and has lesions of its own, which are not in the truth: a network that never saw both
+        sides ill would take what is alike for healthy.
+    voxel_mm
+        Edge of a voxel, in mm; that of the default grid if not given.
     """
-    modalities = modalities or x.shape[1]
-    scan, others = x[:, :modalities], x[:, modalities:]
-    corrupted, truth = insert_lesions(scan, mask, options.lesions, (*seed, 1), voxel_mm)
-    seeds = [(*seed, 2, index) for index in range(len(x))]
-    corrupted, _ = augment(corrupted, mask, options.appearance, mirror_axis=None, seeds=seeds, voxel_mm=voxel_mm)
-    if mirror:
-        others, mirrored = others[:, :-modalities], others[:, -modalities:]
-        mirrored, _ = insert_lesions(mirrored, mask, options.lesions, (*seed, 3), voxel_mm)
-        turned, _ = augment(
-            mirrored.flip(2), mask.flip(2), options.appearance, mirror_axis=None, seeds=seeds, voxel_mm=voxel_mm
-        )
-        others = torch.cat([others, turned.flip(2)], dim=1)  # turned: neither noise nor shading is that of the scan
-    return torch.cat([corrupted, others], dim=1), truth
+    maps = channels.split(x) if channels is not None else {"scan": x}
+    look = partial(
+        augment, config=options.appearance, mirror_axis=None, voxel_mm=voxel_mm,
+        seeds=[(*seed, 2, index) for index in range(len(x))],
+    )  # fmt: skip
+    corrupted, truth = insert_lesions(maps["scan"], mask, options.lesions, (*seed, 1), voxel_mm)
+    maps["scan"], _ = look(corrupted, mask)
+    if "mirrored" in maps:
+        mirrored, _ = insert_lesions(maps["mirrored"], mask, options.lesions, (*seed, 3), voxel_mm)
+        turned, _ = look(mirrored.flip(2), mask.flip(2))
+        maps["mirrored"] = turned.flip(2)  # turned: neither noise nor bias field is that of the scan
+    return torch.cat(list(maps.values()), dim=1), truth
 
 
 def with_lesions(
@@ -148,14 +158,14 @@ def with_lesions(
 ) -> tuple[Tensor, Tensor]:
     """What a segmenter is to judge, and the truth: tiles that have lesions already, or `corrupt` puts some in.
 
-    The former end with a channel of truth, and are those of a network whose atlas is bent onto each scan, see
-    `medvae.sampling.lesion_scans`. ``voxel_mm``, the edge of a voxel, is that of the default grid if not given.
+    The former bring the truth as one more channel than the network takes, see `medvae.sampling.lesion_scans`.
+    ``voxel_mm``, the edge of a voxel, is that of the default grid if not given.
     """
     bare = getattr(network, "module", network)  # several processes wrap the network
-    if getattr(bare, "deformable", False):
+    channels = getattr(bare, "channels", None)
+    if channels is not None and x.shape[1] == channels.count + 1:
         return x[:, :-1], x[:, -1:] > 0.5
-    modalities, mirror = getattr(bare, "modalities", None), getattr(bare, "mirror", False)
-    return corrupt(options, x, mask, seed, modalities, mirror, voxel_mm)
+    return corrupt(options, x, mask, seed, channels, voxel_mm)
 
 
 def _unravel(index: Tensor, shape: torch.Size | tuple[int, ...]) -> list[Tensor]:

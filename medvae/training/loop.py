@@ -11,43 +11,38 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from medvae.config import Config
+from medvae.devices import AUTO
 from medvae.errors import MedvaeError
-from medvae.files import remove_leftovers, whole_folder, write_bytes, write_text
-from medvae.networks.build import build_network, load_network
+from medvae.files import write_bytes
+from medvae.networks.build import load_network
 from medvae.networks.interface import Network
-from medvae.normative.atlas import VolumeWithAtlas
-from medvae.normative.bias_field import VolumeWithoutShading
+from medvae.normative.inputs import NetworkInputs, ShownScan
 from medvae.preparation.prepared import PreparedVolume
 from medvae.progress import Progress
 from medvae.sampling.lesion_scans import LesionScans, MixedPatches, single
 from medvae.sampling.order import EpochOrder
 from medvae.sampling.tiles import Tiles, augment_batch, training_tiles, validation_tiles
-from medvae.training import losses
-from medvae.training.memory import keep_freed_memory
-from medvae.training.run_folder import Metrics, forget_after, open_run
+from medvae.training.checkpoints import as_safetensors, go_on, save_checkpoint
+from medvae.training.learner import Learner, new_learner
+from medvae.training.metrics import Metrics
+from medvae.training.objectives.base import LossTerms
+from medvae.training.run_folder import METRICS, open_run
 from medvae.training.snapshots import draw_loss, draw_reconstructions
 from medvae.training.tensorboard import add_picture, open_board
 
 WEIGHTS = "network.safetensors"
-CHECKPOINT = "checkpoints/latest"
-AVERAGE = "average.safetensors"
 
 
 def train(
@@ -58,7 +53,9 @@ def train(
     *,
     resume: bool = False,
     quiet: bool = False,
-    prior: Network | None = None,
+    inputs: NetworkInputs | None = None,
+    reconstructor: Network | None = None,
+    device: str = AUTO,
 ) -> Network:
     """Train the network of ``config`` on healthy volumes.
 
@@ -78,8 +75,13 @@ def train(
         Go on from the newest checkpoint of ``out``, if there is one.
     quiet
         No progress display.
-    prior
-        The trained network of ``config.network.prior``, see `medvae.detection.prior.with_prior`; it stays as it is.
+    inputs
+        What the network is shown, if it was fitted to the training scans before.
+    reconstructor
+        The trained network of ``config.network.reconstructor``, see `medvae.detection.reconstructor`; it stays as it
+        is.
+    device
+        Where to train, as in `medvae.devices.find_device`; with ``auto`` accelerate chooses.
 
     Returns
     -------
@@ -89,177 +91,130 @@ def train(
     Raises
     ------
     MedvaeError
-        If ``out`` holds another run, or a loss becomes NaN or infinite: the term is named and the last good
-        checkpoint stays.
+        If there is no such device, ``out`` holds another run, or a loss becomes NaN or infinite: the term is named
+        and the last good checkpoint stays.
     KeyboardInterrupt
         After the checkpoint is written.
     """
     out = open_run(out, config, resume=resume)
-    options = config.training
-    if not training:
-        raise MedvaeError('There is no healthy training scan: mark cases without lesions as split "train".')
-    if config.network.atlas and not isinstance(training[0], VolumeWithAtlas):
-        raise MedvaeError(
-            "network.atlas: the network is shown the healthy mean of each place, but the scans came without: give "
-            "VolumeWithAtlas(volume, fit_atlas(training), config.network.mirror) of each, or call medvae.fitting.fit."
-        )
-    if config.network.shading == "removed" and not isinstance(training[0], VolumeWithoutShading):
-        raise MedvaeError(
-            "network.shading: the network is to see none of it, but the scans came with it: give "
-            "VolumeWithoutShading(volume, fit_reference(training)) of each, or call medvae.fitting.fit."
-        )
-    if config.network.prior and prior is None:
-        raise MedvaeError("network.prior: a trained network is to be shown, and none came: call medvae.fitting.fit.")
-    channels = training[0].image.shape[0]
+    _require_all(config, training, reconstructor)
+    modalities = training[0].image.shape[0]
     if (out / WEIGHTS).exists():
-        return load_network(config, channels, out / WEIGHTS)
-
-    AcceleratorState._reset_state()  # or it refuses another precision than that of an earlier training in this process
-    accelerator = Accelerator(mixed_precision=options.precision)
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()
-    network = build_network(config, channels)
-    if config.network.prior:
-        network.prior.load_state_dict(prior.state_dict())
-    optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=options.learning_rate)
-    if options.channels_last:
-        network = network.to(
-            memory_format=torch.channels_last if len(config.tile_shape) == 2 else torch.channels_last_3d
-        )
-    average = (
-        AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay)) if options.ema_decay else None
-    )
-    if options.compile:
-        network = torch.compile(network)
-    network, optimiser = accelerator.prepare(network, optimiser)
-    if average:
-        average.to(accelerator.device)
-
-    constraint = _geco(config, accelerator.device)
-    step = 0
-    if accelerator.is_main_process:
-        remove_leftovers(out / CHECKPOINT)
-    accelerator.wait_for_everyone()
-    if (out / CHECKPOINT).is_dir():
-        accelerator.load_state(str(out / CHECKPOINT))
-        if average:
-            average.load_state_dict(load_file(out / CHECKPOINT / AVERAGE))
-        reached = json.loads((out / CHECKPOINT / "step.json").read_text())
-        step = reached["step"]
-        if constraint:
-            constraint.restore(reached["geco"])
-        if accelerator.is_main_process:
-            forget_after(out / "metrics.jsonl", step)
-
-    dataset = training_tiles(config, training)
-    held_out = validation_tiles(config, validation) if validation else None
-    batch, start, stop = config.sampling.batch_size, step, options.steps
-    mixed = MixedPatches(dataset, batch, config.seed) if isinstance(dataset, LesionScans) else None
-    begin, end = mixed.scans_of(start, stop) if mixed else (start * batch, stop * batch)
-    processes = accelerator.num_processes  # every process takes batches of its own
-    order = EpochOrder(len(dataset), seed=config.seed, start=begin * processes, stop=end * processes)
-    loader = DataLoader(
-        dataset, batch_size=1 if mixed else batch, sampler=order, num_workers=config.sampling.workers,
-        worker_init_fn=_one_thread, pin_memory=torch.cuda.is_available(), collate_fn=single if mixed else None,
-    )  # fmt: skip
-    loader = accelerator.prepare(loader)
-    batches = mixed.batches(loader, start, stop) if mixed else loader
-
-    def kept() -> Network:
-        return average.module if average else accelerator.unwrap_model(network, keep_torch_compile=False)
-
-    def save_checkpoint() -> None:
-        if accelerator.is_main_process:
-            try:
-                with whole_folder(out / CHECKPOINT) as folder:
-                    accelerator.save_state(str(folder), safe_serialization=True)
-                    if average:
-                        write_bytes(folder / AVERAGE, _as_safetensors(average))
-                    reached = {"step": step} | ({"geco": constraint.state()} if constraint else {})
-                    write_text(folder / "step.json", json.dumps(reached))
-            except (RuntimeError, SafetensorError) as error:  # what torch and safetensors make of a full disk
-                raise MedvaeError(
-                    f"{out / CHECKPOINT}: the checkpoint of step {step} could not be written ({error}). An "
-                    f"earlier one is intact. Free some space and run the command again with --resume."
-                ) from error
-
-    quiet = quiet or not accelerator.is_main_process
-    board = open_board(out, config, step) if accelerator.is_main_process else nullcontext()
-    progress = Progress("Training", options.steps, start=step, quiet=quiet)
-    with board as board, _stop_signal() as stopping, progress as progress:
-        metrics = Metrics(out / "metrics.jsonl", silent=not accelerator.is_main_process, board=board)
-        for x, mask, *keys in batches:  # keys come with tiles that are still to be augmented
-            if keys:
-                x, mask = augment_batch(config, x, mask, *keys)
-            network.train()
-            seed = (config.seed, step, accelerator.process_index)
-            beta = constraint.beta if constraint else None
-            terms = losses.training_loss(config.objective, network, x, mask, seed, step, beta, config.grid.voxel_mm)
-            _require_finite(terms, step, out)
-            if constraint:
-                constraint.update(accelerator.reduce(terms.reconstruction.detach(), "mean"))
-            accelerator.backward(terms.total)
-            accelerator.clip_grad_norm_(network.parameters(), options.clip_gradient_norm)
-            for group in optimiser.param_groups:  # a function of the step: nothing to put into a checkpoint
-                group["lr"] = options.learning_rate * _rate(step, options.warmup_steps, options.steps)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            if average:
-                average.update_parameters(accelerator.unwrap_model(network, keep_torch_compile=False))
-            step += 1
-            last = step == options.steps
-            metrics.add(terms._asdict() | ({"beta": beta} if constraint else {}))
-            if step % options.log_every == 0 or last:
-                line = metrics.write(step)
-                progress.update(step, **{k: v for k, v in line.items() if k not in ("step", "seconds")})
-            if (step % options.validate_every == 0 or last) and held_out and accelerator.is_main_process:
-                _validate(kept(), held_out, config, step, metrics)
-                draw_loss(out / "metrics.jsonl", out / "loss.png")
-                picture = draw_reconstructions(kept(), held_out, config, out / "reconstructions.png")
-                add_picture(board, picture, step)
-            if stopping.is_set():
-                metrics.write(step)
-                save_checkpoint()
-                raise KeyboardInterrupt
-            if step % options.checkpoint_every == 0 and not last:
-                save_checkpoint()
-
-    trained = kept().float().cpu()
-    if accelerator.is_main_process:
-        write_bytes(out / WEIGHTS, _as_safetensors(trained))
+        return load_network(config, modalities, out / WEIGHTS)
+    inputs = inputs or NetworkInputs.fit(config.network, modalities, training)
+    learner = new_learner(config, modalities, reconstructor, device)
+    go_on(learner, out)
+    batches = _batches(config, [inputs.shown(volume) for volume in training], learner)
+    held_out = validation_tiles(config, [inputs.shown(volume) for volume in validation]) if validation else None
+    _fit(config, learner, batches, held_out, out, quiet=quiet)
+    trained = learner.kept.float().cpu()
+    if learner.writes:
+        write_bytes(out / WEIGHTS, as_safetensors(trained))
     return trained.eval().requires_grad_(False)
 
 
-def _geco(config: Config, device: torch.device) -> losses.Geco | None:
-    options = config.objective
-    if options.geco_target is None:
-        return None
-    return losses.Geco(options.beta, options.geco_target, options.geco_speed, device)
+def _require_all(config: Config, training: Sequence[PreparedVolume], reconstructor: Network | None) -> None:
+    if not training:
+        raise MedvaeError('There is no healthy training scan: mark cases without lesions as split "train".')
+    if config.network.reconstructor and reconstructor is None:
+        raise MedvaeError(
+            "network.reconstructor: a trained network is to be shown, and none came: call medvae.fitting.fit."
+        )
+
+
+def _batches(config: Config, training: Sequence[ShownScan], learner: Learner) -> Iterable[tuple[Tensor, ...]]:
+    """Tiles and masks of this process's steps, from the learner's step to the last, on its device."""
+    dataset = training_tiles(config, training)
+    batch, start, stop = config.sampling.batch_size, learner.step, config.training.steps
+    mixed = MixedPatches(dataset, batch, config.seed) if isinstance(dataset, LesionScans) else None
+    begin, end = mixed.scans_of(start, stop) if mixed else (start * batch, stop * batch)
+    processes = learner.accelerator.num_processes  # every process takes batches of its own
+    order = EpochOrder(len(dataset), seed=config.seed, start=begin * processes, stop=end * processes)
+    loader = DataLoader(
+        dataset, batch_size=1 if mixed else batch, sampler=order, num_workers=config.sampling.workers,
+        worker_init_fn=_one_thread, pin_memory=learner.accelerator.device.type == "cuda",
+        collate_fn=single if mixed else None,
+    )  # fmt: skip
+    loader = learner.accelerator.prepare(loader)
+    return mixed.batches(loader, start, stop) if mixed else loader
+
+
+def _fit(
+    config: Config,
+    learner: Learner,
+    batches: Iterable[tuple[Tensor, ...]],
+    held_out: Tiles | None,
+    out: Path,
+    *,
+    quiet: bool,
+) -> None:
+    """Take all steps, with the log, the pictures and the checkpoints that are due after each."""
+    options = config.training
+    board = open_board(out, config, learner.step) if learner.writes else nullcontext()
+    progress = Progress("Training", options.steps, start=learner.step, quiet=quiet or not learner.writes)
+    with board as board, _stop_signal() as stopping, progress as progress:
+        metrics = Metrics(out / METRICS, silent=not learner.writes, board=board)
+        for x, mask, *keys in batches:  # keys come with tiles that are still to be augmented
+            if keys:
+                x, mask = augment_batch(config, x, mask, *keys)
+            _step(config, learner, x, mask, out)
+            last = learner.step == options.steps
+            if learner.step % options.log_every == 0 or last:
+                means = learner.means.take()
+                metrics.write(learner.step, means)
+                progress.update(learner.step, **means)
+            if (learner.step % options.validate_every == 0 or last) and held_out and learner.writes:
+                _validate(config, learner, held_out, metrics)
+                draw_loss(out / METRICS, out / "loss.png")
+                picture = draw_reconstructions(learner.kept, held_out, config, out / "reconstructions.png")
+                add_picture(board, picture, learner.step)
+            if stopping.is_set():
+                save_checkpoint(learner, out)
+                raise KeyboardInterrupt
+            if learner.step % options.checkpoint_every == 0 and not last:
+                save_checkpoint(learner, out)
+
+
+def _step(config: Config, learner: Learner, x: Tensor, mask: Tensor, out: Path) -> None:
+    """One step of the optimiser on a batch of tiles ``x (N, C, *spatial)``."""
+    options, accelerator, optimiser = config.training, learner.accelerator, learner.optimiser
+    learner.network.train()
+    seed = (config.seed, learner.step, accelerator.process_index)
+    beta = learner.geco.beta if learner.geco else None
+    terms = learner.objective.training_terms(learner.network, x, mask, seed, learner.step, beta)
+    _require_finite(terms, learner.step, out)
+    if learner.geco:
+        learner.geco.update(accelerator.reduce(terms.reconstruction.detach(), "mean"))
+    accelerator.backward(terms.total)
+    accelerator.clip_grad_norm_(learner.network.parameters(), options.clip_gradient_norm)
+    for group in optimiser.param_groups:  # a function of the step: nothing to put into a checkpoint
+        group["lr"] = options.learning_rate * _rate(learner.step, options.warmup_steps, options.steps)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    if learner.average:
+        learner.average.update_parameters(learner.bare)
+    learner.step += 1
+    learner.means.add(terms._asdict() | {"beta": beta})
 
 
 @torch.no_grad()
-def _validate(network: Network, held_out: Tiles, config: Config, step: int, metrics: Metrics) -> None:
+def _validate(config: Config, learner: Learner, held_out: Tiles, metrics: Metrics) -> None:
     """Loss terms on healthy validation tiles without noise, in nats per brain voxel."""
-    network.eval()
+    network = learner.kept.eval()
     device = next(network.parameters()).device
-    options = config.objective
     sums: dict[str, float] = {}
     voxels = 0.0
     for start in range(0, len(held_out), 64):
         tiles = [held_out[0, index] for index in range(start, min(start + 64, len(held_out)))]
         x, mask = (torch.stack(parts).to(device) for parts in zip(*tiles, strict=True))
-        terms = losses.validation_terms(options, network, x, mask, (config.seed, start), config.grid.voxel_mm)
+        terms = learner.objective.validation_terms(network, x, mask, (config.seed, start))
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + float(value)
         voxels += float(mask.sum())
-    metrics.line({"step": step, **{f"validation_{name}": total / voxels for name, total in sums.items()}})
+    metrics.line({"step": learner.step, **{f"validation_{name}": total / voxels for name, total in sums.items()}})
 
 
-def _as_safetensors(module: torch.nn.Module) -> bytes:
-    return save({name: tensor.contiguous() for name, tensor in module.state_dict().items()})
-
-
-def _require_finite(terms: losses.LossTerms, step: int, out: Path) -> None:
+def _require_finite(terms: LossTerms, step: int, out: Path) -> None:
     if torch.isfinite(terms.total):
         return
     bad = [name for name, term in terms._asdict().items() if term is not None and not torch.isfinite(term)]

@@ -1,27 +1,21 @@
-"""The folder of a run: its config, its metrics, and the rule that it is never overwritten."""
+"""The folder of a run: its config, its cohort, and the rule that it is never overwritten."""
 
 from __future__ import annotations
 
-import json
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from torch import Tensor
+from typing import Any
 
 from medvae.config import Config, dump_config, read_config
 from medvae.errors import MedvaeError
-from medvae.files import sha256, told, write_json, write_text
+from medvae.files import sha256, write_json, write_text
 from medvae.manifest import Manifest
 from medvae.schema import read_document
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
 CONFIG = "config.yaml"
 COHORT = "cohort.json"
+METRICS = "metrics.jsonl"
 
 
 def first_process() -> bool:
@@ -46,8 +40,8 @@ def check_run(out: Path | str, config: Config, *, resume: bool) -> Path:
     if existing.exists():
         if not resume:
             raise MedvaeError(
-                f"{out}: already holds a run. Continue it with --resume, or choose another --out folder; "
-                f"nothing was overwritten."
+                f"{out}: already holds a run. Continue it with --resume, replace it with --overwrite, or choose "
+                f"another --out folder; nothing was overwritten."
             )
         if read_config(existing) != config:  # not its text: a later version adds options, at their defaults
             raise MedvaeError(
@@ -161,51 +155,3 @@ def refuse_learned(runs: Sequence[Path | str], healthy: Mapping[str, Sequence[Pa
                 f'{where}: case "{learned[0]}" would set the thresholds, but {run} was trained on it, and a threshold '
                 f"from a scan that was learned from is too low. Give healthy scans that {run} has not learned from."
             )
-
-
-def forget_after(metrics: Path, step: int) -> None:
-    """Drop the lines of steps that a resumed run is about to repeat."""
-    if metrics.exists():
-        lines = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= step]
-        write_text(metrics, "".join(line + "\n" for line in lines))
-
-
-class Metrics:
-    """Averages loss terms between log lines and appends them to metrics.jsonl; a silent one writes nothing.
-
-    With a ``board`` (see `medvae.training.tensorboard`) they go there too, under the same names.
-    """
-
-    def __init__(self, path: Path, *, silent: bool = False, board: SummaryWriter | None = None) -> None:
-        self._path, self._silent, self._board = path, silent, board
-        self._sums: dict[str, Tensor | float] = {}
-        self._count = 0
-        self._started = time.monotonic()
-
-    def add(self, terms: dict[str, Tensor | None]) -> None:
-        """Take the terms of one step; they stay on their device until the next line is written."""
-        for name, term in terms.items():
-            if term is not None:
-                self._sums[name] = self._sums.get(name, 0.0) + term.detach()
-        self._count += 1
-
-    def write(self, step: int) -> dict[str, float]:
-        """Append the means since the last line, and return them."""
-        if not self._count:
-            return {}
-        means = {name: float(total) / self._count for name, total in self._sums.items()}
-        self._sums, self._count = {}, 0
-        line = {"step": step, "seconds": round(time.monotonic() - self._started, 2), **means}
-        self.line(line)
-        return line
-
-    def line(self, content: dict[str, float]) -> None:
-        """Append one line."""
-        if self._silent:
-            return
-        with told(self._path), open(self._path, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(content) + "\n")
-        if self._board is not None:
-            for name in content.keys() - {"step", "seconds"}:
-                self._board.add_scalar(name, content[name], int(content["step"]))
-            self._board.flush()

@@ -10,9 +10,9 @@ import torch
 from matplotlib.figure import Figure
 
 from medvae.config import Config
+from medvae.config.methods import OBJECTIVES
+from medvae.drawing import MAP_COLOURS, save_figure
 from medvae.networks.interface import Network
-from medvae.reporting.colours import MAP_COLOURS
-from medvae.reporting.figures import save_figure
 from medvae.sampling.tiles import Tiles
 from medvae.training.corruptions import with_lesions
 
@@ -51,7 +51,7 @@ def draw_reconstructions(network: Network, tiles: Tiles, config: Config, out: Pa
     x, mask = (torch.stack(parts) for parts in zip(*[tiles[0, int(index)] for index in chosen], strict=True))
     device = next(network.parameters()).device
     with torch.no_grad():
-        if config.objective.kind == "discrepancy":
+        if OBJECTIVES[config.objective.kind].needs_segmenter:
             x, truth = with_lesions(config.objective, network, x, mask, (0,), config.grid.voxel_mm)
             probability = network(x.to(device)).logits.float().sigmoid().cpu() * mask
             images = {"scan": x, "probability": probability, "truth": truth.float()}

@@ -24,7 +24,7 @@ def require_tensorboard(config: Config) -> None:
     if config.training.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise MedvaeError(
             "training.tensorboard=true needs the package tensorboard, which is not installed. Run: pip install "
-            '"medvae[tensorboard]", or leave the option out: loss.png and metrics.jsonl are always written.'
+            "tensorboard, or leave the option out: loss.png and metrics.jsonl are always written."
         )
 
 
@@ -35,7 +35,7 @@ def open_board(out: Path, config: Config, step: int) -> AbstractContextManager[S
     require_tensorboard(config)
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(out / FOLDER), purge_step=step + 1 if step else None)
+    return SummaryWriter(str(out / FOLDER), purge_step=step + 1)
 
 
 def add_picture(board: SummaryWriter | None, picture: Path, step: int) -> None:

@@ -1,0 +1,67 @@
+"""Cohorts of inserted lesions, one for each family, from the healthy scans of a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medvae.benchmark.cohorts import combine
+from medvae.errors import MedvaeError
+from medvae.lesions import FAMILIES, SIZES_ML, insert_cohort, read_shapes
+from medvae.manifest import Manifest, read_manifest
+
+COHORT = "cohort.json"
+
+
+def write_families(
+    source: Path | str,
+    out: Path | str,
+    families: Sequence[str],
+    *,
+    sizes: Sequence[str] = tuple(SIZES_ML),
+    shapes: Path | str | None = None,
+    split: str = "test",
+    repeats: int = 1,
+    seed: int = 0,
+    again: bool = False,
+    quiet: bool = True,
+) -> list[Manifest]:
+    """Insert lesions of several families, and write ``OUT/FAMILY/cohort.json`` for each.
+
+    The manifest is written last and holds the scans with lesions and every healthy scan of the source, whatever its
+    split. A family that has one is done, and made again only with ``again``; what was left unfinished is made anew.
+
+    Raises
+    ------
+    MedvaeError
+        Before anything is written: for an unknown family, size or split, families that are there already, or shapes
+        that are missing. Then as `medvae.lesions.insert_cohort`.
+    """
+    out = Path(out)
+    for what, given, known in (
+        ("--family", families, FAMILIES), ("--size", sizes, SIZES_ML), ("--split", [split], ("test", "validation")),
+    ):  # fmt: skip
+        for one in given:
+            if one not in known:
+                raise MedvaeError(f'{what}: "{one}" is none of {", ".join(known)}.')
+    families, sizes = list(dict.fromkeys(families)), list(dict.fromkeys(sizes))
+    there = [family for family in families if (out / family / COHORT).exists()]
+    if there and not again:
+        raise MedvaeError(
+            f"{out}: holds {', '.join(there)} already. Choose another --out, or replace it with --overwrite."
+        )
+    if "ms" in families and shapes is None:
+        raise MedvaeError("--shapes: lesions of the family ms are made of real shapes; give a library of them (.npz).")
+    library = read_shapes(shapes) if shapes else None
+    cohort = read_manifest(source)
+    healthy = [case for case in cohort.cases if case.healthy]
+    written = []
+    for family in families:
+        folder = out / family
+        (folder / COHORT).unlink(missing_ok=True)
+        made = insert_cohort(
+            cohort, folder, shapes=library, seed=seed, repeats=repeats, split=split, family=family, sizes=sizes,
+            quiet=quiet,
+        )  # fmt: skip
+        written.append(combine(folder / COHORT, made.name, [(made, made.cases), (cohort, healthy)]))
+    return written

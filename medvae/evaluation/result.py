@@ -1,0 +1,221 @@
+"""What a measurement gives: typed numbers, each of which knows its metric, its operating point and its unit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from medvae.evaluation.bootstrap import RESAMPLES, Interval
+from medvae.evaluation.case_level import CaseLevel
+from medvae.evaluation.curves import SparseCounts
+from medvae.evaluation.free_response import FreeResponse
+from medvae.evaluation.lesions import OVERLAP, SMALLEST_ML, SizeClass
+from medvae.evaluation.metrics import Metric, PointMetric, RegionMetric, ScanMetric, named_metric, registered
+from medvae.evaluation.protocols import PROTOCOLS, Protocol
+from medvae.evaluation.summaries import MeanSd
+
+MASK = "mask"
+"""Name of the operating point that is no threshold but the method's own mask, post-processed."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a number is of."""
+
+    name: str
+    """Of the metric."""
+    point: str | None = None
+    """Name of the operating point; None for a number without a threshold."""
+    part: str | None = None
+    """One of several under a name: a region of the truth, or a score of a scan."""
+
+    @property
+    def metric(self) -> Metric:
+        """Its metric, with the unit and the direction that is better."""
+        return named_metric(self.name)
+
+    @property
+    def column(self) -> str:
+        """Its name in files, as ``dice_fpr_0.01`` or ``brats_dice_whole_fpr_0.01``."""
+        return "_".join(word for word in (self.name, self.part, self.point) if word is not None)
+
+    def __str__(self) -> str:
+        return self.column
+
+    def at(self, point: str | None) -> Quantity:
+        """The same at another operating point."""
+        return replace(self, point=point)
+
+
+def quantities(points: Iterable[str], regions: Iterable[str] = ()) -> dict[str, Quantity]:
+    """All quantities of the registered metrics by the name of their column.
+
+    Parameters
+    ----------
+    points
+        Names of the operating points.
+    regions
+        Names of the regions that a protocol measures.
+    """
+    points, regions = list(points), list(regions)
+    found: list[Quantity] = []
+    for metric in registered(Metric):
+        if isinstance(metric, RegionMetric):
+            found += [Quantity(metric.name, point, region) for region in regions for point in points]
+        elif isinstance(metric, PointMetric):
+            found += [Quantity(metric.name, point) for point in points]
+        else:
+            found += [Quantity(metric.name, part=part) for part in metric.parts or (None,)]
+    return {quantity.column: quantity for quantity in found}
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """The numbers of one case."""
+
+    id: str
+    subject: str
+    healthy: bool
+    missing: bool
+    """The method gave no map."""
+    numbers: Mapping[Quantity, float]
+    """In the order of the columns of ``per_case.csv``."""
+
+    def number(self, metric: str, at: str | None = None, part: str | None = None) -> float:
+        """A number by its metric and operating point; NaN where the case does not have it.
+
+        Raises
+        ------
+        KeyError
+            If there is no such metric.
+        """
+        quantity = Quantity(metric, at, part)
+        return self.numbers[quantity] if quantity in self.numbers else _absent(metric)
+
+    @property
+    def is_ranked(self) -> bool:
+        """It is one of the scans that are told apart: declared healthy, or with a lesion voxel in the brain."""
+        return self.healthy or self.number("lesion_voxels") > 0
+
+
+@dataclass(frozen=True)
+class PointResult:
+    """What an operating point gives."""
+
+    name: str
+    asked_fpr: float
+    """NaN for a threshold that was given as such."""
+    threshold: float
+    """Voxels above it are flagged; NaN for `MASK`, which no threshold on the map tells."""
+    numbers: Mapping[str, float]
+    """By metric: pooled over lesion cases unless the metric says otherwise; NaN where there is nothing to measure."""
+    by_size: list[SizeClass] = field(default_factory=list)
+    """Lesions and how many were found, per class of volume."""
+
+    def __getitem__(self, metric: str) -> float:
+        """A number by its metric; NaN where it was not measured, a KeyError where there is no such metric."""
+        return self.numbers[metric] if metric in self.numbers else _absent(metric)
+
+
+@dataclass(frozen=True)
+class RegionResult:
+    """Lesion-wise numbers of a region of the truth at an operating point."""
+
+    region: str
+    point: str
+    numbers: Mapping[str, float]
+    """By the key of the metric: means over cases, and sums of counts."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How it was measured."""
+
+    splits: tuple[str, ...] = ()
+    pattern: str = ""
+    resampled: bool = False
+    lesion_overlap: float = OVERLAP
+    smallest_lesion_ml: float = SMALLEST_ML
+    resamples: int = RESAMPLES
+    protocol: Protocol = PROTOCOLS["medvae"]
+
+
+Statistic = Literal["pooled", "mean", "sd", "n"]
+"""Over what a number is: the pooled cases; or mean, sample SD and number of the lesion cases that have it."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A single number of a study."""
+
+    of: Quantity
+    statistic: Statistic
+    value: float
+    interval: Interval | None = None
+    """95 % over subjects."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """The numbers of one method on one cohort."""
+
+    method: str
+    cohort: str
+    pooled: dict[str, float]
+    """By metric, over the voxels of the cases that the protocol pools; with the numbers of cases and subjects."""
+    operating_points: list[PointResult]
+    per_case: list[CaseResult]
+    missing: list[str] = field(default_factory=list)
+    """Cases without a prediction: failures of the method."""
+    intervals: dict[Quantity, Interval] = field(default_factory=dict)
+    """95 % over subjects, of the pooled numbers and of each operating point's."""
+    per_case_summary: dict[Quantity, MeanSd] = field(default_factory=dict)
+    """Over the lesion cases in which the number exists."""
+    case_level: CaseLevel = field(default_factory=CaseLevel)
+    """Lesion scans against healthy scans, one score per scan."""
+    all_voxels: dict[str, float] = field(default_factory=dict)
+    """AP and AUROC over the brain voxels of all cases, healthy ones too, as the MOOD challenge pools them."""
+    brats: list[RegionResult] = field(default_factory=list)
+    """Lesion-wise Dice and HD95 of each region at each operating point, where the protocol asks for them."""
+    free_response: FreeResponse | None = None
+    """Lesions found at numbers of false findings per scan, where it was asked for."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the numbers should know."""
+    settings: Settings = field(default_factory=Settings)
+    counts: list[tuple[str, str, SparseCounts]] = field(default_factory=list, repr=False)
+    """Case, subject and voxel counts of each case that is pooled, to compare methods; not written to disk."""
+
+    def interval(self, metric: str, at: str | None = None, part: str | None = None) -> Interval | None:
+        """The interval of a pooled number; None where it has none."""
+        return self.intervals.get(Quantity(metric, at, part))
+
+    def point(self, name: str) -> PointResult | None:
+        """What an operating point gives, by its name."""
+        return next((point for point in self.operating_points if point.name == name), None)
+
+    def values(self) -> Iterator[Value]:
+        """Every single number: the pooled ones, those over cases, those of whole scans."""
+        pooled = {Quantity(name): value for name, value in self.pooled.items()}
+        for point in self.operating_points:
+            pooled |= {Quantity("asked_fpr", point.name): point.asked_fpr}
+            pooled |= {Quantity("threshold", point.name): point.threshold}
+            pooled |= {Quantity(name, point.name): value for name, value in point.numbers.items()}
+        for quantity, value in pooled.items():
+            yield Value(quantity, "pooled", value, self.intervals.get(quantity))
+        for quantity, found in self.per_case_summary.items():
+            yield Value(quantity, "mean", found.mean)
+            yield Value(quantity, "sd", found.sd)
+            yield Value(quantity, "n", found.n)
+        for part, of_scans in self.case_level.scores.items():
+            for metric in registered(ScanMetric):
+                if metric.key in of_scans:
+                    interval = of_scans[metric.key]
+                    yield Value(Quantity(metric.name, part=part), "pooled", interval.value, interval)
+
+
+def _absent(metric: str) -> float:
+    """NaN, for a metric that there is."""
+    named_metric(metric)
+    return math.nan

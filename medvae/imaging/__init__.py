@@ -1,0 +1,1 @@
+"""Volumes as arrays with a place in the world: files, grids, slices, morphology, components."""

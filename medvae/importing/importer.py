@@ -1,0 +1,55 @@
+"""What an importer is: a layout of downloaded folders, by which name, with which options, and how it is read.
+
+An importer is a value that is defined in the file of its layout and listed in `medvae.importing.layouts`; the command
+``medvae manifest NAME`` follows from it. These files are imported for every ``--help``, so what takes long to import
+(numpy, nibabel, pydantic) is imported by the functions that need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from medvae.importing.found import Found
+
+Options = TypeVar("Options")
+HEALTHY = "Scans without a lesion label are healthy."
+"""Help of the option --healthy, of every importer that has it."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be read, and where the manifest of it will lie."""
+
+    source: Path
+    """Folder of the data set."""
+    out: Path
+    """The manifest, for an importer that writes files beside it."""
+    force: bool = False
+    """Files that exist may be replaced."""
+    quiet: bool = False
+    """No progress display."""
+
+
+@dataclass(frozen=True)
+class Importer(Generic[Options]):
+    """A layout that ``medvae manifest`` knows."""
+
+    name: str
+    """Of the sub-command."""
+    help: str
+    """As a docstring: the first line is shown in the list of commands, the paragraphs after it by its own --help."""
+    example: str
+    """A whole command line."""
+    options: type[Options]
+    """A frozen dataclass. Its fields are the command's options: of the types bool (a flag), str, int, float, Path,
+    these or None, or ``tuple[str, ...]`` (may be repeated), each ``Annotated`` with its help text. A field without a
+    default is a required option."""
+    find: Callable[[Request, Options], Found]
+    """Reads the folder."""
+    has_healthy: bool
+    """Whether there can be healthy people, to be divided: the command then has --train, --validation and --seed."""
+    when_stopped: str | None = None
+    """Of an importer that takes long: what is said after Ctrl-C. Its command has --quiet."""

@@ -1,0 +1,340 @@
+"""What a network is shown of a scan, voxel by voxel: each input is one class, and all of them are put together here.
+
+On its way a scan passes two hands. On the whole scan, `NetworkInputs` measures the *maps* that an input needs, and
+stacks them along the channel axis: patches are cut, mirrored and turned with all of them. In the network, `Inputs`
+makes of a tile's maps the *images* that its first convolution sees. `Channels` names the maps, so that nobody counts.
+
+A further input is one more subclass of `Input`, in `INPUTS`, and the option of `NetworkConfig` that asks for it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from medvae.config import NetworkConfig
+from medvae.normative import deformation
+from medvae.normative.atlas import Atlas, FittedScan, atlas_of
+from medvae.normative.bias_field import BiasFieldReference, fit_reference
+from medvae.normative.statistics import SMALLEST_SD
+from medvae.normative.texture import log_local_sd
+from medvae.preparation.prepared import PreparedVolume
+
+LARGEST_Z = 6.0
+"""z scores are cut off here and divided by half of it, so that all inputs have about the same range."""
+
+SMALLEST_LOG_JACOBIAN_SD = 0.05
+"""Where healthy brains agree better than this, noise would look like expansion."""
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The maps that a tile carries, in their order along the channel axis: names, and one channel for each modality."""
+
+    names: tuple[str, ...] = ("scan",)
+    modalities: int = 1
+
+    @property
+    def count(self) -> int:
+        """Channels of a tile."""
+        return len(self.names) * self.modalities
+
+    def of(self, name: str) -> slice:
+        """The channels of one map."""
+        first = self.names.index(name) * self.modalities
+        return slice(first, first + self.modalities)
+
+    def split(self, tile: Tensor) -> dict[str, Tensor]:
+        """The maps ``(N, C, *spatial)`` of a tile ``(N, count, *spatial)``."""
+        return dict(zip(self.names, tile.split(self.modalities, dim=1), strict=True))
+
+    def join(self, maps: Mapping[str, Tensor]) -> Tensor:
+        """The tile of some maps; undoes `split`."""
+        return torch.cat([maps[name] for name in self.names], dim=1)
+
+
+class Input(ABC):
+    """One thing that a network is shown."""
+
+    maps: ClassVar[tuple[str, ...]]
+    """Names of the maps that a tile carries for it."""
+    atlas: ClassVar[tuple[str, ...]] = ()
+    """Arrays of the atlas that they are measured with."""
+
+    @classmethod
+    @abstractmethod
+    def wanted(cls, options: NetworkConfig) -> bool:
+        """Whether a config asks for it."""
+
+    @abstractmethod
+    def measure(self, scan: FittedScan, healthy: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+        """Its maps ``(C, X, Y, Z)`` on a whole scan; ``healthy`` are its arrays of the atlas at the scan's places."""
+
+    @abstractmethod
+    def images(self, tile: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        """What the network sees, ``(N, C, *spatial)`` each, of the maps of a tile; those of other inputs are there."""
+
+
+class Scan(Input):
+    """The scan itself, without its residual bias field if there is an atlas."""
+
+    maps = ("scan",)
+
+    @classmethod
+    def wanted(cls, options: NetworkConfig) -> bool:
+        """Always."""
+        return True
+
+    def measure(self, scan: FittedScan, healthy: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+        """``(C, X, Y, Z)`` in normalised intensity."""
+        return [scan.image]
+
+    def images(self, tile: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        """As it is."""
+        return [tile["scan"]]
+
+
+class HealthyIntensity(Input):
+    """The healthy mean at each place, and the z score of the scan.
+
+    What is a lesion in one place is a ventricle in another, and to learn from lesions alone where everything belongs
+    takes thousands of steps.
+    """
+
+    maps = ("mean", "sd")
+    atlas = ("mean", "sd")
+
+    @classmethod
+    def wanted(cls, options: NetworkConfig) -> bool:
+        """With ``network.atlas``."""
+        return options.atlas
+
+    def measure(self, scan: FittedScan, healthy: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+        """Mean and SD."""
+        return [healthy["mean"], healthy["sd"]]
+
+    def images(self, tile: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        """Mean and z score."""
+        return [tile["mean"], z_score(tile["scan"], tile["mean"], tile["sd"])]
+
+
+class Mirrored(Input):
+    """The scan mirrored left to right, and its z score: what is alike on both sides is rarely a lesion."""
+
+    maps = ("mirrored",)
+
+    @classmethod
+    def wanted(cls, options: NetworkConfig) -> bool:
+        """With ``network.mirror``."""
+        return options.mirror
+
+    def measure(self, scan: FittedScan, healthy: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+        """The mirrored scan."""
+        return [scan.mirrored]
+
+    def images(self, tile: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        """The mirrored scan and its z score."""
+        return [tile["mirrored"], z_score(tile["mirrored"], tile["mean"], tile["sd"])]
+
+
+class Texture(Input):
+    """The z score of the texture of the scan, and of the mirrored scan if that is shown.
+
+    The network's strided convolutions would see it too late.
+    """
+
+    maps = ("texture_mean", "texture_sd")
+    atlas = ("texture_mean", "texture_sd")
+
+    @classmethod
+    def wanted(cls, options: NetworkConfig) -> bool:
+        """With ``network.texture``."""
+        return options.texture
+
+    def measure(self, scan: FittedScan, healthy: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+        """Healthy mean, at the level of this scan as a whole, and SD."""
+        mean = healthy["texture_mean"] * scan.mask
+        level = texture_level(scan.image * scan.mask, scan.mask, mean)
+        return [mean + level[:, None, None, None] * scan.mask, healthy["texture_sd"]]
+
+    def images(self, tile: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        """One z score, or two."""
+        scans = [tile[name] for name in ("scan", "mirrored") if name in tile]
+        return [z_score(log_local_sd(scan), tile["texture_mean"], tile["texture_sd"]) for scan in scans]
+
+
+class LogJacobian(Input):
+    """How much more room tissue takes than in healthy brains, as a z score: something may be pushing."""
+
+    maps = ("log_jacobian",)
+    atlas = ("log_jacobian_mean", "log_jacobian_sd")
+
+    @classmethod
+    def wanted(cls, options: NetworkConfig) -> bool:
+        """With ``network.deformable``."""
+        return options.deformable
+
+    def measure(self, scan: FittedScan, healthy: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+        """The z score, the same for each modality."""
+        found = deformation.expand_map(deformation.log_jacobian(scan.field), scan.mask.shape).numpy()[None]
+        sd = np.maximum(healthy["log_jacobian_sd"], SMALLEST_LOG_JACOBIAN_SD)
+        return [np.repeat((found - healthy["log_jacobian_mean"]) / sd, len(scan.image), axis=0)]
+
+    def images(self, tile: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        """The z score in the range of the others."""
+        return [tile["log_jacobian"].clamp(-LARGEST_Z, LARGEST_Z) / (LARGEST_Z / 2)]
+
+
+INPUTS: tuple[type[Input], ...] = (Scan, HealthyIntensity, Mirrored, Texture, LogJacobian)
+"""In the order in which a network sees them, which its weights know."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of one network, for some modalities."""
+
+    inputs: tuple[Input, ...] = (Scan(),)
+    modalities: int = 1
+
+    @classmethod
+    def of(cls, options: NetworkConfig, modalities: int) -> Inputs:
+        """Those that a config asks for."""
+        return cls(tuple(kind() for kind in INPUTS if kind.wanted(options)), modalities)
+
+    @property
+    def channels(self) -> Channels:
+        """What a tile carries."""
+        return Channels(tuple(name for one in self.inputs for name in one.maps), self.modalities)
+
+    def images(self, tile: Tensor) -> Tensor:
+        """What the network sees, ``(N, S, *spatial)``, of a tile ``(N, channels.count, *spatial)``."""
+        maps = self.channels.split(tile)
+        return torch.cat([image for one in self.inputs for image in one.images(maps)], dim=1)
+
+    @property
+    def seen(self) -> int:
+        """S, the number of channels that the network sees."""
+        return self.images(torch.zeros(1, self.channels.count, 1, 1)).shape[1]
+
+
+@dataclass(frozen=True)
+class NetworkInputs:
+    """What a network is shown of a scan, with all that the healthy training scans tell of it."""
+
+    inputs: Inputs
+    atlas: Atlas | None = None
+    """For a network that is shown it."""
+    bias_field: BiasFieldReference | None = None
+    """For a network without an atlas that is to see no residual bias field."""
+
+    @classmethod
+    def fit(
+        cls,
+        options: NetworkConfig,
+        modalities: int,
+        training: Sequence[PreparedVolume],
+        *,
+        atlas: Atlas | None = None,
+    ) -> NetworkInputs:
+        """Those of a config, with the atlas, or the reference of the bias field, of healthy training scans.
+
+        ``atlas`` is that of the training scans, if it was made before.
+
+        Raises
+        ------
+        MedvaeError
+            With fewer than three scans where they are needed.
+        """
+        inputs = Inputs.of(options, modalities)
+        if options.atlas:
+            return cls(inputs, atlas=atlas or atlas_of(options, training))
+        return cls(inputs, bias_field=fit_reference(training) if options.bias_field == "removed" else None)
+
+    @property
+    def channels(self) -> Channels:
+        """The maps in a stack."""
+        return self.inputs.channels
+
+    def fitted(self, image: np.ndarray, mask: np.ndarray) -> FittedScan:
+        """A scan ``(C, X, Y, Z)`` without its residual bias field, with the atlas bent onto it if it is to be bent."""
+        if self.atlas is not None:
+            return self.atlas.fit(image, mask)
+        return FittedScan(image if self.bias_field is None else self.bias_field.remove(image, mask), mask)
+
+    def stack(self, scan: FittedScan) -> np.ndarray:
+        """The maps of a scan, ``(channels.count, X, Y, Z)`` float32; with an atlas 0 outside the brain."""
+        if self.atlas is None:
+            return scan.image
+        names = [name for one in self.inputs.inputs for name in one.atlas]
+        healthy = self.atlas.at(scan, names)
+        maps = [found for one in self.inputs.inputs for found in one.measure(scan, healthy)]
+        return np.concatenate(maps).astype(np.float32, copy=False) * scan.mask
+
+    def shown(self, volume: PreparedVolume) -> ShownScan:
+        """A prepared scan as the network is shown it."""
+        return ShownScan(volume, self)
+
+
+@dataclass(frozen=True)
+class ShownScan:
+    """A prepared scan as a network is shown it.
+
+    Only the fitted scan is kept; the maps are put together anew at each use, to save memory.
+    """
+
+    volume: PreparedVolume
+    inputs: NetworkInputs
+
+    @property
+    def channels(self) -> Channels:
+        """The maps in `image`."""
+        return self.inputs.channels
+
+    @cached_property
+    def fitted(self) -> FittedScan:
+        """The scan without its residual bias field, and the field that bends the atlas onto it."""
+        return self.inputs.fitted(self.volume.image, self.volume.mask)
+
+    @property
+    def image(self) -> np.ndarray:
+        """``(channels.count, X, Y, Z)`` float32."""
+        if self.inputs.atlas is None and self.inputs.bias_field is None:
+            return self.volume.image  # which may lie on a disk
+        return self.inputs.stack(self.fitted)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """``(X, Y, Z)`` bool: the brain."""
+        return self.volume.mask
+
+
+def z_score(scan: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
+    """The z score of a tile in the range in which networks see it: cut off at `LARGEST_Z`, over half of that."""
+    return ((scan - mean) / sd.clamp(min=SMALLEST_SD)).clamp(-LARGEST_Z, LARGEST_Z) / (LARGEST_Z / 2)
+
+
+def texture_level(image: np.ndarray, mask: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """How much coarser the texture of a scan is than that of healthy ones: the median over its brain, ``(C,)``.
+
+    Sharp and noisy scans have it everywhere, blurred ones and thick slices nowhere; no lesion does.
+
+    Parameters
+    ----------
+    image
+        ``(C, X, Y, Z)``, 0 outside the mask.
+    mask
+        ``(X, Y, Z)`` bool.
+    means
+        ``(C, X, Y, Z)``, the healthy texture at each place.
+    """
+    box = ndimage.find_objects(mask.astype(np.int8))[0]
+    found = log_local_sd(torch.from_numpy(np.ascontiguousarray(image[:, *box]))[None])[0].numpy()
+    return np.median((found - means[:, *box])[:, mask[box]], axis=1).astype(np.float32)
