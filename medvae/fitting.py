@@ -9,7 +9,7 @@ from pathlib import Path
 from medvae.config import Config
 from medvae.detection.base import SCALE
 from medvae.detection.detector import FOLDER, Detector
-from medvae.detection.ensemble import Ensemble, member_names
+from medvae.detection.ensemble import Ensemble, agreeing, common_modalities, member_names
 from medvae.detection.guarantees import check_levels
 from medvae.detection.reconstructor import with_reconstructor
 from medvae.devices import AUTO, find_device
@@ -110,7 +110,15 @@ def fit(
         )  # fmt: skip
         atlas = inputs.atlas
     detector = Detector.calibrate(
-        config, network, training, validation, scale=scale, subjects=people, atlas=atlas, device=device
+        config,
+        network,
+        training,
+        validation,
+        scale=scale,
+        subjects=people,
+        atlas=atlas,
+        device=device,
+        modalities=manifest.modalities,
     )
     return detector.save(out / FOLDER) if first_process() else detector
 
@@ -164,15 +172,16 @@ def fit_ensemble(
         there is no such device.
     """
     out = check_new(out, runs, overwrite=overwrite)
-    healthy = {case.id: manifest.images(case) for case in manifest.of_split("validation", healthy=True)}
-    refuse_learned(runs, healthy, manifest.path)
     detectors = [Detector.load(run, device=device) for run in runs]
     members = dict(zip(member_names([d.config.name for d in detectors]), detectors, strict=True))
-    first = detectors[0]
+    first = agreeing(members)
+    manifest = manifest.with_modalities(common_modalities(detectors))
+    healthy = {case.id: manifest.images(case) for case in manifest.of_split("validation", healthy=True)}
+    refuse_learned(runs, healthy, manifest.path)
     validation = prepare_healthy(
         manifest, "validation", first.config.preparation, scale=first.scale, cache=cache, quiet=quiet
     )
     people = _validation_subjects(manifest, first.config)
     ensemble = Ensemble.calibrate(name, members, validation, people)
-    record_thresholds(out, [Path(run) for run in runs], healthy, members=list(members))
+    record_thresholds(out, [Path(run) for run in runs], healthy, modalities=ensemble.modalities, members=list(members))
     return ensemble.save(out / FOLDER)

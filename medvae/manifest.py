@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from medvae.errors import MedvaeError
 from medvae.files import sha256, write_text
+from medvae.modality import modality_name, places_of
 from medvae.schema import Strict, parse, read_document
 
 Split = Literal["train", "validation", "test"]
@@ -70,7 +72,8 @@ class Manifest(Strict):
     licence: str | None = None
     """Under which terms the scans may be used, and whom to cite."""
     modality: dict[str, str]
-    """Index (as a string, from "0") to modality name, for instance {"0": "T1", "1": "FLAIR"}."""
+    """Index (as a string, from "0") to modality name, for instance {"0": "T1", "1": "FLAIR"}. Common spellings, as
+    "T1w" or "flair", mean the same sequence."""
     label_values: dict[str, list[int]] | None = None
     """Region name to the label values it is made of; the first region is the one evaluated.
     Without it every nonzero label is lesion."""
@@ -131,13 +134,43 @@ class Manifest(Strict):
         return self._path
 
     @property
-    def channels(self) -> int:
-        """Number of modalities."""
-        return len(self.modality)
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities in the order of a case's images, in their common spelling."""
+        return tuple(modality_name(self.modality[str(index)]) for index in range(len(self.modality)))
 
     def images(self, case: Case) -> list[Path]:
         """Paths of a case's images, one per modality."""
         return [self.resolve(image) for image in ([case.image] if isinstance(case.image, str) else case.image)]
+
+    def with_modalities(self, wanted: Sequence[str]) -> Manifest:
+        """The same cohort with only these modalities, in this order.
+
+        Raises
+        ------
+        MedvaeError
+            If it lacks one of them, or two of its modalities have one name.
+        """
+        places = places_of(wanted, self.modalities)
+        if places is None:
+            found = ", ".join(self.modalities)
+            raise MedvaeError(
+                f'{self._path}: its "modality" names {found}; {", ".join(wanted)} was expected. Add what is missing, '
+                f"one image for each in every case, or correct the names."
+            )
+        if places == list(range(len(self.modality))):
+            return self
+        cases = []
+        for case in self.cases:
+            images, sums = [case.image] if isinstance(case.image, str) else case.image, case.sha256
+            change = {
+                "image": [images[place] for place in places],
+                "sha256": [sums[place] for place in places] if isinstance(sums, list) else None,
+            }
+            cases.append(case.model_copy(update=change))
+        named = {str(index): self.modality[str(place)] for index, place in enumerate(places)}
+        chosen = self.model_copy(update={"modality": named, "cases": cases})
+        chosen._path = self._path
+        return chosen
 
     def resolve(self, relative: str) -> Path:
         """A path written in the manifest, relative to the manifest's folder."""
@@ -196,7 +229,7 @@ class _Unchecked(Manifest):
     """A manifest that may contradict itself."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Manifest:
+    def _consistent(self) -> _Unchecked:
         return self
 
 

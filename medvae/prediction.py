@@ -10,53 +10,24 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medvae import __version__
 from medvae.derivatives import DESCRIPTION, FAILURES, MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX, VIEWERS
-from medvae.detection.base import Calibrated
-from medvae.detection.masks import find_lesions
+from medvae.detection.base import Calibrated, Maps
+from medvae.detection.ensemble import load_detector
 from medvae.detection.operating_points import OperatingPoint
+from medvae.detection.scan import Scan, scan_of, scans_of_files, scans_of_manifest
 from medvae.errors import MedvaeError
 from medvae.files import sha256, told, write_json
-from medvae.imaging.formats import scan_name
 from medvae.imaging.volume import write_volume
-from medvae.manifest import Case, Manifest
-from medvae.preparation.prepare import prepare_scan
 from medvae.preparation.prepared import PreparedVolume
 from medvae.progress import Progress
 from medvae.schema import read_document
 
-
-@dataclass(frozen=True)
-class Scan:
-    """A scan to predict: its name, its images (one per modality) and its brain mask, if there is one."""
-
-    id: str
-    images: tuple[Path, ...]
-    mask: Path | None = None
-
-    @classmethod
-    def of_case(cls, manifest: Manifest, case: Case) -> Scan:
-        """A case of a manifest."""
-        return cls(case.id, tuple(manifest.images(case)), manifest.resolve(case.mask) if case.mask else None)
-
-    def prepare(self, detector: Calibrated, *, cache: Path | None = None) -> PreparedVolume:
-        """Bring the scan to the standard grid as the detector needs it; ``cache`` as in `prepare_scan`.
-
-        Raises
-        ------
-        MedvaeError
-            As `prepare_scan`, or if the detector was trained on another number of modalities.
-        """
-        if len(self.images) != detector.channels:
-            raise MedvaeError(
-                f'scan "{self.id}" has {len(self.images)} modalities, the detector was trained on '
-                f"{detector.channels}. Give them in a manifest, one image per modality."
-            )
-        return prepare_scan(self.images, detector.config.preparation, mask=self.mask, scale=detector.scale, cache=cache)
+__all__ = ["Prediction", "Scan", "predict", "predict_one", "predict_scan", "scans_of_files", "scans_of_manifest"]
 
 
 @dataclass(frozen=True)
@@ -72,31 +43,8 @@ class Prediction:
     """Value of the map above which the mask is 1."""
     case_p_value: float | None = None
     """How unusual the scan is among the healthy validation subjects; None if the detector does not know them."""
-
-
-def scans_of_files(paths: Sequence[Path | str]) -> list[Scan]:
-    """One-modality scans, named after their files.
-
-    Raises
-    ------
-    MedvaeError
-        If two files would give outputs of one name.
-    """
-    scans: dict[str, Scan] = {}
-    for path in map(Path, paths):
-        name = scan_name(path).replace(" ", "_")
-        if name in scans:
-            raise MedvaeError(
-                f'{path} and {scans[name].images[0]} would both be written as "{name}". Predict them into two folders, '
-                f"or list them in a manifest with an id each."
-            )
-        scans[name] = Scan(name, (path,))
-    return list(scans.values())
-
-
-def scans_of_manifest(manifest: Manifest, splits: Sequence[str] = ("test",)) -> list[Scan]:
-    """The cases of some splits of a manifest, as scans."""
-    return [Scan.of_case(manifest, case) for case in manifest.cases if case.split in splits]
+    notes: tuple[str, ...] = ()
+    """What a person should know before trusting the maps, as that the scan looks like another sequence."""
 
 
 def predict(
@@ -159,7 +107,8 @@ def predict(
     with Progress("Predicting", len(scans), quiet=quiet) as progress:
         for done, scan in enumerate(scans, start=1):
             try:
-                predictions.append(_finished(out, scan) or predict_scan(detector, scan, out, at, cache=cache))
+                chosen = scan.for_detector(detector)
+                predictions.append(_finished(out, chosen) or predict_scan(detector, chosen, out, at, cache=cache))
             except MedvaeError as error:
                 failures[scan.id] = str(error)
             progress.update(done, scan=scan.id)
@@ -177,21 +126,67 @@ def predict_scan(
 
     ``at`` is a false-positive rate or the name of an operating point.
     """
+    scan = scan.for_detector(detector)
     volume = scan.prepare(detector, cache=cache)
-    maps = detector.maps(volume)
-    native = volume.restore(maps.anomaly)
-    voxel_ml = volume.source.geometry.voxel_volume_ml
-    point = detector.point(at)
-    found = find_lesions(detector, point, volume, maps.anomaly, native)
-    volume_ml = round(float(found.mask.sum() * voxel_ml), 4)
+    maps = detector.native_maps(volume, detector.point(at))
+    return _write(detector, scan, volume, maps, out)
 
-    files = _files(out, scan, volume_ml, found.threshold, found.case_p_value)
-    write_volume(files.map, native, volume.source, intent="anomaly map")
-    write_volume(files.mask, found.mask, volume.source, intent="lesion mask")
+
+def predict_one(
+    scan: Path | str | Mapping[str, Path | str],
+    detector: Calibrated | Path | str = "t1-2mm",
+    out: Path | str | None = None,
+    *,
+    mask: Path | str | None = None,
+    at: float | str | None = None,
+    cache: Path | None = None,
+) -> Maps:
+    """Find lesions in one scan and return the maps, on the scan's own grid. It is imported as `medvae.predict`.
+
+    Parameters
+    ----------
+    scan
+        A file, or the file of each sequence by its name: ``{"T1": "t1.nii.gz", "FLAIR": "flair.nii.gz"}``.
+    detector
+        A detector, its folder, a run folder, or the name of a detector that comes with medvae.
+    out
+        A folder to which maps and sidecars are also written, as `predict` does; nothing is written without it.
+    mask
+        The file of the brain mask; the brain is found without it.
+    at
+        Operating point of the lesion mask, by its false-positive rate or its name; the config's by default.
+    cache
+        Folder of prepared scans, as in `predict`.
+
+    Raises
+    ------
+    MedvaeError
+        If the scan cannot be read or prepared, or is declared to be of another sequence (its file's name says so).
+    """
+    detector = detector if isinstance(detector, Calibrated) else load_detector(detector)
+    wanted = scan_of(scan, mask).for_detector(detector)
+    point = detector.point(detector.config.calibration.mask_at if at is None else at)
+    if out is not None:
+        _open_folder(Path(out), detector, point)
+    volume = wanted.prepare(detector, cache=cache)
+    maps = detector.native_maps(volume, point)
+    if out is not None:
+        _write(detector, wanted, volume, maps, Path(out))
+    return maps
+
+
+def _write(detector: Calibrated, scan: Scan, volume: PreparedVolume, maps: Maps, out: Path) -> Prediction:
+    """Write maps and sidecars of a scan; the sidecar of the mask is written last and marks the scan done."""
+    found, point = maps.findings, maps.point
+    files = _files(out, scan, maps.lesion_volume_ml, maps.threshold, maps.case_p_value, maps.notes)
+    write_volume(files.map, maps.anomaly, volume.source, intent="anomaly map")
+    write_volume(files.mask, maps.lesion_mask, volume.source, intent="lesion mask")
     common = _common_fields(detector, point, scan, volume) | {"SpatialReference": _way_to(scan.images[0], out)}
+    if maps.notes:
+        common["Notes"] = list(maps.notes)
     if maps.spread is not None:
         spread = out / f"{scan.id}{SPREAD_SUFFIX}"
-        write_volume(spread, volume.restore(maps.spread), volume.source, intent="spread of maps")
+        write_volume(spread, maps.spread, volume.source, intent="spread of maps")
         meaning = "Standard deviation of the anomaly maps of the ensemble's members: high where they disagree."
         write_json(_sidecar(spread), {"Description": meaning, "Range": [0, 0.5], **common})
     write_json(
@@ -202,6 +197,7 @@ def predict_scan(
             **common,
         },
     )
+    brain_ml = float(maps.brain_mask.sum() * volume.source.geometry.voxel_volume_ml)
     write_json(
         _sidecar(files.mask),
         {
@@ -214,8 +210,8 @@ def predict_scan(
             "Guarantee": found.guarantee,
             **found.postprocessing,
             **found.case,
-            "LesionVolumeMl": volume_ml,
-            "BrainVolumeMl": round(float(volume.source_mask.sum() * voxel_ml), 2),
+            "LesionVolumeMl": maps.lesion_volume_ml,
+            "BrainVolumeMl": round(brain_ml, 2),
             **common,
         },
     )
@@ -237,6 +233,7 @@ def _common_fields(
     return {
         "Sources": [image.name for image in scan.images],
         "SourcesSha256": _checksums(scan),
+        "Modalities": list(scan.modalities or detector.modalities),
         "SkullStripped": True,
         "Model": detector.config.name,
         "ModelFingerprint": detector.fingerprint,
@@ -312,9 +309,11 @@ def _remove_predictions(out: Path) -> None:
         (out / FAILURES).unlink(missing_ok=True)
 
 
-def _files(out: Path, scan: Scan, volume_ml: float, threshold: float, p_value: float | None) -> Prediction:
+def _files(
+    out: Path, scan: Scan, volume_ml: float, threshold: float, p_value: float | None, notes: Sequence[str] = ()
+) -> Prediction:
     names = (out / f"{scan.id}{suffix}" for suffix in (MAP_SUFFIX, MASK_SUFFIX))
-    return Prediction(scan.id, scan.images[0], *names, volume_ml, threshold, p_value)
+    return Prediction(scan.id, scan.images[0], *names, volume_ml, threshold, p_value, tuple(notes))
 
 
 def _finished(out: Path, scan: Scan) -> Prediction | None:
@@ -324,7 +323,8 @@ def _finished(out: Path, scan: Scan) -> Prediction | None:
     sidecar = read_document(_sidecar(files.mask))
     if sidecar.get("SourcesSha256") != _checksums(scan):  # the scan, or its mask, has changed since
         return None
-    return _files(out, scan, sidecar["LesionVolumeMl"], sidecar["Threshold"], sidecar.get("CasePValue"))
+    volume_ml, threshold, p_value = sidecar["LesionVolumeMl"], sidecar["Threshold"], sidecar.get("CasePValue")
+    return _files(out, scan, volume_ml, threshold, p_value, sidecar.get("Notes", ()))
 
 
 def _checksums(scan: Scan) -> list[str]:

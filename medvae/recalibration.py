@@ -13,11 +13,11 @@ from medvae.detection.base import Calibrated
 from medvae.detection.detector import FOLDER, find_detector
 from medvae.detection.ensemble import load_detector
 from medvae.detection.guarantees import check_levels
+from medvae.detection.scan import Scan
 from medvae.devices import AUTO
 from medvae.errors import MedvaeError
 from medvae.manifest import Manifest, Split
 from medvae.overwriting import check_new
-from medvae.prediction import Scan
 from medvae.progress import Progress
 from medvae.schema import parse
 from medvae.training.run_folder import record_thresholds, refuse_learned
@@ -40,6 +40,8 @@ class Recalibrated:
     """For each false-positive rate: the share of the brain voxels of the new scans above the old threshold."""
     before: dict[float, float]
     """The old thresholds, on the same score."""
+    notes: dict[str, tuple[str, ...]]
+    """What a person should know of a scan, by its name, as that it looks like another sequence."""
 
 
 def healthy_scans(manifest: Manifest, splits: Sequence[Split] = ("validation",)) -> list[HealthyScan]:
@@ -120,9 +122,12 @@ def recalibrate(
 
     made = replace(detector, config=config).recalibrated(volumes, scores, people)
     came_from = {"model": detector.config.name, "fingerprint": detector.fingerprint}
-    record_thresholds(out, [folder], images, recalibrated_from=came_from)  # first: no detector without its record
+    record_thresholds(
+        out, [folder], images, modalities=detector.modalities, recalibrated_from=came_from
+    )  # first: no detector without its record
     made = made.save(out / FOLDER)
     pooled = np.concatenate([score[volume.mask] for score, volume in zip(scores, volumes, strict=True)])
     before = {p.false_positive_rate: p.threshold for p in detector.points if p.kind == "voxel_rate"}
     realised = {rate: float(np.mean(pooled > threshold)) for rate, threshold in before.items()}
-    return Recalibrated(made, realised, before)
+    doubts = {item.scan.id: detector.doubts(volume) for item, volume in zip(healthy, volumes, strict=True)}
+    return Recalibrated(made, realised, before, {name: found for name, found in doubts.items() if found})

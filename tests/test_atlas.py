@@ -286,7 +286,7 @@ def test_a_saved_detector_scores_as_before(cohort, volumes, tmp_path, also):
     loaded = Detector.load(tmp_path / "run")
     assert np.array_equal(made.score(volumes[0]), loaded.score(volumes[0]))
     np.testing.assert_array_equal(loaded.atlas.mean, fit_atlas(volumes).mean)
-    assert loaded.channels == 1
+    assert loaded.modalities == ("T1",)
 
 
 def test_the_scan_freed_of_shading_guides_the_smoothing_and_not_the_atlas(volumes, deformable):

@@ -6,6 +6,7 @@ import shutil
 import time
 import warnings
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -40,6 +41,17 @@ def scan(cohort, tmp_path):
 
 def key(images, config=CONFIG, mask=None, *, cache):
     return caching.request(images, config, mask=mask, cache=cache).folder.name
+
+
+def test_a_scan_that_is_no_nifti_is_kept_too(scan, tmp_path):
+    image = nib.load(scan)
+    nib.save(nib.MGHImage(np.asarray(image.dataobj), image.affine), tmp_path / "scan.mgz")
+    kept = caching.prepare_cached([tmp_path / "scan.mgz"], CONFIG, mask=None, cache=tmp_path / "cache")
+    made = prepare_scan([tmp_path / "scan.mgz"], CONFIG)
+    assert kept.source == made.source
+    assert kept.source.header is None
+    assert kept.quality == made.quality
+    np.testing.assert_array_equal(kept.image, made.image)
 
 
 def test_every_ingredient_changes_the_key_and_the_place_of_a_file_does_not(scan, tmp_path, monkeypatch):

@@ -84,3 +84,26 @@ def test_missing_manifest_proposes_the_nearest_name(tmp_path):
 def test_changed_file_is_noticed(tmp_path):
     manifest = read_manifest(write(tmp_path, case(sha256="0" * 64)))
     assert "changed" in checksum_problems(manifest, manifest.cases[0])[0]
+
+
+def test_modalities_have_their_common_names_and_the_document_keeps_its_own(tmp_path):
+    images = ["a.nii.gz", "b.nii.gz"]
+    content = document(modality={"1": "t1w", "0": "flair"}, cases=[{"id": "a", "image": images, "split": "train"}])
+    manifest = read_manifest(write(tmp_path, content))
+    assert manifest.modalities == ("FLAIR", "T1")
+    assert manifest.modality == {"1": "t1w", "0": "flair"}
+
+
+def test_modalities_are_chosen_and_ordered_with_their_checksums(tmp_path):
+    images, sums = ["a.nii.gz", "b.nii.gz", "b_lesion.nii.gz"], ["a" * 64, "b" * 64, "c" * 64]
+    case = {"id": "a", "image": images, "split": "train", "sha256": sums}
+    content = document(modality={"0": "flair", "1": "T1w", "2": "PD"}, cases=[case])
+    manifest = read_manifest(write(tmp_path, content))
+    assert manifest.with_modalities(manifest.modalities) is manifest
+    chosen = manifest.with_modalities(("T1", "FLAIR"))
+    assert chosen.modalities == ("T1", "FLAIR")
+    assert [path.name for path in chosen.images(chosen.cases[0])] == ["b.nii.gz", "a.nii.gz"]
+    assert chosen.images(chosen.cases[0])[0].parent == tmp_path
+    assert chosen.cases[0].sha256 == ["b" * 64, "a" * 64]
+    with pytest.raises(MedvaeError, match=r"names FLAIR, T1, PD; T2 was expected. Add what is missing"):
+        manifest.with_modalities(("T2",))

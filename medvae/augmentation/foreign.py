@@ -170,7 +170,8 @@ def _make(extra: ExtraTransform) -> Foreign:
 
 
 def _make_monai(name: str, kind: Any, arguments: dict[str, Any]) -> Foreign:
-    from monai.transforms import MapTransform, Randomizable, RandomizableTrait, Transform
+    from monai.transforms.traits import RandomizableTrait
+    from monai.transforms.transform import MapTransform, Randomizable, Transform
 
     room = getattr(kind, "__module__", "").removeprefix(f"{MONAI}.").partition(".")[0]
     if not (isinstance(kind, type) and issubclass(kind, Transform | RandomizableTrait)) or room not in _ROOMS:

@@ -54,6 +54,9 @@ def calibrate(
         share = f"{100 * made.realised[rate]:.2g} %"
         typer.echo(f"before, at {rate:g}: {threshold:.4g}, which {share} of these voxels exceed")
     print_points(made.detector.points)
+    for scan, notes in made.notes.items():
+        for note in notes:
+            typer.echo(f"note: {scan}: {note}", err=True)
     people = len({item.subject for item in healthy})
     if people < FEW:
         typer.echo(f"note: {FEW} people or more should set a small rate (docs/CALIBRATION.md); here it is {people}")

@@ -64,7 +64,7 @@ def command_of(importer: Importer[Any]) -> Callable[..., None]:
     parameters += [_parameter("checksums", Checksums, False), _parameter("force", Force, False)]
     if importer.when_stopped:
         parameters += [_parameter("quiet", Quiet, False)]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # where typer looks for the options
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
 

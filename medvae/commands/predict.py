@@ -80,6 +80,8 @@ def predict(
     for item in predictions:
         unusual = "" if item.case_p_value is None else f", p = {item.case_p_value:.3g}"
         typer.echo(f"{item.id}: {item.lesion_volume_ml:.2f} ml flagged{unusual}, {item.map}")
+        for note in item.notes:
+            typer.echo(f"note: {item.id}: {note}", err=True)
     if workspaces and predictions:
         from medvae.reporting.viewers import write_viewer_files
 

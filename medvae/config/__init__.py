@@ -8,13 +8,8 @@ from medvae.augmentation.options import AugmentationConfig
 from medvae.config.learning import LesionConfig, NetworkConfig, ObjectiveConfig, TrainingConfig
 from medvae.config.maps import CalibrationConfig, PostprocessingConfig, ScoreConfig, ScorePart
 from medvae.config.run import Config, dump_config, read_config
-from medvae.config.scans import (
-    BrainMethod,
-    Plane,
-    PreparationConfig,
-    SamplingConfig,
-)
-from medvae.imaging.planes import PLANE_AXIS
+from medvae.config.scans import BrainMethod, PreparationConfig, SamplingConfig
+from medvae.imaging.planes import PLANE_AXIS, Plane
 
 __all__ = [
     "PLANE_AXIS",

@@ -16,10 +16,14 @@ import numpy as np
 from medvae import __version__
 from medvae.config import Config, dump_config, read_config
 from medvae.detection.guarantees import HealthySubjects, guaranteed_point, measure_healthy
+from medvae.detection.masks import Findings, find_lesions
 from medvae.detection.operating_points import OperatingPoint, operating_points
 from medvae.errors import MedvaeError
 from medvae.files import sha256, whole_folder, write_json, write_text
+from medvae.modality import UNKNOWN
+from medvae.preparation.contrast import unlike
 from medvae.preparation.landmarks import LandmarkScale
+from medvae.preparation.prepare import prepare_array
 from medvae.preparation.prepared import PreparedVolume
 from medvae.schema import parse, read_document
 
@@ -27,8 +31,8 @@ CALIBRATION = "calibration.json"
 SCALE = "intensity_scale.json"
 
 
-class Maps(NamedTuple):
-    """What is written for a scan, on the standard grid, ``(X, Y, Z)`` float32 each, 0 outside the brain."""
+class StandardMaps(NamedTuple):
+    """What is made of a scan on the standard grid, ``(X, Y, Z)`` float32 each, 0 outside the brain."""
 
     anomaly: np.ndarray
     """In [0, 1]; 0.5 is the threshold of the first operating point."""
@@ -36,13 +40,49 @@ class Maps(NamedTuple):
     """SD of the anomaly maps of an ensemble's members, at most 0.5: where they disagree."""
 
 
+@dataclass(frozen=True)
+class Maps:
+    """What a detector finds in a scan, on the scan's own grid: arrays ``(X, Y, Z)``, 0 outside the brain."""
+
+    anomaly: np.ndarray
+    """Anomaly map, float32 in [0, 1]; 0.5 is the threshold of the first operating point."""
+    spread: np.ndarray | None
+    """SD of the anomaly maps of an ensemble's members, float32 in [0, 0.5]; None for a single detector."""
+    brain_mask: np.ndarray
+    """Bool: where anything was looked for."""
+    point: OperatingPoint
+    """The operating point of the lesion mask."""
+    findings: Findings
+    """The lesion mask with its threshold, its guarantee and the p-value of the scan."""
+    lesion_volume_ml: float
+    """Volume of the lesion mask, rounded to 0.1 microlitres."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of the scan before trusting its maps, as that it looks like another sequence."""
+
+    @property
+    def lesion_mask(self) -> np.ndarray:
+        """Uint8, 1 where the map lies above the operating point's threshold, post-processed as the config says."""
+        return self.findings.mask
+
+    @property
+    def threshold(self) -> float:
+        """Value of the anomaly map above which the lesion mask is 1."""
+        return self.findings.threshold
+
+    @property
+    def case_p_value(self) -> float | None:
+        """How unusual the scan is among the healthy validation subjects; None if the detector does not know them."""
+        return self.findings.case_p_value
+
+
 @dataclass(frozen=True, kw_only=True)
 class Calibrated(ABC):
     """A score of prepared volumes with thresholds from healthy validation scans."""
 
     config: Config
-    channels: int
-    """Modalities."""
+    modalities: tuple[str, ...]
+    """The sequences it was trained on, in the order in which it is given their images: ``("T1",)``. "unknown" for a
+    detector of an earlier version, which takes any."""
     calibrated_on: dict[str, int]
     """Number of healthy scans: ``{"training": …, "validation": …}``."""
     points: tuple[OperatingPoint, ...] = ()
@@ -54,6 +94,65 @@ class Calibrated(ABC):
     """What promises and p-values rest on; None for a detector that an earlier version saved."""
     fingerprint: str = ""
     """SHA-256 of the saved files; two detectors with one fingerprint give the same maps."""
+
+    @property
+    def channels(self) -> int:
+        """Number of modalities."""
+        return len(self.modalities)
+
+    def __call__(
+        self,
+        array: np.ndarray,
+        affine: np.ndarray,
+        mask: np.ndarray | None = None,
+        *,
+        at: float | str | None = None,
+    ) -> Maps:
+        """Find lesions in a scan in memory; the values are those that `medvae.prediction.predict` writes for its file.
+
+        Parameters
+        ----------
+        array
+            ``(X, Y, Z)``, or ``(C, X, Y, Z)`` with one image per modality in the order of ``modalities``; of any
+            voxel size and orientation.
+        affine
+            ``(4, 4)``, voxel index to world coordinates in mm, RAS+ (as ``nibabel.load(path).affine``).
+        mask
+            ``(X, Y, Z)``, the brain, where it is above 0.5; found as ``config.preparation.brain`` says without it.
+        at
+            Operating point of the lesion mask, by its false-positive rate or its name; the config's by default.
+
+        Raises
+        ------
+        MedvaeError
+            For an array of another shape or with NaN, an affine that places it nowhere, a brain that is not found or
+            not registered, or an operating point that the detector does not have.
+        """
+        array = np.asarray(array)
+        images = array[None] if array.ndim == 3 else array
+        if images.ndim != 4 or len(images) != self.channels:
+            names, shape = ", ".join(self.modalities), "(X, Y, Z) or (1, X, Y, Z)"
+            if self.channels > 1:
+                shape = f"({self.channels}, X, Y, Z)"
+            raise MedvaeError(f"The array has shape {array.shape}; {shape} was expected, for {names}.")
+        point = self.point(self.config.calibration.mask_at if at is None else at)  # before minutes of preparation
+        volume = prepare_array(images, affine, self.config.preparation, mask=mask, scale=self.scale)
+        return self.native_maps(volume, point)
+
+    def native_maps(self, volume: PreparedVolume, point: OperatingPoint) -> Maps:
+        """What is found in a prepared scan, on the scan's own grid, with the lesion mask at an operating point."""
+        maps = self.maps(volume)
+        anomaly = volume.restore(maps.anomaly)
+        findings = find_lesions(self, point, volume, maps.anomaly, anomaly)
+        volume_ml = round(float(findings.mask.sum() * volume.source.geometry.voxel_volume_ml), 4)
+        spread = None if maps.spread is None else volume.restore(maps.spread)
+        return Maps(anomaly, spread, volume.source_mask, point, findings, volume_ml, self.doubts(volume))
+
+    def doubts(self, volume: PreparedVolume) -> tuple[str, ...]:
+        """A sentence for each image of a prepared scan that does not look like the modality it is taken for."""
+        image, mask = volume.image, volume.mask
+        found = (unlike(name, channel, mask, volume.grid) for name, channel in zip(self.modalities, image, strict=True))
+        return tuple(sentence for sentence in found if sentence)
 
     @abstractmethod
     def score(self, volume: PreparedVolume) -> np.ndarray:
@@ -68,9 +167,9 @@ class Calibrated(ABC):
     def device(self) -> str:
         """Where its networks work; ``auto`` without one."""
 
-    def maps(self, volume: PreparedVolume) -> Maps:
-        """Everything that is written for a scan."""
-        return Maps(self.anomaly_map(volume))
+    def maps(self, volume: PreparedVolume) -> StandardMaps:
+        """The maps of a prepared scan on the standard grid."""
+        return StandardMaps(self.anomaly_map(volume))
 
     def anomaly_map(self, volume: PreparedVolume) -> np.ndarray:
         """The score brought to [0, 1], ``(X, Y, Z)`` float32, comparable between patients.
@@ -168,7 +267,7 @@ class Calibrated(ABC):
             write_text(temporary / "config.yaml", dump_config(self.config))
             content = {
                 "medvae": __version__,
-                "channels": self.channels,
+                "modalities": self.modalities,
                 "calibrated_on_healthy_scans": self.calibrated_on,
                 "healthy_median": self.healthy_median,
                 "operating_points": [asdict(point) for point in self.points],
@@ -189,7 +288,7 @@ def read_calibrated(folder: Path) -> tuple[dict[str, object], dict[str, object]]
     shared = {
         "config": config,
         "scale": parse(LandmarkScale, read_document(scale), scale) if learned else None,
-        "channels": content["channels"],
+        "modalities": _modalities(folder, content),
         "calibrated_on": content["calibrated_on_healthy_scans"],
         "points": tuple(OperatingPoint(**point) for point in content["operating_points"]),
         "healthy_median": content["healthy_median"],
@@ -197,6 +296,14 @@ def read_calibrated(folder: Path) -> tuple[dict[str, object], dict[str, object]]
         "fingerprint": _digest(folder),
     }
     return shared, content
+
+
+def _modalities(folder: Path, content: dict[str, object]) -> tuple[str, ...]:
+    """Those of a calibration file; of an older one, those of a file beside the folder, which keeps its fingerprint."""
+    beside = folder.with_name(f"{folder.name}.json")
+    if "modalities" not in content and beside.is_file():
+        content = read_document(beside)
+    return tuple(content.get("modalities") or (UNKNOWN,) * content["channels"])
 
 
 def _digest(folder: Path) -> str:

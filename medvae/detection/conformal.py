@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from medvae.errors import MedvaeError
 
@@ -23,16 +24,16 @@ def subjects_needed(level: float) -> int:
     return max(1, math.ceil(1 / level - ROUNDING) - 1)
 
 
-def worst_of_subjects(values: np.ndarray, subjects: Sequence[str]) -> np.ndarray:
+def worst_of_subjects(values: ArrayLike, subjects: Sequence[str]) -> np.ndarray:
     """One row per subject, the largest of his scans': ``(scans, ...)`` to ``(subjects, ...)``, in order of appearance.
 
     Scans of one person are not exchangeable with those of others; the worst of them is one honest unit.
     """
-    values = np.asarray(values)
+    of_scans = np.asarray(values)
     rows: dict[str, list[int]] = {}
     for row, subject in enumerate(subjects):
         rows.setdefault(subject, []).append(row)
-    return np.stack([values[found].max(axis=0) for found in rows.values()])
+    return np.stack([of_scans[found].max(axis=0) for found in rows.values()])
 
 
 def family_wise_threshold(healthy: np.ndarray, level: float) -> float:

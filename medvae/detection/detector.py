@@ -29,6 +29,7 @@ from medvae.detection.base import CALIBRATION, Calibrated, read_calibrated
 from medvae.devices import AUTO, find_device
 from medvae.errors import MedvaeError
 from medvae.files import write_bytes
+from medvae.modality import UNKNOWN
 from medvae.networks.build import load_network
 from medvae.networks.interface import Network
 from medvae.normative.atlas import Atlas, FittedScan, fit_atlas
@@ -74,13 +75,15 @@ class Detector(Calibrated):
         compact: bool = False,
         atlas: Atlas | None = None,
         device: str = AUTO,
+        modalities: Sequence[str] | None = None,
     ) -> Detector:
         """Fit the normative map on healthy training scans and the operating points on healthy validation scans.
 
         ``scale`` is the one that both were prepared with; ``subjects`` says whose the validation scans are, without
         it each is another person's. ``compact`` rounds network and normative map to half precision first, which
         halves the files that `save` writes. ``atlas`` is that of the training scans, if it was made before. The
-        network is put on the ``device``, as in `medvae.devices.find_device`.
+        network is put on the ``device``, as in `medvae.devices.find_device`. ``modalities`` are the names of the
+        scans' sequences, in the order of their channels.
 
         Raises
         ------
@@ -97,8 +100,8 @@ class Detector(Calibrated):
         if SCORES[config.score.kind].needs_atlas:
             atlas = atlas or fit_atlas(training, deformable=True)
         detector = cls(
-            config=config, network=network, channels=channels, calibrated_on=counts, scale=scale, atlas=atlas,
-            bias_field=bias_field,
+            config=config, network=network, modalities=tuple(modalities or (UNKNOWN,) * channels),
+            calibrated_on=counts, scale=scale, atlas=atlas, bias_field=bias_field,
         )  # fmt: skip
         if SCORES[config.score.kind].combines:
             detector = replace(detector, part_scales=detector._healthy_means(training))
@@ -204,7 +207,7 @@ class Detector(Calibrated):
             if config.network.bias_field == "removed":
                 older = folder / OLDER_BIAS_FIELD
                 bias_field = BiasFieldReference.load(older if older.is_file() else folder / BIAS_FIELD)
-            network = load_network(config, content["channels"], weights).to(place)
+            network = load_network(config, len(shared["modalities"]), weights).to(place)
         normative = None
         if config.score.normative:
             arrays = load_arrays(folder / "normative.safetensors")

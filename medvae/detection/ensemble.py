@@ -8,17 +8,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from medvae.config import Config
-from medvae.detection.base import CALIBRATION, Calibrated, Maps, read_calibrated
+from medvae.detection.base import CALIBRATION, Calibrated, StandardMaps, read_calibrated
 from medvae.detection.detector import ATLAS, Detector, find_detector
 from medvae.devices import AUTO
 from medvae.errors import MedvaeError
+from medvae.modality import UNKNOWN, same_modalities
 from medvae.normative.atlas import Atlas
 from medvae.preparation.prepared import PreparedVolume
 from medvae.schema import parse, read_document
@@ -62,23 +63,25 @@ class Ensemble(Calibrated):
         MedvaeError
             With fewer than two members, or members that do not fit together.
         """
-        first = _agreeing(members)
+        first = agreeing(members)
         config = parse(Config, first.config.model_dump() | {"name": name}, f'ensemble "{name}"')
         counts = {"training": first.calibrated_on["training"], "validation": len(validation)}
         ensemble = cls(
-            config=config, channels=first.channels, calibrated_on=counts, scale=first.scale, members=_sharing(members)
-        )
+            config=config, modalities=common_modalities(members.values()), calibrated_on=counts, scale=first.scale,
+            members=_sharing(members),
+        )  # fmt: skip
         return ensemble._with_points(validation, [ensemble.score(volume) for volume in validation], subjects)
 
     def score(self, volume: PreparedVolume) -> np.ndarray:
         """Mean of the members' scaled scores, ``(X, Y, Z)`` float32, 0 outside the brain."""
         return self._mean(self._scores(volume), volume)
 
-    def maps(self, volume: PreparedVolume) -> Maps:
+    def maps(self, volume: PreparedVolume) -> StandardMaps:
         """The anomaly map of the mean, and the spread of the members' maps."""
         scores = self._scores(volume)
         bounded = [m.bounded(score, volume.mask) for m, score in zip(self.members.values(), scores, strict=True)]
-        return Maps(self.bounded(self._mean(scores, volume), volume.mask), np.std(bounded, axis=0, dtype=np.float32))
+        mean = self.bounded(self._mean(scores, volume), volume.mask)
+        return StandardMaps(mean, np.std(bounded, axis=0, dtype=np.float32))
 
     def _scores(self, volume: PreparedVolume) -> list[np.ndarray]:
         """Of each member; an atlas that they share is bent onto the scan once."""
@@ -135,7 +138,10 @@ class Ensemble(Calibrated):
         shared, content = read_calibrated(folder)
         atlas = Atlas.load(folder / ATLAS) if (folder / ATLAS).is_file() else None
         parts = {name: folder / MEMBERS / name for name in content["members"]}
-        members = {name: Detector.load(part, atlas=atlas, device=device) for name, part in parts.items()}
+        members = {
+            name: replace(Detector.load(part, atlas=atlas, device=device), modalities=shared["modalities"])
+            for name, part in parts.items()
+        }
         return cls(**shared, members=members)
 
 
@@ -173,16 +179,33 @@ def _sharing(members: dict[str, Detector]) -> dict[str, Detector]:
     return shared
 
 
-def _agreeing(members: dict[str, Detector]) -> Detector:
-    """The first member, when all of them fit together."""
+def common_modalities(members: Iterable[Detector]) -> tuple[str, ...]:
+    """Those of the first member that says which it was trained on."""
+    said = [member.modalities for member in members]
+    return next((names for names in said if UNKNOWN not in names), said[0])
+
+
+def agreeing(members: dict[str, Detector]) -> Detector:
+    """The first member, when all of them fit together.
+
+    Raises
+    ------
+    MedvaeError
+        If there are fewer than two, or one differs from the first in modalities, preparation, intensity scale or its
+        first false-positive rate.
+    """
     if len(members) < 2:
         raise MedvaeError(f"An ensemble needs at least two detectors; {len(members)} was given.")
     (first_name, first), *others = members.items()
     for name, member in others:
+        if not same_modalities(member.modalities, common_modalities(members.values())):
+            raise MedvaeError(
+                f"{name} was trained on {', '.join(member.modalities)}, {first_name} on {', '.join(first.modalities)}: "
+                f"only detectors of the same modalities can be averaged. Leave one of them out."
+            )
         for what, of in {
             "preparation": lambda m: m.config.preparation,
             "intensity scale": lambda m: m.scale,
-            "number of modalities": lambda m: m.channels,
             "first false-positive rate": lambda m: m.points[0].false_positive_rate,
         }.items():
             if of(member) != of(first):

@@ -80,7 +80,15 @@ class HealthySubjects:
         if not (folder / FILE).is_file():
             return None
         arrays = load_arrays(folder / FILE)
-        return cls(**arrays | {"voxels": int(arrays["voxels"].item())})
+        return cls(
+            maximum=arrays["maximum"],
+            percentile=arrays["percentile"],
+            thresholds=arrays["thresholds"],
+            at_or_above=arrays["at_or_above"],
+            voxels=int(arrays["voxels"].item()),
+            volumes_ml=arrays["volumes_ml"],
+            largest_cluster_ml=arrays.get("largest_cluster_ml"),
+        )
 
 
 def case_statistic(kind: str, values: np.ndarray) -> float:
@@ -115,7 +123,7 @@ def measure_healthy(
     ranks = np.unique(np.geomspace(1, len(pooled), THRESHOLDS).astype(np.int64))
     thresholds = np.unique(pooled[len(pooled) - ranks])
     levels = to_map(thresholds)
-    cluster_level = None if config.cluster_above is None else to_map(np.float32(config.cluster_above))
+    cluster_level = None if config.cluster_above is None else to_map(np.array(config.cluster_above, np.float32))
     flagged_ml, clusters = [], []
     for volume, score, region in zip(volumes, scores, regions, strict=True):
         native = volume.restore(np.where(region, to_map(score), 0))
@@ -124,12 +132,13 @@ def measure_healthy(
         flagged_ml.append((len(brain) - np.searchsorted(brain, levels, side="right")) * voxel_ml)
         if cluster_level is not None:
             clusters.append(max(finding_volumes_ml(native > cluster_level, voxel_ml), default=0.0))
-    statistics = {
-        kind: [case_statistic(kind, score[region]) for score, region in zip(scores, regions, strict=True)]
+    maximum, percentile = (
+        [case_statistic(kind, score[region]) for score, region in zip(scores, regions, strict=True)]
         for kind in ("maximum", "percentile")
-    }
+    )
     return HealthySubjects(
-        **{kind: conformal.worst_of_subjects(values, subjects) for kind, values in statistics.items()},
+        maximum=conformal.worst_of_subjects(maximum, subjects),
+        percentile=conformal.worst_of_subjects(percentile, subjects),
         thresholds=thresholds,
         at_or_above=len(pooled) - np.searchsorted(pooled, thresholds, side="left"),
         voxels=len(pooled),
@@ -166,6 +175,8 @@ def guaranteed_point(name: str, healthy: HealthySubjects, config: CalibrationCon
             f"conformal quantile of the largest scores of {n} healthy subjects)."
         )
     elif kind == "cluster_fwer":
+        if config.cluster_above is None or healthy.largest_cluster_ml is None:
+            raise _without_clusters(name)
         threshold = config.cluster_above
         minimum_ml = conformal.family_wise_threshold(healthy.largest_cluster_ml, level)
         promise = (
@@ -201,7 +212,7 @@ def check_levels(names: Sequence[str], subjects: int, config: CalibrationConfig)
                 f"is kept by any threshold and promises nothing. Ask for less, or train with a larger cap."
             )
         if kind == "cluster_fwer" and config.cluster_above is None:
-            raise MedvaeError(f"{name}: findings are measured only if calibration.cluster_above is set in training.")
+            raise _without_clusters(name)
         if kind != "fpv" and not 0 < level < 1:
             raise MedvaeError(f"{name}: its level must lie between 0 and 1.")
         needed = 1 if kind == "fdr" else conformal.subjects_needed(level / cap if kind == "fpv" else level)
@@ -212,6 +223,10 @@ def check_levels(names: Sequence[str], subjects: int, config: CalibrationConfig)
                 f"{name}: cannot be promised by {subjects} healthy validation subjects; their smallest level is "
                 f"{smallest}. {needed} subjects would be needed: add healthy validation scans, or ask for a higher one."
             )
+
+
+def _without_clusters(name: str) -> MedvaeError:
+    return MedvaeError(f"{name}: findings are measured only if calibration.cluster_above is set in training.")
 
 
 def _parse(name: str) -> tuple[str, float] | None:

@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from medvae.config import Config
 from medvae.detection import conformal
-from medvae.detection.base import Calibrated
-from medvae.detection.guarantees import ASSUMPTION, case_statistic
+from medvae.detection.guarantees import ASSUMPTION, HealthySubjects, case_statistic
 from medvae.detection.operating_points import OperatingPoint
 from medvae.errors import MedvaeError
 from medvae.imaging.morphology import erode, finding_volumes_ml, grow, remove_small
 from medvae.preparation.prepared import PreparedVolume
+
+
+class Thresholds(Protocol):
+    """What a lesion mask needs of a detector (`medvae.detection.base.Calibrated`)."""
+
+    @property
+    def config(self) -> Config:
+        """Says how to post-process."""
+        ...
+
+    @property
+    def healthy(self) -> HealthySubjects | None:
+        """What promises and p-values rest on."""
+        ...
+
+    def point(self, at: float | str) -> OperatingPoint:
+        """The operating point of a rate or a name."""
+        ...
+
+    def map_threshold(self, point: OperatingPoint) -> float:
+        """Its threshold on the scale of the anomaly map."""
+        ...
+
+    def map_values(self, score: np.ndarray) -> np.ndarray:
+        """Scores on the scale of the anomaly map."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,7 +64,7 @@ class Findings:
 
 
 def find_lesions(
-    detector: Calibrated, point: OperatingPoint, volume: PreparedVolume, anomaly: np.ndarray, native: np.ndarray
+    detector: Thresholds, point: OperatingPoint, volume: PreparedVolume, anomaly: np.ndarray, native: np.ndarray
 ) -> Findings:
     """Flag what lies above an operating point's threshold.
 
@@ -84,7 +111,7 @@ def find_lesions(
     return Findings(mask.astype(np.uint8), threshold, guarantee, fields, case)
 
 
-def _peak(detector: Calibrated, point: OperatingPoint, threshold: float) -> float:
+def _peak(detector: Thresholds, point: OperatingPoint, threshold: float) -> float:
     """What a finding must exceed somewhere, a value of the map; the operating point's own threshold at least."""
     share = detector.config.postprocessing.peak_share
     if share == 1 or point.kind == "false_discovery":  # which has no rate that healthy voxels know
@@ -98,7 +125,7 @@ def _peak(detector: Calibrated, point: OperatingPoint, threshold: float) -> floa
     return max(threshold, float(rarer))
 
 
-def _false_discovery_threshold(detector: Calibrated, level: float, values: np.ndarray) -> float:
+def _false_discovery_threshold(detector: Thresholds, level: float, values: np.ndarray) -> float:
     """The map's threshold above which Benjamini and Hochberg find the voxels of a scan, ``values`` ``(V,)``."""
     healthy = detector.healthy
     p_values = conformal.voxel_p_values(
@@ -108,7 +135,7 @@ def _false_discovery_threshold(detector: Calibrated, level: float, values: np.nd
     return float(np.nextafter(found.min(), np.float32(0))) if found.size else 1.0
 
 
-def _case_fields(detector: Calibrated, values: np.ndarray, native: np.ndarray, voxel_ml: float) -> dict[str, object]:
+def _case_fields(detector: Thresholds, values: np.ndarray, native: np.ndarray, voxel_ml: float) -> dict[str, object]:
     healthy, config = detector.healthy, detector.config.calibration
     if healthy is None:
         return {}

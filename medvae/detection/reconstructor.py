@@ -7,6 +7,7 @@ from medvae.config.methods import NETWORKS
 from medvae.detection.detector import Detector
 from medvae.errors import MedvaeError
 from medvae.manifest import Manifest
+from medvae.modality import same_modalities
 from medvae.networks.interface import Network
 from medvae.training.run_folder import refuse_learned
 
@@ -17,8 +18,9 @@ def with_reconstructor(config: Config, manifest: Manifest) -> tuple[Config, Netw
     Raises
     ------
     MedvaeError
-        If there is no such run, it does not fit the config (another preparation, other tiles, a network that restores
-        nothing or has no KL divergence to show), or it was trained on a validation scan of the manifest.
+        If there is no such run, it does not fit the config (other modalities, another preparation, other tiles, a
+        network that restores nothing or has no KL divergence to show), or it was trained on a validation scan of the
+        manifest.
     """
     options = config.network.reconstructor
     try:
@@ -29,6 +31,11 @@ def with_reconstructor(config: Config, manifest: Manifest) -> tuple[Config, Netw
     where = f"network.reconstructor.run: {options.run}"
     if first.network is None or NETWORKS[first.network.kind].segments:
         raise MedvaeError(f"{where}: has no network that reconstructs scans. Give the run of a VAE, or dae.")
+    if not same_modalities(detector.modalities, manifest.modalities):
+        raise MedvaeError(
+            f"{where}: was trained on {', '.join(detector.modalities)}, and {manifest.path} has "
+            f"{', '.join(manifest.modalities)}. Give both the same modalities, in the same order."
+        )
     for name, value in _like(first).items():
         if value != _like(config)[name]:
             raise MedvaeError(

@@ -133,7 +133,7 @@ def _nifti_affine(header: nib.Nifti1Header) -> np.ndarray:
         return np.full((4, 4), np.nan)
 
 
-def _voxel_bytes(content: bytes, header: nib.Nifti1Header) -> tuple[int, int]:
+def _voxel_bytes(content: bytes, header: nib.Nifti1Header | nib.freesurfer.mghformat.MGHHeader) -> tuple[int, int]:
     voxels = 1
     for length in header.get_data_shape():
         voxels *= int(length)

@@ -53,7 +53,8 @@ class Geometry:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Length of a voxel along each array axis, in mm."""
-        return tuple(float(n) for n in np.linalg.norm(self.affine[:3, :3], axis=0))
+        x, y, z = (float(n) for n in np.linalg.norm(self.affine[:3, :3], axis=0))
+        return x, y, z
 
     @property
     def voxel_volume_ml(self) -> float:
@@ -131,13 +132,39 @@ def read_volume(path: Path | str, *, finite: bool = True) -> Volume:
     file = open_scan(path)
     geometry = _geometry(file)
     array = file.values().reshape(geometry.shape)
-    if finite and not np.isfinite(array).all():
-        count = int(np.count_nonzero(~np.isfinite(array)))
-        raise MedvaeError(
-            f"{path}: holds {count:,} voxels that are NaN or infinite; finite intensities were expected. Find out "
-            f"which step made them; if they are background, replace them by 0 (numpy.nan_to_num) and save again."
-        )
+    if finite:
+        _require_finite(array, path)
     return Volume(array, geometry, file.header, path)
+
+
+def volume_of_array(array: np.ndarray, affine: np.ndarray, name: str = "the array") -> Volume:
+    """A volume that is in memory, as if it had been read from a file: checked, mended, float32 in Fortran order.
+
+    Parameters
+    ----------
+    array
+        ``(X, Y, Z)``, any type of number.
+    affine
+        ``(4, 4)``, voxel index to world coordinates in mm, RAS+.
+    name
+        What an error calls it.
+
+    Raises
+    ------
+    MedvaeError
+        As `read_volume`.
+    """
+    affine = np.asarray(affine, dtype=np.float64)
+    if affine.shape != (4, 4):
+        raise MedvaeError(
+            f"{name}: its affine has shape {affine.shape}; (4, 4) was expected, voxel index to mm (RAS+), as "
+            f"nibabel.load(path).affine."
+        )
+    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        values = np.asfortranarray(array, dtype=np.float32)  # as files are decoded: sums then have the same last bit
+    geometry = _geometry(ScanFile(Path(name), values.shape, affine, None, True, lambda: values))
+    _require_finite(values, Path(name))
+    return Volume(values.reshape(geometry.shape), geometry, None, Path(name))
 
 
 def read_geometry(path: Path | str) -> Geometry:
@@ -184,6 +211,7 @@ def write_volume(
     geometry, source = (like, None) if isinstance(like, Geometry) else (like.geometry, like.header)
     if tuple(array.shape) != geometry.shape:
         raise MedvaeError(f"{path}: the array has shape {array.shape}, its grid {geometry.shape}.")
+    image: nib.Nifti1Image
     if isinstance(source, nib.Nifti1Header):
         header = source.copy()
         header.extensions.clear()  # comments and DICOM fields of the scan do not describe the map
@@ -263,6 +291,15 @@ def resample(
     )  # fmt: skip
 
 
+def _require_finite(array: np.ndarray, path: Path) -> None:
+    if not np.isfinite(array).all():
+        count = int(np.count_nonzero(~np.isfinite(array)))
+        raise MedvaeError(
+            f"{path}: holds {count:,} voxels that are NaN or infinite; finite intensities were expected. Find out "
+            f"which step made them; if they are background, replace them by 0 (numpy.nan_to_num) and save again."
+        )
+
+
 def _copy_placement(source: nib.Nifti1Header, header: nib.Nifti1Header) -> None:
     """Take over pixdim, qform, sform and their codes field by field: setting them anew would round them."""
     names = [f"quatern_{c}" for c in "bcd"] + [f"qoffset_{c}" for c in "xyz"] + [f"srow_{c}" for c in "xyz"]
@@ -280,7 +317,8 @@ def _geometry(file: ScanFile) -> Geometry:
             "you want."
         )
         raise MedvaeError(f"{file.path}: has shape {file.shape}, a single 3D volume was expected. {advice}")
-    shape, affine = file.shape[:3], file.affine
+    x, y, z = file.shape[:3]
+    shape, affine = (x, y, z), file.affine
     if not file.placed:
         warnings.warn(
             f"{file.path}: its header does not say how its axes lie in the patient, so that left and right are a "
@@ -342,7 +380,7 @@ def qform_affine(header: nib.Nifti1Header) -> np.ndarray | None:
         return None
 
 
-def _at_right_angles(affine: np.ndarray, shape: tuple[int, ...]) -> Geometry:
+def _at_right_angles(affine: np.ndarray, shape: tuple[int, int, int]) -> Geometry:
     """The nearest grid with orthogonal axes (polar decomposition), of the same spacing, about the same centre."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     left, _, right = np.linalg.svd(affine[:3, :3] / lengths)

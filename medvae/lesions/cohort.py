@@ -84,22 +84,24 @@ def insert_cohort(
     healthy = manifest.of_split(split, healthy=True)
     if not healthy:
         raise MedvaeError(f"{manifest.path}: has no healthy case in the split {split}; choose another split.")
-    if family == "ms" and shapes is None:
+    if family != "ms":
+        shapes = None
+    elif shapes is None:
         raise MedvaeError("lesions of the family ms are made of real shapes: give a library of them (.npz).")
     out = Path(out_dir)
     cases, table = [], ["case,x_mm,y_mm,z_mm,volume_ml,contrast"]
-    kinds = [("", "inserted")] if family == "ms" else [(size, f"{family}-{size}") for size in sizes]
-    progress = Progress(f"Inserting {family}", len(healthy) * repeats * len(kinds), quiet=quiet)
+    kinds = 1 if family == "ms" else len(sizes)
+    progress = Progress(f"Inserting {family}", len(healthy) * repeats * kinds, quiet=quiet)
     with progress:
         for case in healthy:
             volume = read_volume(manifest.images(case)[0])
             mask = volume.array != 0 if case.mask is None else read_volume(manifest.resolve(case.mask)).array > 0
-            draw = _drawing(volume, mask, family, shapes, settings)
+            makers = _makers(volume, mask, family, sizes, shapes, settings)
             mask_name = None if case.mask is None else f"{case.id}_mask.nii.gz"
             if mask_name:
                 write_volume(out / mask_name, mask.astype(np.uint8), volume)
-            for repeat, (size, kind) in product(range(repeats), kinds):
-                result = draw(size, _generator(seed, case.id, repeat, kind))
+            for repeat, (kind, make) in product(range(repeats), makers.items()):
+                result = make(_generator(seed, case.id, repeat, kind))
                 name = f"{case.id}_{kind}-{repeat}"
                 image = write_volume(out / f"{name}_T1.nii.gz", _as_stored(result.array, volume), volume)
                 write_volume(out / f"{name}_lesions.nii.gz", result.truth.astype(np.uint8), volume, intent="lesions")
@@ -124,15 +126,27 @@ def insert_cohort(
     return read_manifest(write_manifest(written, out / "inserted.json"))
 
 
-def _drawing(
-    volume: Volume, mask: np.ndarray, family: Family, shapes: Shapes | None, settings: Settings | None
-) -> Callable[[Size, np.random.Generator], Inserted]:
-    """What inserts lesions into one scan, whose tissues are looked for once."""
-    if family == "ms":
-        white = white_matter(volume, mask)
-        return lambda _, rng: insert(volume, mask, shapes, rng=rng, settings=settings, white=white)
+def _makers(
+    volume: Volume,
+    mask: np.ndarray,
+    family: Family,
+    sizes: Sequence[Size],
+    shapes: Shapes | None,
+    settings: Settings | None,
+) -> dict[str, Callable[[np.random.Generator], Inserted]]:
+    """Kind of lesions, as in a scan's name, to what inserts them into one scan, whose tissues are looked for once.
+
+    ``shapes`` are those of ``ms``, None for another family.
+    """
+    if shapes is not None:
+        library, white = shapes, white_matter(volume, mask)
+        return {"inserted": lambda rng: insert(volume, mask, library, rng=rng, settings=settings, white=white)}
     scene = Scene.of(volume, mask)
-    return lambda size, rng: insert_family(volume, mask, family, size, rng=rng, scene=scene)
+
+    def of_size(size: Size) -> Callable[[np.random.Generator], Inserted]:
+        return lambda rng: insert_family(volume, mask, family, size, rng=rng, scene=scene)
+
+    return {f"{family}-{size}": of_size(size) for size in sizes}
 
 
 def _generator(seed: int, case_id: str, repeat: int, kind: str) -> np.random.Generator:

@@ -27,7 +27,7 @@ Family = Literal["ms", "tumour", "bright", "texture", "mass_effect", "stroke"]
 """``ms`` is `medvae.lesions.insertion`; the others are made here."""
 FAMILIES: tuple[str, ...] = get_args(Family)
 Size = Literal["small", "medium", "large"]
-SIZES_ML: dict[str, tuple[float, float]] = {"small": (1.0, 4.0), "medium": (4.0, 15.0), "large": (15.0, 60.0)}
+SIZES_ML: dict[Size, tuple[float, float]] = {"small": (1.0, 4.0), "medium": (4.0, 15.0), "large": (15.0, 60.0)}
 """Volumes of a lesion's truth in ml, log-uniform within a bin: balls of 6–10, 10–15 and 15–24 mm radius."""
 _TRIES = 60
 
@@ -102,8 +102,8 @@ def insert_family(
             continue
         array = np.where(mask, np.maximum(array, 0.0), scene.array).astype(np.float32)
         before = np.maximum(scene.array[truth], 1e-6)
-        centre = scene.geometry.affine[:3] @ [*np.argwhere(truth).mean(axis=0), 1.0]
-        lesion = Lesion(tuple(float(mm) for mm in centre), volume_ml, float(np.median(array[truth] / before)))
+        x, y, z = (float(mm) for mm in scene.geometry.affine[:3] @ [*np.argwhere(truth).mean(axis=0), 1.0])
+        lesion = Lesion((x, y, z), volume_ml, float(np.median(array[truth] / before)))
         return Inserted(array, truth, (lesion,))
     raise MedvaeError(
         f"{where}: found no room for a lesion of the family {family}, {size} ({low:g}–{high:g} ml). Check the brain "

@@ -148,9 +148,9 @@ def insert(
         array[box] *= _factor(volume.array[box], inside, depth, wanted * level, wanted)
         contrast = float(np.median(array[box][inside])) / level
         centre = np.argwhere(inside).mean(axis=0) + [part.start for part in box]
-        centre_mm = geometry.affine[:3] @ [*centre, 1.0]
+        x, y, z = (float(mm) for mm in geometry.affine[:3] @ [*centre, 1.0])
         volume_ml = float(inside.sum() * geometry.voxel_volume_ml)
-        lesions.append(Lesion(tuple(float(mm) for mm in centre_mm), volume_ml, contrast))
+        lesions.append(Lesion((x, y, z), volume_ml, contrast))
     if not lesions or len(lesions) < (settings.count or 0):
         raise MedvaeError(
             f"{volume.path or 'scan'}: there is room for {len(lesions)} lesions in its "
@@ -233,13 +233,16 @@ def _place(
     if shapes.volumes_ml[index] > settings.largest_ml or not len(places.voxels):
         return None
     shape = shapes.shape(index)
-    deformation = settings.model_dump(include={"scale", "rotation_deg", "warp", "edge_mm", "texture"})
+    scale = settings.scale
     periventricular = rng.uniform() < settings.periventricular
     for _ in range(6):
-        first, fraction, depth = rasterise(shape, shapes.spacing_mm, geometry, rng, **deformation)
+        first, fraction, depth = rasterise(
+            shape, shapes.spacing_mm, geometry, rng, scale=scale, rotation_deg=settings.rotation_deg,
+            warp=settings.warp, edge_mm=settings.edge_mm, texture=settings.texture,
+        )  # fmt: skip
         whole = np.count_nonzero(fraction >= 0.5)
         if whole * geometry.voxel_volume_ml < settings.smallest_ml:
-            deformation["scale"] = tuple(1.15 * factor for factor in deformation["scale"])
+            scale = (1.15 * scale[0], 1.15 * scale[1])
             continue
         for _ in range(50):
             start = places.draw(periventricular, rng) + first

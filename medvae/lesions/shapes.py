@@ -113,7 +113,8 @@ def rasterise(
     axis = rng.standard_normal(3)
     angle = np.deg2rad(rng.uniform(-1.0, 1.0) * rotation_deg)
     mirror = rng.choice([-1.0, 1.0])
-    stretch = np.exp(rng.uniform(*np.log(scale), 3))
+    shortest, longest = np.log(scale)
+    stretch = np.exp(rng.uniform(shortest, longest, 3))
     turned = Rotation.from_rotvec(axis / np.linalg.norm(axis) * angle).as_matrix() @ np.diag(stretch * [mirror, 1, 1])
     shift = rng.uniform(-0.5, 0.5, 3)  # of a voxel
     warp_mm = min(warp * diameter, 2.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -109,12 +109,12 @@ def _insert_one(
     if options.follows_tissue and rng.random() < options.follows_tissue:
         depth = depth * _bright_tissue(image[0], mask, rng)[box]
     foreign = _crop(other, inside.shape, rng)
-    strength = partial(_strength, rng, options.faintness)
-    after = KINDS[kind](before, depth, distance, fine, foreign, rng, strength)
+    spot = _Spot(before, depth, distance, fine, foreign, rng, options.faintness)
+    after = KINDS[kind](spot)
     if options.cores and radius * voxel_mm >= SMALLEST_WITH_CORE_MM and rng.random() < options.cores:
         kind = options.kinds[int(rng.integers(len(options.kinds)))]
         core = depth * torch.sigmoid((rng.uniform(0.4, 0.8) - distance) * radius / rng.uniform(0.2, 0.8))
-        after = KINDS[kind](after, core, distance, fine, foreign, rng, strength)
+        after = KINDS[kind](spot._replace(before=after, depth=core))
     after = torch.where(depth > 0.01, after, before)
     region = depth > 0.5
     if not region.any() or float((after - before).abs()[:, region].mean()) < VISIBLE:
@@ -169,72 +169,93 @@ def _smooth_noise(shape: Sequence[int], cell: float, generator: torch.Generator,
 
 def _crop(array: Tensor, shape: Sequence[int], rng: np.random.Generator) -> Tensor:
     """A random part ``(..., *shape)`` of an array at least as large."""
-    corners = [int(rng.integers(n - s + 1)) for n, s in zip(array.shape[-len(shape) :], shape, strict=True)]
-    return array[(..., *(slice(c, c + s) for c, s in zip(corners, shape, strict=True)))]
+    for axis, size in enumerate(shape, start=array.ndim - len(shape)):
+        corner = int(rng.integers(array.shape[axis] - size + 1))
+        array = array.narrow(axis, corner, size)
+    return array
 
 
-def _strength(rng: np.random.Generator, faintness: float, low: float, high: float) -> float:
-    """Between ``low`` and ``high``, the nearer to ``low`` the larger ``faintness``; uniform with 1."""
-    return low + (high - low) * rng.random() ** faintness
+class _Spot(NamedTuple):
+    """A box of the scan that a lesion lies in, and what the lesion may be made of."""
+
+    before: Tensor
+    """``(C, *box)``, the tissue."""
+    depth: Tensor
+    """``(*box)``, how strongly each voxel is lesion, 0 to 1."""
+    distance: Tensor
+    """``(*box)`` from the centre, in units of the radius."""
+    noise: Tensor
+    """``(*box)`` of unit spread and about zero mean."""
+    other: Tensor
+    """``(C, *box)``, tissue from elsewhere."""
+    rng: np.random.Generator
+    """What the kind draws its numbers from."""
+    faintness: float
+    """As in `LesionConfig`."""
+
+    def strength(self, low: float, high: float) -> float:
+        """Between ``low`` and ``high``, the nearer to ``low`` the larger ``faintness``; uniform with 1."""
+        return low + (high - low) * self.rng.random() ** self.faintness
 
 
-def _dark(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng, strength) -> Tensor:
-    return before * (1 - strength(0.08, 0.7) * depth)
+def _dark(at: _Spot) -> Tensor:
+    return at.before * (1 - at.strength(0.08, 0.7) * at.depth)
 
 
-def _bright(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng, strength) -> Tensor:
-    return before * (1 + strength(0.08, 0.6) * depth)
+def _bright(at: _Spot) -> Tensor:
+    return at.before * (1 + at.strength(0.08, 0.6) * at.depth)
 
 
-def _grey(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng, strength) -> Tensor:
-    grey = rng.uniform(0, 1) + rng.uniform(0, 0.1) * noise
-    return before + (grey - before) * (strength(0.3, 1) * depth)
+def _grey(at: _Spot) -> Tensor:
+    grey = at.rng.uniform(0, 1) + at.rng.uniform(0, 0.1) * at.noise
+    return at.before + (grey - at.before) * (at.strength(0.3, 1) * at.depth)
 
 
-def _foreign(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng, strength) -> Tensor:
-    return before + (other - before) * (strength(0.4, 1) * depth)
+def _foreign(at: _Spot) -> Tensor:
+    return at.before + (at.other - at.before) * (at.strength(0.4, 1) * at.depth)
 
 
-def _texture(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng, strength) -> Tensor:
-    return before * (1 + strength(0.08, 0.4) * noise * depth)
+def _texture(at: _Spot) -> Tensor:
+    return at.before * (1 + at.strength(0.08, 0.4) * at.noise * at.depth)
 
 
-def _smooth(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng, strength) -> Tensor:
-    mean, there = before, (before != 0).to(before.dtype)
-    pool, edge = (functional.avg_pool3d if depth.ndim == 3 else functional.avg_pool2d), SMOOTHING_WINDOW
+def _smooth(at: _Spot) -> Tensor:
+    mean, there = at.before, (at.before != 0).to(at.before.dtype)
+    pool, edge = (functional.avg_pool3d if at.depth.ndim == 3 else functional.avg_pool2d), SMOOTHING_WINDOW
     for _ in range(2):
         mean, there = (pool(part, edge, stride=1, padding=edge // 2, count_include_pad=False) for part in (mean, there))
-    return before + (mean / there.clamp(min=0.1) - before) * (rng.uniform(0.5, 1) * depth)
+    return at.before + (mean / there.clamp(min=0.1) - at.before) * (at.rng.uniform(0.5, 1) * at.depth)
 
 
-def _warp(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng, strength) -> Tensor:
+def _warp(at: _Spot) -> Tensor:
     """Pushed outwards (mostly) or drawn inwards, farthest where the distance is 0.9, not at all from 2 on.
 
     Without folding: t − share · t (1 − t²/4)² rises everywhere for a share below 1. Benchmark lesions
     (`medvae.lesions.displacement`) push by another profile.
     """
+    before, depth, distance = at.before, at.depth, at.distance
     if min(depth.shape) < 3:
         return before
     slopes = torch.stack(torch.gradient(distance))
     steepness = slopes.norm(dim=0)
     radius = 1 / steepness.median().clamp(min=0.02)
-    share = rng.uniform(0.4, 0.9) * (1 if rng.random() < 0.7 else -1)
+    share = at.rng.uniform(0.4, 0.9) * (1 if at.rng.random() < 0.7 else -1)
     moved = share * radius * distance * (1 - distance.square() / 4).clamp(min=0).square()
     places = torch.stack(torch.meshgrid(*(torch.arange(n, device=depth.device) for n in depth.shape), indexing="ij"))
     places = places - moved * slopes / steepness.clamp(min=1e-3)
     grid = torch.stack([2 * p / (n - 1) - 1 for p, n in zip(places, depth.shape, strict=True)][::-1], dim=-1)
     pulled = functional.grid_sample(before[None], grid[None], align_corners=True, padding_mode="border")[0]
     pulled = torch.where((pulled > 0) & (before > 0), pulled, before)
-    return pulled * (1 - rng.uniform(0, 0.25) * torch.sigmoid((0.5 - distance) / 0.1) * depth)
+    return pulled * (1 - at.rng.uniform(0, 0.25) * torch.sigmoid((0.5 - distance) / 0.1) * depth)
 
 
-def _ring(before: Tensor, depth: Tensor, distance: Tensor, noise: Tensor, other: Tensor, rng, strength) -> Tensor:
-    rim = torch.exp(-((distance - 0.85) / 0.2).square() / 2)
-    core = torch.sigmoid((0.65 - distance) / 0.1)
-    return before * (1 + depth * (strength(0, 0.5) * rim - strength(0.2, 0.8) * core))
+def _ring(at: _Spot) -> Tensor:
+    rim = torch.exp(-((at.distance - 0.85) / 0.2).square() / 2)
+    core = torch.sigmoid((0.65 - at.distance) / 0.1)
+    return at.before * (1 + at.depth * (at.strength(0, 0.5) * rim - at.strength(0.2, 0.8) * core))
 
 
-KINDS: dict[str, Callable[..., Tensor]] = {
+KINDS: dict[str, Callable[[_Spot], Tensor]] = {
     "dark": _dark, "bright": _bright, "grey": _grey, "foreign": _foreign, "texture": _texture, "ring": _ring,
     "oedema": _dark, "smooth": _smooth, "warp": _warp,
 }  # fmt: skip

@@ -68,7 +68,10 @@ def smooth_gradient(
     draws: int = 8,
     noise: float = 0.05,
     seed: int = 0,
-    **options: object,
+    term: Term = "kl",
+    likelihood: str = "laplace",
+    scale: float = 0.1,
+    beta: float = 1.0,
 ) -> Tensor:
     """SmoothGrad: the mean of `gradient` over independent noisy copies of the tile (Smilkov 2017, arXiv 1706.03825).
 
@@ -80,5 +83,6 @@ def smooth_gradient(
     for draw in range(draws):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + draw)
         field = torch.randn(tile.shape[1:], generator=generator).to(tile.device)
-        total += gradient(network, tile + noise * field * mask, mask, **options)
+        noisy = tile + noise * field * mask
+        total += gradient(network, noisy, mask, term=term, likelihood=likelihood, scale=scale, beta=beta)
     return total / draws

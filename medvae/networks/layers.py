@@ -52,7 +52,10 @@ def residual_block(dimensions: int, channels: int, *, norm: str, act: str) -> nn
 
 def monai_activation(name: str) -> str | tuple[str, dict[str, Any]]:
     """MONAI's name of an activation."""
-    return {"leaky_relu": ("leakyrelu", {"negative_slope": 0.1}), "silu": "swish", "gelu": "gelu"}[name]
+    names: dict[str, str | tuple[str, dict[str, Any]]] = {
+        "leaky_relu": ("leakyrelu", {"negative_slope": 0.1}), "silu": "swish", "gelu": "gelu",
+    }  # fmt: skip
+    return names[name]
 
 
 def monai_normalisation(name: str, *channels: int) -> tuple[str, dict[str, Any]] | None:

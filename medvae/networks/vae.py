@@ -50,6 +50,9 @@ class ConvVAE(Network):
     Kingma & Welling 2013, arXiv 1312.6114. Layer pattern after Zimmerer et al. 2018, arXiv 1812.05941.
     """
 
+    to_latent: nn.Module
+    from_latent: nn.Module
+
     def __init__(
         self,
         size: Sequence[int],

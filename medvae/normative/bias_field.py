@@ -134,7 +134,7 @@ class _Polynomial:
 
     def terms_at(self, places: Sequence[np.ndarray]) -> np.ndarray:
         """Each term ``(N, terms)`` at places given as three index arrays ``(N,)`` of the grid of every second voxel."""
-        orders = np.transpose(self.terms)
+        orders: np.ndarray = np.transpose(self.terms)
         x, y, z = (axis[::2][place][:, n] for axis, place, n in zip(self._axes, places, orders, strict=True))
         return x * y * z
 

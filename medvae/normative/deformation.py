@@ -54,11 +54,11 @@ def demons(fixed: Tensor, moving: Tensor) -> Tensor:
     Tensor
         On the grid of half as many voxels along each axis: ``pull(moving, expand(field, shape))`` looks like ``fixed``.
     """
-    field = None
+    field = fixed.new_zeros(3, *(n // LEVELS[0][0] for n in fixed.shape[1:]))
     for coarseness, iterations in LEVELS:
         shape = tuple(n // coarseness for n in fixed.shape[1:])
         target, source = (_coarser(image, shape, 0.4 * coarseness) for image in (fixed, moving))
-        field = fixed.new_zeros(3, *shape) if field is None else expand(field, shape)
+        field = expand(field, shape)
         slopes = _gradients(target)
         for _ in range(iterations):
             bent = pull(source, field)

@@ -50,5 +50,5 @@ def _sums(x: Tensor, edge: int) -> Tensor:
     for axis in range(2, x.ndim):
         margin = x.new_zeros(()).expand([edge // 2 if i == axis else n for i, n in enumerate(x.shape)])
         wide = torch.cat([margin, x, margin], dim=axis)
-        x = sum(wide.narrow(axis, start, x.shape[axis]) for start in range(edge))
+        x = sum((wide.narrow(axis, start, x.shape[axis]) for start in range(edge)), start=x.new_zeros(()))
     return x

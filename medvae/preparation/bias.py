@@ -65,7 +65,8 @@ def correct_bias(
     box = ndimage.find_objects(usable.astype(np.uint8))[0]
     corner = np.eye(4)
     corner[:3, 3] = [part.start for part in box]
-    inner = Geometry(geometry.affine @ corner, tuple(part.stop - part.start for part in box))
+    x, y, z = (part.stop - part.start for part in box)
+    inner = Geometry(geometry.affine @ corner, (x, y, z))
     values = np.where(usable, array, 1.0)[box].astype(np.float32)
     shrink = [max(1, round(working_spacing_mm / step)) for step in geometry.spacing_mm]
     with one_thread():

@@ -160,8 +160,8 @@ def request(
         If a file cannot be read, or ``cache`` is a folder of something else.
     """
     cache, config = open_cache(cache), before_scale(config)
-    images, mask = tuple(map(Path, images)), Path(mask) if mask else None
-    files, grid = [*images, *([mask] if mask else [])], GRIDS[config.grid]
+    scans, brain = tuple(map(Path, images)), Path(mask) if mask else None
+    files, grid = [*scans, *([brain] if brain else [])], GRIDS[config.grid]
     stamps = tuple(map(_stamp, files))
     ingredients = {
         "layout": LAYOUT,
@@ -169,11 +169,11 @@ def request(
         "template": _template_checksums(grid),
         "grid": {"affine": grid.geometry.affine.tolist(), "shape": grid.shape},
         "config": config.model_dump(mode="json", exclude={"grid"}),  # it is there already, whatever its name
-        "images": [known_sha256(image, cache) for image in images],
-        "mask": known_sha256(mask, cache) if mask else None,
+        "images": [known_sha256(scan, cache) for scan in scans],
+        "mask": known_sha256(brain, cache) if brain else None,
     }
     ingredients = json.loads(json.dumps(ingredients))  # as it is read back: lists, no tuples
-    return Request(images, mask, config, ingredients, stamps, cache / _digest(ingredients))
+    return Request(scans, brain, config, ingredients, stamps, cache / _digest(ingredients))
 
 
 def find(wanted: Request) -> Entry | None:
@@ -224,12 +224,12 @@ def keep(wanted: Request, volume: PreparedVolume) -> Entry:
         "source": {
             "shape": list(volume.source.geometry.shape),
             "affine": volume.source.geometry.affine.tolist(),
-            "header": base64.b64encode(volume.source.header.binaryblock).decode(),
+            "header": _written_header(volume.source.header),
         },
         "transform": np.asarray(volume.transform).tolist(),
         "registered": bool(volume.registered),
         "brain_from": volume.brain_from,
-        "quality": asdict(volume.quality),
+        "quality": None if volume.quality is None else asdict(volume.quality),
         "brain_ml": round(float(np.count_nonzero(volume.source_mask) * volume.source.geometry.voxel_volume_ml), 2),
     }
     _remove_damaged(wanted)
@@ -309,15 +309,14 @@ def remove_abandoned(cache: Path | str) -> None:
 def _volume(arrays: CachedArrays, content: dict[str, Any], path: Path, grid: Grid) -> PreparedVolume:
     """The scan of an entry's ``volume.json``; ``path`` is where its first modality lies now."""
     placed = content["source"]
-    header = base64.b64decode(placed["header"])
-    kind = nib.Nifti1Header if len(header) == 348 else nib.Nifti2Header
+    geometry = Geometry(np.array(placed["affine"]), placed["shape"])
     return PreparedVolume(
         arrays,
-        source=Placement(Geometry(np.array(placed["affine"]), placed["shape"]), kind(header, check=False), path),
+        source=Placement(geometry, _header_of(placed["header"]), path),
         transform=np.array(content["transform"]),
         registered=content["registered"],
         brain_from=content["brain_from"],
-        quality=RegistrationQuality(**{**content["quality"], "scales": tuple(content["quality"]["scales"])}),
+        quality=_quality_of(content["quality"]),
         grid=grid,
     )
 
@@ -338,6 +337,31 @@ def _stamp(path: Path | str) -> tuple[int, ...]:
     except OSError as error:
         raise MedvaeError(f"{path}: cannot be read ({error.strerror or error}). Check the path.") from None
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _written_header(header: nib.Nifti1Header | None) -> str | None:
+    """The bytes of a NIfTI header; MGH, MetaImage and NRRD have none."""
+    return None if header is None else base64.b64encode(header.binaryblock).decode()
+
+
+def _header_of(written: str | None) -> nib.Nifti1Header | None:
+    if written is None:
+        return None
+    content = base64.b64decode(written)
+    kind = nib.Nifti1Header if len(content) == 348 else nib.Nifti2Header
+    return kind(content, check=False)
+
+
+def _quality_of(written: dict[str, Any] | None) -> RegistrationQuality | None:
+    if written is None:
+        return None
+    x, y, z = written["scales"]
+    return RegistrationQuality(
+        dice=written["dice"],
+        mutual_information=written["mutual_information"],
+        scales=(x, y, z),
+        shear=written["shear"],
+    )
 
 
 def _dtype(name: str) -> np.dtype:

@@ -138,8 +138,10 @@ def check_case(manifest: Manifest, case: Case) -> CaseCheck:
     return CaseCheck(
         id=case.id, subject=case.subject_id, split=case.split, site=case.site,
         kind=case.kind,
-        shape=geometry and geometry.shape, spacing_mm=geometry and geometry.spacing_mm,
-        orientation=geometry and geometry.orientation, brain_ml=features.get("brain_ml"), lesion_ml=lesion_ml,
+        shape=None if geometry is None else geometry.shape,
+        spacing_mm=None if geometry is None else geometry.spacing_mm,
+        orientation=None if geometry is None else geometry.orientation,
+        brain_ml=features.get("brain_ml"), lesion_ml=lesion_ml,
         features=features, quantiles=quantiles, contents=contents, findings=tuple(notes.found),
     )  # fmt: skip
 
@@ -158,7 +160,7 @@ def _check_sums(manifest: Manifest, case: Case, notes: _Notes) -> None:
 
 def _digest(array: np.ndarray) -> str:
     content = hashlib.sha256(str(array.shape).encode())
-    content.update(np.ascontiguousarray(array.T))  # volumes come in Fortran order: no copy
+    content.update(np.ascontiguousarray(array.T).data)  # volumes come in Fortran order: no copy
     return content.hexdigest()
 
 

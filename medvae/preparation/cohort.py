@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, fields
@@ -35,6 +35,12 @@ ONE_THREAD = {
 }
 """Environment of the workers: one thread each, as many workers as asked for."""
 
+State = Literal["prepared", "kept", "failed"]
+"""What became of a case; ``kept``: the cache had it already."""
+
+_Item = tuple[Case, cache.Request]
+_Outcome = Future[tuple[str, float]]
+"""What `_prepare_one` will give."""
 _GRACE_S = 2.0
 _DIED = "Its process died twice, the second time while it worked on this case alone; perhaps the memory was not enough."
 
@@ -45,8 +51,7 @@ class CaseRecord:
 
     id: str
     split: str
-    state: Literal["prepared", "kept", "failed"]
-    """``kept``: the cache had it already."""
+    state: State
     seconds: float | None = None
     registered: bool | None = None
     brain_ml: float | None = None
@@ -101,7 +106,7 @@ def prepare_cohort(
             failed = sum(r.state == "failed" for r in records.values())
             progress.update(len(records), case=record.id, failed=str(failed))
 
-        def work() -> Iterator[tuple[Case, cache.Request]]:
+        def work() -> Iterator[_Item]:
             """The cases that the cache does not hold; looked for while the workers are busy with the ones before."""
             for case in cases:
                 mask = manifest.resolve(case.mask) if case.mask else None
@@ -131,7 +136,7 @@ def prepare_cohort(
     return ordered
 
 
-def _done(case: Case, state: str, found: cache.Entry, seconds: float | None = None) -> CaseRecord:
+def _done(case: Case, state: State, found: cache.Entry, seconds: float | None = None) -> CaseRecord:
     return CaseRecord(case.id, case.split, state, seconds, found.volume.registered, found.brain_ml, found.folder.name)
 
 
@@ -163,9 +168,7 @@ def _prepare_one(wanted: cache.Request) -> tuple[str, float]:
     return "", round(time.perf_counter() - started, 2)
 
 
-def _in_processes(
-    work: Iterator[tuple[Case, cache.Request]], jobs: int
-) -> Iterator[tuple[tuple[Case, cache.Request], Future]]:
+def _in_processes(work: Iterator[_Item], jobs: int) -> Generator[tuple[_Item, _Outcome]]:
     """Do the work in ``jobs`` processes; no more of it is asked for than they can begin.
 
     When a process dies (of want of memory, say) the pool of all of them is lost and nobody knows on which item: those
@@ -173,8 +176,8 @@ def _in_processes(
     """
     more = True
     while more:
-        running: dict[Future, tuple[Case, cache.Request]] = {}
-        suspects = []
+        running: dict[_Outcome, _Item] = {}
+        suspects: list[_Item] = []
         with _pool(jobs) as pool:
             while not suspects:
                 while len(running) < jobs and (item := next(work, None)) is not None:
@@ -196,12 +199,12 @@ def _in_processes(
             yield item, future
 
 
-def _submit(pool: ProcessPoolExecutor, item: tuple[Case, cache.Request]) -> Future:
+def _submit(pool: ProcessPoolExecutor, item: _Item) -> _Outcome:
     with ctrl_c_later():  # it is for this process, which then ends the workers
         try:
             return pool.submit(_prepare_one, item[1])
         except BrokenProcessPool as error:  # an idle worker was killed
-            future: Future = Future()
+            future: _Outcome = Future()
             future.set_exception(error)
             return future
 
@@ -233,7 +236,8 @@ def _begin_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def end_with_parent() -> None:
-        multiprocessing.parent_process().join()
+        if (parent := multiprocessing.parent_process()) is not None:  # a worker has one
+            parent.join()
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()

@@ -123,8 +123,8 @@ def _fingerprint_document(check: CohortCheck) -> dict[str, Any]:
         "cohort": check.cohort,
         "medvae": __version__,
         "features": FEATURES,
-        "shapes": Counter(" × ".join(map(str, case.shape)) for case in cases),
-        "spacings_mm": Counter(" × ".join(f"{n:.2f}" for n in case.spacing_mm) for case in cases),
+        "shapes": Counter(" × ".join(map(str, case.shape)) for case in cases if case.shape),
+        "spacings_mm": Counter(" × ".join(f"{n:.2f}" for n in case.spacing_mm) for case in cases if case.spacing_mm),
         "orientations": Counter(case.orientation for case in cases),
         "reference": {
             "what": "healthy training cases without an error",

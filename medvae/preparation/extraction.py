@@ -126,12 +126,12 @@ def brain_mask(volume: Volume, mask: Path | str | None, method: BrainMethod = "a
     return given_or_found(volume, mask, method)[0]
 
 
-def given_or_found(volume: Volume, mask: Path | str | None, method: BrainMethod) -> tuple[np.ndarray, str]:
+def given_or_found(volume: Volume, mask: Volume | Path | str | None, method: BrainMethod) -> tuple[np.ndarray, str]:
     """As `brain_mask`, with where the mask came from: "given", or as `find_brain` says."""
     if mask is None:
         return find_brain(volume, method)
-    given = read_volume(mask)
+    given = mask if isinstance(mask, Volume) else read_volume(mask)
     require_same_grid(given, volume.geometry, f"its image {volume.path}")
     if not given.array.any():
-        raise MedvaeError(f"{mask}: the brain mask is empty. Remove it from the manifest, or make it again.")
+        raise MedvaeError(f"{given.path}: the brain mask is empty. Remove it from the manifest, or make it again.")
     return given.array > 0.5, "given"

@@ -183,7 +183,7 @@ def fingerprint(
         for name, found in features.items()
     }
     site_z = {}
-    for site, count in Counter(sites[name] for name in z if sites.get(name)).items():
+    for site, count in Counter(known for name in z if (known := sites.get(name))).items():
         if count >= 2:
             members = [z[name] for name in z if sites.get(name) == site]
             site_z[site] = {

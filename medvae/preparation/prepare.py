@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from medvae.config import PreparationConfig
 from medvae.errors import MedvaeError
+from medvae.imaging.volume import volume_of_array
 from medvae.manifest import Case, Manifest, Split
 from medvae.preparation.cache import prepare_cached
 from medvae.preparation.intensity import before_scale
 from medvae.preparation.landmarks import LandmarkScale, fit_landmarks
 from medvae.preparation.prepared import PreparedVolume, standardised
-from medvae.preparation.steps import run_steps
+from medvae.preparation.steps import prepare_volumes, run_steps
 from medvae.progress import Progress
 
 
@@ -103,14 +106,55 @@ def prepare_scan(
         For a file that cannot be read, modalities or a mask on another grid, a brain that is empty or cannot be
         found, or that does not lie where the standard brain lies, or a scale that is missing.
     """
-    if config.intensity == "landmarks":
-        if scale is None or len(scale.levels) != len(images):
-            raise MedvaeError(
-                f"{images[0]}: preparation.intensity=landmarks needs the scale that was learned from the training "
-                f"scans, for each modality. Give that of the detector (detector.scale), or choose another intensity."
-            )
-        plain = prepare_scan(images, before_scale(config), mask=mask, cache=cache)
-        return standardised(plain, scale, config)
+    _require_scale(config, scale, len(images), images[0])
+    plain = before_scale(config)
     if cache is not None:
-        return prepare_cached(images, config, mask=mask, cache=cache)
-    return run_steps(images, config, mask=mask)
+        return _on_scale(prepare_cached(images, plain, mask=mask, cache=cache), config, scale)
+    return _on_scale(run_steps(images, plain, mask=mask), config, scale)
+
+
+def prepare_array(
+    images: np.ndarray,
+    affine: np.ndarray,
+    config: PreparationConfig,
+    *,
+    mask: np.ndarray | None = None,
+    scale: LandmarkScale | None = None,
+) -> PreparedVolume:
+    """`prepare_scan` for a scan in memory: the result is the one of its file.
+
+    Parameters
+    ----------
+    images
+        ``(C, X, Y, Z)``, one for each modality.
+    affine
+        ``(4, 4)``, voxel index to world coordinates in mm, RAS+.
+    config, scale
+        As in `prepare_scan`.
+    mask
+        ``(X, Y, Z)``, the brain, where it is above 0.5.
+
+    Raises
+    ------
+    MedvaeError
+        As `prepare_scan`.
+    """
+    names = [f"channel {number} of the array" for number in range(len(images))] if len(images) > 1 else ["the array"]
+    _require_scale(config, scale, len(images), names[0])
+    volumes = [volume_of_array(image, affine, name) for image, name in zip(images, names, strict=True)]
+    given = None if mask is None else volume_of_array(mask, affine, "the mask")
+    return _on_scale(prepare_volumes(volumes, before_scale(config), mask=given), config, scale)
+
+
+def _require_scale(config: PreparationConfig, scale: LandmarkScale | None, images: int, source: Path | str) -> None:
+    if config.intensity == "landmarks" and (scale is None or len(scale.levels) != images):
+        raise MedvaeError(
+            f"{source}: preparation.intensity=landmarks needs the scale that was learned from the training "
+            f"scans, for each modality. Give that of the detector (detector.scale), or choose another intensity."
+        )
+
+
+def _on_scale(volume: PreparedVolume, config: PreparationConfig, scale: LandmarkScale | None) -> PreparedVolume:
+    if scale is None or config.intensity != "landmarks":
+        return volume
+    return standardised(volume, scale, config)

@@ -159,14 +159,16 @@ def measure_quality(
         The standard grid of both; the default grid if not given.
     """
     template, standard = read_template(grid)
-    dice = 2 * np.count_nonzero(mask & standard) / max(1, np.count_nonzero(mask) + np.count_nonzero(standard))
+    both = int(np.count_nonzero(mask)) + int(np.count_nonzero(standard))
+    dice = 2 * int(np.count_nonzero(mask & standard)) / max(1, both)
     axes = transform[:3, :3]
     lengths = np.linalg.norm(axes, axis=0)
+    x, y, z = (float(n) for n in lengths)
     cosines = np.abs(axes.T @ axes / np.outer(lengths, lengths) - np.eye(3))
     return RegistrationQuality(
-        dice=float(dice),
+        dice=dice,
         mutual_information=_mutual_information(array[mask & standard], template[mask & standard]),
-        scales=tuple(float(n) for n in lengths),
+        scales=(x, y, z),
         shear=float(cosines.max()),
     )
 
@@ -236,8 +238,8 @@ def _optimise(array: np.ndarray, mask: np.ndarray, geometry: Geometry, grid: Gri
         affine.SetCenter(similarity.GetCenter())
         affine.SetMatrix(similarity.GetMatrix())
         affine.SetTranslation(similarity.GetTranslation())
-        affine = _climb(fixed, moving, region, affine, shrink=shrink(4, 2), smoothing_mm=(2.0, 0.0), step_mm=1.0)
-    return _matrix(sitk.AffineTransform(affine))
+        best = _climb(fixed, moving, region, affine, shrink=shrink(4, 2), smoothing_mm=(2.0, 0.0), step_mm=1.0)
+    return _matrix(sitk.AffineTransform(best))
 
 
 def _best_rotation(

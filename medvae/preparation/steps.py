@@ -10,7 +10,7 @@ import numpy as np
 from medvae.config import PreparationConfig
 from medvae.errors import MedvaeError
 from medvae.imaging.grid import GRIDS
-from medvae.imaging.volume import Geometry, read_volume, require_same_grid, resample
+from medvae.imaging.volume import Geometry, Volume, read_volume, require_same_grid, resample
 from medvae.preparation.extraction import given_or_found
 from medvae.preparation.intensity import normalise
 from medvae.preparation.prepared import InMemory, PreparedVolume
@@ -35,14 +35,21 @@ with what the old code made.
 def run_steps(
     images: Sequence[Path | str], config: PreparationConfig, *, mask: Path | str | None = None
 ) -> PreparedVolume:
-    """Brain mask, bias field, registration to MNI152, resampling, intensities.
+    """Read a scan and bring it to the standard grid.
 
     Intensities by landmarks are left at ``before_scale(config)``; the learned scale follows in
     `medvae.preparation.prepare.prepare_scan`, which documents arguments and errors.
     """
-    grid = GRIDS[config.grid]
     volumes = [read_volume(image) for image in images]
-    first = volumes[0]
+    return prepare_volumes(volumes, config, mask=None if mask is None else read_volume(mask))
+
+
+def prepare_volumes(
+    volumes: Sequence[Volume], config: PreparationConfig, *, mask: Volume | None = None
+) -> PreparedVolume:
+    """`run_steps` for a scan that has been read: brain mask, bias field, registration to MNI152, resampling,
+    intensities."""
+    grid, first = GRIDS[config.grid], volumes[0]
     for other in volumes[1:]:
         require_same_grid(other, first.geometry, f"the first modality {first.path}")
     brain, brain_from = given_or_found(first, mask, config.brain)
@@ -72,8 +79,8 @@ def run_steps(
         moved, mask_on_grid = move_brain(array, brain, first.geometry, grid.geometry, transform)
         prepared.append(normalise(moved, mask_on_grid, config, str(volume.path)))
     quality = measure_quality(prepared[0], mask_on_grid, transform, grid)
-    arrays = InMemory(np.stack(prepared), mask_on_grid, brain)
-    return PreparedVolume(arrays, first.placement, transform, registered, brain_from, quality, grid=grid)
+    made = InMemory(np.stack(prepared), mask_on_grid, brain)
+    return PreparedVolume(made, first.placement, transform, registered, brain_from, quality, grid=grid)
 
 
 def _on(target: Geometry, mask: np.ndarray, geometry: Geometry, transform: np.ndarray) -> np.ndarray:
@@ -81,4 +88,5 @@ def _on(target: Geometry, mask: np.ndarray, geometry: Geometry, transform: np.nd
 
 
 def _dice(a: np.ndarray, b: np.ndarray) -> float:
-    return float(2 * np.count_nonzero(a & b) / max(1, np.count_nonzero(a) + np.count_nonzero(b)))
+    both = int(np.count_nonzero(a)) + int(np.count_nonzero(b))
+    return 2 * int(np.count_nonzero(a & b)) / max(1, both)

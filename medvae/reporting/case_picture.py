@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -69,7 +68,7 @@ def draw_predictions(
     drawn = []
     for item in predictions:
         case = manifest.case(item.id) if manifest else None
-        truth = lesion_truth(manifest, case) if case and case.label else None
+        truth = lesion_truth(manifest, case) if manifest and case and case.label else None
         title = f"{item.id}, {detector.config.name}: {item.lesion_volume_ml:.1f} ml flagged"
         picture = Path(out) / f"{item.id}.png"
         drawn.append(
@@ -139,16 +138,31 @@ def draw_figure(
     axis, columns = AXIS[plane], []
     for case in cases:
         restored = _reconstruction(case, detector) if detector is not None else None
-        known = {"threshold": case.threshold, "truth": case.truth(), "healthy": case.kind == "healthy"}
-        shown = _shown(case.id, case.scan, case.map, case.mask, reconstruction=restored, **known)
+        shown = _shown(
+            case.id, case.found_scan, case.map, case.mask, threshold=case.threshold, truth=case.truth(),
+            reconstruction=restored, healthy=case.kind == "healthy",
+        )  # fmt: skip
         chosen = slices_at(shown, axis, positions_mm) if positions_mm else largest_slices(shown, axis, count)
         columns += [Column(shown, axis, index) for index in chosen]
     return draw_montage(columns, out, title=title, radiological=radiological)
 
 
-def _shown(name: str, scan: Path | str, anomaly_map: Path | str, mask: Path | str, **known: Any) -> Shown:
+def _shown(
+    name: str,
+    scan: Path | str,
+    anomaly_map: Path | str,
+    mask: Path | str,
+    *,
+    threshold: float,
+    truth: np.ndarray | None,
+    reconstruction: np.ndarray | None = None,
+    healthy: bool = False,
+) -> Shown:
     volume, anomaly, found = read_volume(scan), read_volume(anomaly_map).array, read_volume(mask).array
-    return Shown.of(name, volume.geometry, volume.array, anomaly, found, **known)
+    return Shown.of(
+        name, volume.geometry, volume.array, anomaly, found, threshold=threshold, truth=truth,
+        reconstruction=reconstruction, healthy=healthy,
+    )  # fmt: skip
 
 
 def _reconstruction(case: PredictedCase, detector: Calibrated) -> np.ndarray | None:
@@ -163,8 +177,10 @@ def _reconstruction(case: PredictedCase, detector: Calibrated) -> np.ndarray | N
 
     if not isinstance(detector, Detector) or detector.network is None:
         return None
-    images = case.manifest.images(case.case) if case.case else [case.scan]
-    mask = case.manifest.resolve(case.case.mask) if case.case and case.case.mask else None
+    images, mask = [case.found_scan], None
+    if case.manifest and case.case:
+        images = case.manifest.images(case.case)
+        mask = case.manifest.resolve(case.case.mask) if case.case.mask else None
     volume = prepare_scan(images, detector.config.preparation, mask=mask, scale=detector.scale)
     restored = reconstruct_volume(detector.config, detector.network, detector.shown(volume), volume.mask)
     if restored is None:

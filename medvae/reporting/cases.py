@@ -36,6 +36,22 @@ class PredictedCase:
     """Of the manifest, which may not know it."""
 
     @property
+    def found_scan(self) -> Path:
+        """The first modality of a case that has one, as all of `read_cases` have.
+
+        Raises
+        ------
+        MedvaeError
+            If nobody knows where it lies.
+        """
+        if self.scan is None:
+            raise MedvaeError(
+                f'{self.folder}: the scan {self.scan_name} of "{self.id}" was not found. Name it in a manifest '
+                f"(--manifest)."
+            )
+        return self.scan
+
+    @property
     def map(self) -> Path:
         """The anomaly map."""
         return self.folder / f"{self.id}{MAP_SUFFIX}"

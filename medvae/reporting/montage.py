@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -76,18 +76,29 @@ class Shown:
 
         The box is that of the scan, or of the brain: where the map is not 0.
         """
-        given = {"image": image, "anomaly": anomaly, "mask": mask > 0, "truth": truth, "reconstruction": reconstruction}
-        upright = {key: _upright(array, geometry.affine) for key, array in given.items() if array is not None}
-        affine = upright["image"].affine
-        brain, scan = np.asarray(upright["anomaly"].dataobj) > 0, np.asarray(upright["image"].dataobj)
+        upright = _upright(image, geometry.affine)
+        affine, scan = upright.affine, np.asarray(upright.dataobj)
+        brain = np.asarray(_upright(anomaly, geometry.affine).dataobj) > 0
         inside = brain if brain_only and brain.any() else scan != 0
         box = _box(inside, np.linalg.norm(affine[:3, :3], axis=0))
         corner = affine @ [*(part.start for part in box), 1]
-        arrays = {key: np.asarray(turned.dataobj)[box] for key, turned in upright.items()}
-        arrays |= {key: arrays[key] > 0 for key in ("mask", "truth") if key in arrays}
-        placed = Geometry(np.column_stack([affine[:, :3], corner]), arrays["image"].shape)
-        known = {"threshold": threshold, "window": grey_window(scan, brain), "healthy": healthy}
-        return cls(name=name, geometry=placed, **known, **arrays)
+
+        def cut(array: np.ndarray) -> np.ndarray:
+            return np.asarray(_upright(array, geometry.affine).dataobj)[box]
+
+        x, y, z = scan[box].shape
+        return cls(
+            name=name,
+            geometry=Geometry(np.column_stack([affine[:, :3], corner]), (x, y, z)),
+            image=scan[box],
+            anomaly=cut(anomaly),
+            mask=cut(mask > 0) > 0,
+            threshold=threshold,
+            truth=None if truth is None else cut(truth) > 0,
+            reconstruction=None if reconstruction is None else cut(reconstruction),
+            window=grey_window(scan, brain),
+            healthy=healthy,
+        )
 
     @property
     def kinds(self) -> list[str]:
@@ -119,11 +130,12 @@ def largest_slices(shown: Shown, axis: int, count: int) -> list[int]:
     slice with lesion is left, the sum of the map decides. Fewer are given where the brain is too small.
     """
     others = tuple(other for other in range(3) if other != axis)
-    brain = (shown.anomaly > 0).any(axis=others)
+    brain = np.asarray((shown.anomaly > 0).any(axis=others))
     areas = [region.sum(axis=others) for region in (shown.truth, shown.mask) if region is not None and region.any()]
     ranks = [*areas[:1], shown.anomaly.sum(axis=others, dtype=np.float64) + 1e-9 * brain]
     spacing = shown.geometry.spacing_mm[axis]
-    free, chosen = np.ones(len(brain), dtype=bool), []
+    free = np.ones(len(brain), dtype=np.bool_)
+    chosen: list[int] = []
     for rank in ranks:
         while len(chosen) < count and (left := np.where(free, rank, 0)).max() > 0:
             chosen.append(int(left.argmax()))
@@ -153,10 +165,12 @@ def largest_finding(shown: Shown) -> tuple[int, int, int]:
     """The middle voxel of the mask's largest component, or where the map is largest if the mask is empty."""
     labels, sizes = components(shown.mask)
     if not len(sizes):
-        return tuple(int(i) for i in np.unravel_index(int(np.argmax(shown.anomaly)), shown.anomaly.shape))
+        x, y, z = (int(i) for i in np.unravel_index(int(np.argmax(shown.anomaly)), shown.anomaly.shape))
+        return x, y, z
     voxels = np.argwhere(labels == int(np.argmax(sizes)) + 1)
     centre = voxels[np.argmin(((voxels - voxels.mean(0)) ** 2).sum(1))]  # a voxel of it, also when it is curved
-    return tuple(int(i) for i in centre)
+    x, y, z = (int(i) for i in centre)
+    return x, y, z
 
 
 def draw_montage(columns: Sequence[Column], out: Path | str, *, title: str = "", radiological: bool = True) -> Path:
@@ -251,15 +265,20 @@ def _draw_panel(
         return
     cut = partial(plane, axis=column.axis, index=column.index, radiological=radiological)
     colours = grey_plane(shown, column.axis, column.index, radiological=radiological)
-    if kind == "reconstruction":
+    if kind == "reconstruction" and shown.reconstruction is not None:
         colours = np.repeat(np.clip(cut(shown.reconstruction), 0, 1)[..., None], 3, axis=-1)
     elif kind == "anomaly map":
         colours = with_map(colours, values := cut(shown.anomaly), _fading(values, shown.threshold))
-    elif kind in ("lesion mask", "truth"):
-        region, colour = (shown.mask, MASK_COLOUR) if kind == "lesion mask" else (shown.truth, TRUTH_COLOUR)
-        colours = np.where(cut(region)[..., None], 0.25 * colours + 0.75 * np.array(rgb(colour)) / 255, colours)
+    elif kind == "lesion mask":
+        colours = _painted(colours, cut(shown.mask), MASK_COLOUR)
+    elif kind == "truth" and shown.truth is not None:
+        colours = _painted(colours, cut(shown.truth), TRUTH_COLOUR)
     # "none" keeps the voxels as they are in PDF and SVG
     canvas.imshow(np.rint(colours * 255).astype(np.uint8), extent=extent, interpolation="none")
+
+
+def _painted(colours: np.ndarray, region: np.ndarray, colour: str) -> np.ndarray:
+    return np.where(region[..., None], 0.25 * colours + 0.75 * np.array(rgb(colour)) / 255, colours)
 
 
 def _fading(values: np.ndarray, threshold: float) -> np.ndarray:
@@ -302,7 +321,7 @@ def _place(column: Column) -> str:
     return f"{'xyz'[column.axis]} = {column.shown.position_mm(column.axis, column.index):.0f} mm".replace("-", "−")
 
 
-def _write(canvas: Axes, x: float, y: float, text: str, **options: object) -> None:
+def _write(canvas: Axes, x: float, y: float, text: str, **options: Any) -> None:
     canvas.text(x, y, text, parse_math=False, **options)  # a name may hold a dollar sign
 
 

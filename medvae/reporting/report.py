@@ -97,10 +97,10 @@ def write_report(
         report's. A case that cannot be read is a problem that is told, not an error.
     """
     predictions, out = Path(predictions), Path(out)
-    scans = [Path(folder) for folder in scans]
-    predicted = with_scans(find_predictions(predictions), manifest, scans)
+    folders = [Path(folder) for folder in scans]
+    predicted = with_scans(find_predictions(predictions), manifest, folders)
     check_report_folder(out / REPORT, out / CASES)
-    known = [predictions, out, *scans, *([manifest.path.parent] if manifest else [])]
+    known = [predictions, out, *folders, *([manifest.path.parent] if manifest else [])]
     plain = partial(_plain, folders=[*known, *{item.scan.parent for item in predicted if item.scan}])
     if evaluations:
         measured = read_evaluations(predicted, evaluations)

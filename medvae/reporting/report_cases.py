@@ -148,7 +148,7 @@ def case_writer(
         html = template.render(
             **shared,
             row=row,
-            sidecar=dict.fromkeys(SAID) | item.sidecar,
+            sidecar={**dict.fromkeys(SAID), **item.sidecar},
             against_truth=columns(Table.CASE_PAGE, Metric),
             page=page,
             point=point_name(item.operating_point),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -25,7 +26,7 @@ from medvae.reporting.tables import point_name
 # Any colours: they are names for those of the page's style sheet.
 INK, LINE, FIRST, SECOND, THIRD = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
 _VARIABLES = {INK: "--ink", LINE: "--line", FIRST: "--first", SECOND: "--second", THIRD: "--third"}
-_STYLE = {
+_STYLE: Any = {  # a parameter of matplotlib by its name: its type of these names differs between versions
     "svg.fonttype": "none", "font.size": 9, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK,
     "xtick.color": INK, "ytick.color": INK, "grid.color": LINE, "axes.grid": True, "grid.linewidth": 0.6,
     "axes.linewidth": 0.6, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10,
@@ -135,12 +136,12 @@ def calibration_curve(
         for number, point in enumerate(points):
             own = [
                 case.number("flagged", at=point.name) / case.number("voxels")
-                for case in study.per_case
+                for case in (study.per_case if study else [])
                 if case.healthy and case.number("voxels") > 0 and Quantity("flagged", point.name) in case.numbers
             ]
             axes.plot([point.asked_fpr] * len(own), np.maximum(own, SMALLEST_RATE), "o", markersize=3, color=FIRST,
                       alpha=0.45, label="each healthy scan" if number == 0 else None)  # fmt: skip
-            found = study.interval("fpr", point.name)
+            found = study.interval("fpr", point.name) if study else None
             if found and not found.means_little:
                 axes.plot([point.asked_fpr] * 2, np.maximum([found.low, found.high], SMALLEST_RATE), color=SECOND,
                           linewidth=1.5)  # fmt: skip
@@ -203,7 +204,7 @@ def as_svg(figure: Figure, told: str, salt: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    width, height = (float(n) for n in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text).groups())
+    width, height = (float(n) for n in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)[0])
     head = f'<svg role="img" aria-label="{escape(told)}" viewBox="0 0 {width:g} {height:g}" class="figure">'
     text = head + text[text.index(">") + 1 :]
     text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)

@@ -135,7 +135,7 @@ def case_columns(rows: Sequence[CaseRow]) -> list[tuple[str, str, int]]:
 
 
 def _counted(values: Iterable[object]) -> str:
-    values = [str(value) for value in values]
-    if len(set(values)) == 1:
-        return values[0]
-    return ", ".join(f"{value} ({values.count(value)})" for value in dict.fromkeys(values))
+    told = [str(value) for value in values]
+    if len(set(told)) == 1:
+        return told[0]
+    return ", ".join(f"{value} ({told.count(value)})" for value in dict.fromkeys(told))

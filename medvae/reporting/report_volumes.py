@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 from dataclasses import dataclass
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -42,11 +43,18 @@ class Layers:
         if np.prod(self.geometry.shape) <= NATIVE_VOXELS or min(self.geometry.spacing_mm) >= SHOWN_MM:
             return self
         grid = _coarser(self.geometry)
-        given = (self.scan, self.heat, self.mask, self.truth, self.spread)
-        scan, heat, mask, truth, spread = (
-            None if array is None else resample(array, self.geometry, grid) for array in given
+
+        def coarse(array: np.ndarray) -> np.ndarray:
+            return resample(array, self.geometry, grid)
+
+        return Layers(
+            grid,
+            coarse(self.scan),
+            coarse(self.heat),
+            coarse(self.mask) >= 0.5,
+            None if self.truth is None else coarse(self.truth) >= 0.5,
+            None if self.spread is None else coarse(self.spread),
         )
-        return Layers(grid, scan, heat, mask >= 0.5, None if truth is None else truth >= 0.5, spread)
 
 
 def read_layers(case: PredictedCase) -> Layers:
@@ -57,10 +65,11 @@ def read_layers(case: PredictedCase) -> Layers:
     MedvaeError
         If a file is missing or broken, or lies on another grid than the scan.
     """
-    image = read_volume(case.scan)
+    scan = case.found_scan
+    image = read_volume(scan)
     overlays = [read_volume(file) for file in (case.map, case.mask, case.spread) if file is not None]
     for overlay in overlays:
-        require_same_grid(overlay, image.geometry, f"the scan {case.scan.name}")
+        require_same_grid(overlay, image.geometry, f"the scan {scan.name}")
     heat, mask, *spread = (overlay.array for overlay in overlays)
     return Layers(image.geometry, image.array, heat, mask > 0, spread=spread[0] if spread else None)
 
@@ -72,7 +81,7 @@ def voxels_above(values: np.ndarray) -> np.ndarray:
     return counts.sum() - np.cumsum(counts)
 
 
-def largest_findings(layers: Layers, count: int = 10) -> tuple[int, list[dict[str, object]]]:
+def largest_findings(layers: Layers, count: int = 10) -> tuple[int, list[dict[str, Any]]]:
     """How many findings (26-connected) the mask has, and the largest: ``ml``, ``peak`` of the map, where in mm RAS+."""
     labels, sizes = components(layers.mask)
     largest = np.argsort(-sizes, kind="stable")[:count] + 1
@@ -128,4 +137,5 @@ def _coarser(grid: Geometry) -> Geometry:
     first = (scale - 1) / 2  # the corner of the first voxel stays where it is
     affine[:3, 3] += grid.affine[:3, :3] @ first
     affine[:3, :3] = grid.affine[:3, :3] * scale
-    return Geometry(affine, tuple(shape))
+    x, y, z = (int(n) for n in shape)
+    return Geometry(affine, (x, y, z))

@@ -11,6 +11,7 @@ from medvae.config import Config, dump_config, read_config
 from medvae.errors import MedvaeError
 from medvae.files import sha256, write_json, write_text
 from medvae.manifest import Manifest
+from medvae.modality import UNKNOWN, same_modalities
 from medvae.schema import read_document
 
 CONFIG = "config.yaml"
@@ -77,6 +78,7 @@ def record_cohort(out: Path, manifest: Manifest, *, checksum: Callable[[Path], s
     record = {
         "manifest": manifest.name,
         "licence": manifest.licence,
+        "modalities": manifest.modalities,
         "healthy_scans": {
             split: {
                 c.id: [checksum(file) for file in manifest.images(c)] for c in manifest.of_split(split, healthy=True)
@@ -97,6 +99,11 @@ def record_cohort(out: Path, manifest: Manifest, *, checksum: Callable[[Path], s
         raise MedvaeError(
             f"{out}: was started with other healthy scans than those of {manifest.path} now (first difference: case "
             f'"{changed[0]}"; compare with {path}). Choose another --out folder for the new cohort.'
+        )
+    elif not same_modalities(found.get("modalities", (UNKNOWN,) * len(manifest.modalities)), manifest.modalities):
+        raise MedvaeError(
+            f"{out}: was started with {', '.join(found['modalities'])}, and {manifest.path} calls the same scans "
+            f"{', '.join(manifest.modalities)} now. Put the names back, or choose another --out folder."
         )
 
 

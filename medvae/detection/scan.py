@@ -1,0 +1,124 @@
+"""A scan as it is given to a detector: its files, its brain mask, and which sequences it is declared to be of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from medvae.detection.base import Calibrated
+from medvae.errors import MedvaeError
+from medvae.imaging.formats import scan_name
+from medvae.manifest import Case, Manifest
+from medvae.modality import UNKNOWN, modality_name, modality_of_file, places_of
+from medvae.preparation.prepare import prepare_scan
+from medvae.preparation.prepared import PreparedVolume
+
+FILE_NAME = "the name of its file"
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan to predict: its name, its images (one per modality) and its brain mask, if there is one."""
+
+    id: str
+    images: tuple[Path, ...]
+    mask: Path | None = None
+    modalities: tuple[str, ...] | None = None
+    """The sequence of each image, if it is declared somewhere."""
+    declared_in: str = ""
+    """Where the sequences are declared: the manifest, or "the file's name"."""
+
+    @classmethod
+    def of_case(cls, manifest: Manifest, case: Case) -> Scan:
+        """A case of a manifest."""
+        mask = manifest.resolve(case.mask) if case.mask else None
+        return cls(case.id, tuple(manifest.images(case)), mask, manifest.modalities, str(manifest.path))
+
+    def for_detector(self, detector: Calibrated) -> Scan:
+        """The same scan with the images that the detector takes, in its order.
+
+        Raises
+        ------
+        MedvaeError
+            If it is declared to be of other sequences than the detector was trained on, or has another number of
+            images.
+        """
+        wanted = detector.modalities
+        places = places_of(wanted, self.modalities or (UNKNOWN,) * len(self.images))
+        if places is not None:
+            images = tuple(self.images[place] for place in places)
+            return replace(
+                self, images=images, modalities=self.modalities and tuple(self.modalities[i] for i in places)
+            )
+        if self.modalities is None or UNKNOWN in (*wanted, *self.modalities):
+            raise MedvaeError(
+                f'scan "{self.id}" has {len(self.images)} modalities, the detector was trained on {len(wanted)} '
+                f"({', '.join(wanted)}). Give them in a manifest, one image per modality."
+            )
+        raise MedvaeError(self._other_sequence(self.modalities, detector))
+
+    def _other_sequence(self, modalities: tuple[str, ...], detector: Calibrated) -> str:
+        declared, wanted = ", ".join(modalities), ", ".join(detector.modalities)
+        twice = [name for name in detector.modalities if modalities.count(name) > 1]
+        lacking = [name for name in detector.modalities if name not in modalities]
+        problem = f"{', '.join(lacking)} is missing" if lacking else f"{', '.join(twice)} is there more than once"
+        mend = 'correct "modality" in the manifest'
+        if len(self.images) == 1 and self.declared_in == FILE_NAME:
+            mend = f'rename the file, or list it in a manifest with "modality": {{"0": "{wanted}"}}'
+        return (
+            f'scan "{self.id}" is {declared} by {self.declared_in}, the detector "{detector.config.name}" was trained '
+            f"on {wanted}: {problem}. Give {wanted} of this person, or use a detector trained on {declared}; if it is "
+            f"{wanted}, {mend}."
+        )
+
+    def prepare(self, detector: Calibrated, *, cache: Path | None = None) -> PreparedVolume:
+        """Bring the scan to the standard grid as the detector needs it; ``cache`` as in `prepare_scan`.
+
+        Raises
+        ------
+        MedvaeError
+            As `prepare_scan` and `for_detector`.
+        """
+        images, options = self.for_detector(detector).images, detector.config.preparation
+        return prepare_scan(images, options, mask=self.mask, scale=detector.scale, cache=cache)
+
+
+def scans_of_files(paths: Sequence[Path | str]) -> list[Scan]:
+    """One-modality scans, named after their files, of the sequence that a file's name ends in (``_FLAIR.nii.gz``).
+
+    Raises
+    ------
+    MedvaeError
+        If two files would give outputs of one name.
+    """
+    scans: dict[str, Scan] = {}
+    for path in map(Path, paths):
+        name = scan_name(path).replace(" ", "_")
+        if name in scans:
+            raise MedvaeError(
+                f'{path} and {scans[name].images[0]} would both be written as "{name}". Predict them into two folders, '
+                f"or list them in a manifest with an id each."
+            )
+        scans[name] = _scan_of_file(name, path)
+    return list(scans.values())
+
+
+def scans_of_manifest(manifest: Manifest, splits: Sequence[str] = ("test",)) -> list[Scan]:
+    """The cases of some splits of a manifest, as scans."""
+    return [Scan.of_case(manifest, case) for case in manifest.cases if case.split in splits]
+
+
+def scan_of(scan: Path | str | Mapping[str, Path | str], mask: Path | str | None = None) -> Scan:
+    """One scan from its file, or from the file of each of its sequences by name, with its brain mask."""
+    mask = None if mask is None else Path(mask)
+    if not isinstance(scan, Mapping):
+        return _scan_of_file(scan_name(scan).replace(" ", "_"), Path(scan), mask)
+    files = tuple(map(Path, scan.values()))
+    names = tuple(map(modality_name, scan))
+    return Scan(scan_name(files[0]).replace(" ", "_"), files, mask, names, "what was given")
+
+
+def _scan_of_file(name: str, path: Path, mask: Path | None = None) -> Scan:
+    modality = modality_of_file(path)
+    return Scan(name, (path,), mask, None if modality is None else (modality,), FILE_NAME)

@@ -1,0 +1,126 @@
+"""Does a prepared scan look like the sequence it is taken for? Which tissue is brighter where tissue is known to be.
+
+On T1 white matter is brighter than grey matter and fluid is darker; on FLAIR fluid is dark too, but white matter is not
+brighter; on T2 fluid is bright. Where the tissues are is known from the MNI152 template, on which a prepared scan lies.
+They are compared in small blocks, so that a bias field does not matter and a lesion matters in its own blocks only, and
+by the order of intensities, so that no normalisation matters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise, product
+
+import numpy as np
+from scipy import ndimage
+
+from medvae.imaging.grid import DEFAULT_GRID, Grid
+from medvae.preparation.fingerprint import DEEP_MM
+from medvae.preparation.registration import read_template
+
+EXPECTED = {
+    "T1": ((0.65, 1.0), (0.0, 0.45)),
+    "T1c": ((0.65, 1.0), (0.0, 0.45)),
+    "FLAIR": ((0.0, 0.75), (0.0, 0.45)),
+    "T2": ((0.0, 0.65), (0.45, 1.0)),
+}
+"""TABLE"""
+BLOCK_MM = 16.0
+"""Edge of a block: some folds of the cortex, and less than the lesions that matter."""
+SMALLEST_PIECE, FEWEST_BLOCKS = 10, 20
+"""Voxels of each tissue that a block must have, and blocks below which nothing is said, as of a part of a brain. Tuned
+on the grid of 2 mm, as the borders of the tissues, which are one voxel wide."""
+
+_GREY_FROM, _WHITE_FROM = 141.0, 190.0
+"""Intensities of the template between its tissues: halfway between the three means of k-means in its brain."""
+_TOLD_APART = ("T1", "FLAIR", "T2")
+
+
+@dataclass(frozen=True)
+class TissueContrast:
+    """How white matter and fluid compare with grey matter: medians over the blocks of the brain."""
+
+    white: float
+    """Share of pairs of voxels in which white matter is brighter than deep grey matter (deeper than 20 mm, where
+    atrophy brings no fluid into it)."""
+    fluid: float
+    """Share of pairs of voxels in which fluid is brighter than grey matter."""
+
+    def fits(self, modality: str) -> bool:
+        """Whether both are as `EXPECTED` of a modality."""
+        white, fluid = EXPECTED[modality]
+        return white[0] <= self.white <= white[1] and fluid[0] <= self.fluid <= fluid[1]
+
+
+def tissue_contrast(image: np.ndarray, mask: np.ndarray, grid: Grid = DEFAULT_GRID) -> TissueContrast | None:
+    """Compare the tissues of one modality.
+
+    Parameters
+    ----------
+    image, mask
+        ``(X, Y, Z)`` on the standard grid, float and bool; of any intensity scale that ascends.
+    grid
+        The standard grid of both; the default grid if not given.
+
+    Returns
+    -------
+    TissueContrast or None
+        None if too little of the brain is there.
+    """
+    white, grey, deep_grey, fluid = (tissue & mask for tissue in _tissues(grid))
+    whites, fluids = (
+        _shares_brighter(image, tissue, other, grid) for tissue, other in ((white, deep_grey), (fluid, grey))
+    )
+    if min(len(whites), len(fluids)) < FEWEST_BLOCKS:
+        return None
+    return TissueContrast(float(np.median(whites)), float(np.median(fluids)))
+
+
+def unlike(modality: str, image: np.ndarray, mask: np.ndarray, grid: Grid = DEFAULT_GRID) -> str | None:
+    """What to tell a person if a prepared image does not look like its modality: one sentence, or None.
+
+    Judged are T1, T1c, T2 and FLAIR; of other names nothing is said.
+
+    Parameters
+    ----------
+    modality
+        Name of the sequence, as `medvae.modality.modality_name` gives it.
+    image, mask, grid
+        As in `tissue_contrast`; the default grid if none is given.
+    """
+    found = tissue_contrast(image, mask, grid) if modality in EXPECTED else None
+    if found is None or found.fits(modality):
+        return None
+    looks = " or ".join(name for name in _TOLD_APART if found.fits(name)) or f"none of {', '.join(_TOLD_APART)}"
+    white, fluid = (f"{low:.0%} to {high:.0%}" for low, high in EXPECTED[modality])
+    return (
+        f"this scan looks like {looks}, not like {modality}: white matter is brighter than grey matter in "
+        f"{found.white:.0%} of pairs of voxels ({modality}: {white}) and fluid in {found.fluid:.0%} ({modality}: "
+        f"{fluid}); check its sequence and orientation in a viewer, for the maps of a scan that is not {modality} mean "
+        f"nothing."
+    )
+
+
+def _shares_brighter(image: np.ndarray, tissue: np.ndarray, grey: np.ndarray, grid: Grid) -> list[float]:
+    """The share of pairs in which the tissue is brighter, of each block that holds both; ties count half."""
+    edges = [round(BLOCK_MM / spacing) for spacing in grid.spacing_mm]
+    shares = []
+    for corner in product(*(range(0, length, edge) for length, edge in zip(image.shape, edges, strict=True))):
+        block = tuple(slice(start, start + edge) for start, edge in zip(corner, edges, strict=True))
+        values, others = image[block][tissue[block]], np.sort(image[block][grey[block]])
+        if min(len(values), len(others)) >= SMALLEST_PIECE:
+            ends = [np.searchsorted(others, values, side) for side in ("left", "right")]
+            shares.append(float(np.mean(ends) / len(others)))
+    return shares
+
+
+@cache
+def _tissues(grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """White, grey, deep grey matter and fluid of a grid's template, ``(X, Y, Z)`` bool, without their borders."""
+    template, brain = read_template(grid)
+    levels = pairwise((-np.inf, _GREY_FROM, _WHITE_FROM, np.inf))
+    tissues = [brain & (template >= low) & (template < high) for low, high in levels]
+    fluid, grey, white = (tissue & (ndimage.uniform_filter(tissue.astype(np.float32), 3) > 0.6) for tissue in tissues)
+    depth_mm = ndimage.distance_transform_edt(brain, sampling=grid.spacing_mm)
+    return white, grey, grey & (depth_mm > DEEP_MM), fluid
