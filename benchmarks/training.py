@@ -44,7 +44,7 @@ def seconds_per_step(manifest: Path, cache: Path, steps: int) -> tuple[float, fl
     first, last = mixed.scans_of(0, mixed.steps + steps)
     loader = (scans[number // SCANS, number % SCANS] for number in range(first, last))
     network = build_network(config, modalities)
-    optimiser, objective = torch.optim.Adam(network.parameters()), objective_of(config.objective)
+    optimiser, objective = torch.optim.Adam(network.parameters()), objective_of(config.objective, config.grid.voxel_mm)
     total = learning = 0.0
     begun = time.perf_counter()
     for step, (x, mask) in enumerate(mixed.batches(loader, 0, mixed.steps + steps)):

@@ -23,7 +23,7 @@ from medvae.errors import MedvaeError
 from medvae.evaluation.curves import VoxelCounts
 from medvae.evaluation.maps import lesion_truth
 from medvae.files import write_json, write_text
-from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.grid import DEFAULT_GRID
 from medvae.imaging.volume import Volume
 from medvae.lesions.tissue import tissues
 from medvae.manifest import read_manifest
@@ -48,7 +48,7 @@ def fluid_and_white(volume: PreparedVolume) -> np.ndarray:
     """Median intensity of fluid and of white matter."""
     image, mask = volume.image[0], volume.mask
     shift = float(image[mask].min())  # tissues() takes the background as zero
-    smooth, (fluid, white) = tissues(Volume(image - shift, STANDARD_GRID), mask)
+    smooth, (fluid, white) = tissues(Volume(image - shift, DEFAULT_GRID.geometry), mask)
     parts = (mask & (smooth < fluid), mask & (smooth > white))
     return np.array([np.median(image[part]) for part in parts])
 

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from medvae.drawing import save_figure
 from medvae.errors import MedvaeError
 from medvae.files import write_json, write_text
-from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.grid import DEFAULT_GRID
 from medvae.imaging.volume import Volume, read_volume
 from medvae.preparation.mask import mask_from_anatomy, mask_from_background
 from medvae.preparation.registration import move_brain, read_template, register
@@ -129,7 +129,7 @@ def draw(good: list[dict], files: dict[str, tuple[str, Path]], path: Path) -> No
     axes = bottom.subplots(2, WORST, squeeze=False)
     for column, row in enumerate(worst):
         scan, mask = read_brain(*files[row["id"]])
-        brain, _ = move_brain(scan.array, mask, scan.geometry, STANDARD_GRID, np.array(row["transform"]))
+        brain, _ = move_brain(scan.array, mask, scan.geometry, DEFAULT_GRID.geometry, np.array(row["transform"]))
         for panel, plane in zip(axes[:, column], (np.s_[38], np.s_[:, :, 40]), strict=True):
             panel.imshow(brain[plane].T, cmap="gray", origin="lower")
             panel.contour(standard[plane].T, [0.5], colors="#ff9d2e", linewidths=0.8)

@@ -23,7 +23,6 @@ from medvae.detection.base import Calibrated
 from medvae.detection.operating_points import operating_points
 from medvae.evaluation.curves import SparseCounts
 from medvae.files import write_text
-from medvae.imaging.grid import STANDARD_GRID
 from medvae.imaging.volume import Volume
 from medvae.preparation.prepared import PreparedVolume
 from medvae.progress import Progress
@@ -38,7 +37,9 @@ RATES = (0.001, 0.01)
 def changed(name: str, image: np.ndarray, volume: PreparedVolume, person: int) -> np.ndarray:
     """A scan ``(X, Y, Z)`` in units of white matter as another scanner would have made it; 0 outside the brain."""
     whole = np.where(volume.mask, image, 0).astype(np.float64)
-    found = CHANGES[name](whole, volume.mask, Volume(image, STANDARD_GRID), np.random.default_rng([SEED, person]))
+    found = CHANGES[name](
+        whole, volume.mask, Volume(image, volume.grid.geometry), np.random.default_rng([SEED, person])
+    )
     return np.where(volume.mask, np.maximum(found, 0.01), 0).astype(np.float32)
 
 

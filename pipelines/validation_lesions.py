@@ -34,7 +34,7 @@ from medvae.detection.ensemble import load_detector
 from medvae.errors import MedvaeError
 from medvae.evaluation.curves import SparseCounts
 from medvae.files import sha256, write_bytes, write_text
-from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.grid import DEFAULT_GRID
 from medvae.imaging.volume import Volume
 from medvae.lesions import insert, read_shapes, white_matter
 from medvae.manifest import Manifest, read_manifest
@@ -134,17 +134,17 @@ def with_lesion(brain: Brain, form: Form, size: str, rng: np.random.Generator) -
     low, high = SIZES_ML[size]
     for _ in range(TRIES):
         volume_ml = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-        radius = (volume_ml / STANDARD_GRID.voxel_volume_ml * 3 / (4 * np.pi)) ** (1 / 3)
+        radius = (volume_ml / DEFAULT_GRID.voxel_volume_ml * 3 / (4 * np.pi)) ** (1 / 3)
         image, weight = form(brain, radius, rng)
         truth = (weight > 0.5) & brain.mask
-        if low <= truth.sum() * STANDARD_GRID.voxel_volume_ml <= high:
+        if low <= truth.sum() * DEFAULT_GRID.voxel_volume_ml <= high:
             return np.where(brain.mask, np.maximum(image, 0.01), 0).astype(np.float32), truth
     raise MedvaeError(f"a {size} lesion found no room in a brain of {brain.mask.sum()} voxels; check the scan.")
 
 
 def lesions_of(volume: PreparedVolume, person: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """All scans with lesions made of one healthy scan: name of the kind, image and truth."""
-    plain = Volume(volume.image[0], STANDARD_GRID)
+    plain = Volume(volume.image[0], volume.grid.geometry)
     white = white_matter(plain, volume.mask)
     depth = ndimage.distance_transform_edt(ndimage.binary_fill_holes(volume.mask))
     brain = Brain(volume.image[0], volume.mask, white, depth)

@@ -30,7 +30,7 @@ from medvae.evaluation.lesions import OVERLAP, SMALLEST_ML, lesion_numbers, matc
 from medvae.evaluation.maps import CaseVoxels
 from medvae.files import write_text
 from medvae.imaging.components import components
-from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.grid import DEFAULT_GRID
 from medvae.imaging.morphology import grow, remove_small
 from medvae.preparation.prepared import PreparedVolume
 from medvae.progress import Progress
@@ -49,7 +49,7 @@ class Rule(NamedTuple):
     def mask(self, scores: np.ndarray, thresholds: dict[float, float]) -> np.ndarray:
         """From scores ``(X, Y, Z)`` and the threshold of each share."""
         grown = grow(scores, thresholds[self.seed], thresholds[self.grown_to])
-        return remove_small(grown, STANDARD_GRID.voxel_volume_ml, self.minimum_ml)
+        return remove_small(grown, DEFAULT_GRID.voxel_volume_ml, self.minimum_ml)
 
 
 RULES = (
@@ -65,7 +65,7 @@ def cases(prepared: list[PreparedVolume], made: Path, folder: Path) -> Iterator[
         person, kind, _ = path.stem.split(", ")
         mask = prepared[int(person)].mask
         score = np.where(mask, np.load(folder / path.name)["score"], -np.inf)
-        yield kind, CaseVoxels(score, np.load(path)["truth"], mask, STANDARD_GRID)
+        yield kind, CaseVoxels(score, np.load(path)["truth"], mask, DEFAULT_GRID.geometry)
 
 
 def table_of_masks(
@@ -81,7 +81,7 @@ def table_of_masks(
             for kind in KINDS:
                 masks = [(rule.mask(case.scores, thresholds), case.truth) for case in lesions[kind]]
                 dice = [2 * (mask & truth).sum() / (mask.sum() + truth.sum()) for mask, truth in masks]
-                found = lesion_numbers(match_lesions(*pair, STANDARD_GRID.voxel_volume_ml) for pair in masks)
+                found = lesion_numbers(match_lesions(*pair, DEFAULT_GRID.voxel_volume_ml) for pair in masks)
                 numbers.append((np.mean(dice), found.lesion_f1, found.lesion_sensitivity))
             false = np.mean([len(components(rule.mask(scores, thresholds)).sizes) for scores in healthy])
             cells = (" ".join(f"{value:.3f}" for value in row) for row in (*numbers, np.mean(numbers, axis=0)))

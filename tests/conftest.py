@@ -17,7 +17,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.grid import DEFAULT_GRID
 from medvae.imaging.volume import write_volume
 from medvae.manifest import Case, Manifest, read_manifest, write_manifest
 from medvae.preparation.registration import read_template
@@ -26,6 +26,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # or the programs under test would not heed it either
 
 torch.set_num_threads(1)
+
+
+STANDARD_GRID = DEFAULT_GRID.geometry
+"""Where the voxels of the default grid lie."""
 
 
 def make_brain(seed: int) -> np.ndarray:

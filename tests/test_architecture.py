@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import medvae
+from medvae.imaging.grid import GRIDS
 
 PACKAGE = Path(medvae.__file__).parent
 
@@ -31,6 +32,9 @@ ORDER = (
     ("__main__",),
 )
 """Each room imports from its own shelf and from those before it, never from a later one."""
+
+GRID_VALUES = {text for grid in GRIDS.values() for text in (repr(grid.name), repr(grid.shape))}
+"""How one would write a grid into the code: its name, its shape."""
 
 SHELF = {room: number for number, rooms in enumerate(ORDER) for room in rooms}
 
@@ -109,6 +113,39 @@ def test_rooms_do_not_import_each_other():
         for other in imports(path, known, everywhere=True)
     }
     assert [pair for pair in arrows if pair[0] != pair[1] and pair[::-1] in arrows] == []
+
+
+def documented_defaults(tree: ast.Module) -> set[int]:
+    """Ids of the nodes in default arguments of public functions and classes whose docstring names the default grid."""
+    documented = []
+    for node in tree.body:
+        documented.append((node, node))
+        for inner in node.body if isinstance(node, ast.ClassDef) else ():
+            documented.append((inner, node if getattr(inner, "name", "") == "__init__" else inner))
+    return {
+        id(part)
+        for function, owner in documented
+        if isinstance(function, ast.FunctionDef) and not owner.name.startswith("_")
+        if "default grid" in (ast.get_docstring(owner) or "").replace("\n", " ")
+        for default in (*function.args.defaults, *filter(None, function.args.kw_defaults))
+        for part in ast.walk(default)
+    }
+
+
+def test_modules_take_the_grid_from_the_config_or_the_volume():
+    """The default one is for `imaging.grid`, config and commands; elsewhere it is a documented default argument."""
+    found = []
+    for name, path in modules().items():
+        if name == "imaging.grid" or name.split(".")[0] in ("config", "commands", "cli"):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        allowed = documented_defaults(tree)
+        for node in ast.walk(tree):
+            by_name = "DEFAULT_GRID" in (getattr(node, "id", ""), getattr(node, "attr", ""))
+            by_value = isinstance(node, ast.Constant | ast.Tuple) and ast.unparse(node) in GRID_VALUES
+            if (by_name or by_value) and id(node) not in allowed:
+                found.append(f"{name}, line {node.lineno}: {ast.unparse(node)}")
+    assert found == []
 
 
 LEAN = ("matplotlib", "accelerate", "batchgenerators", "SimpleITK")

@@ -253,7 +253,7 @@ def test_brain_that_would_leave_the_tile_is_not_moved():
 
 
 def test_changing_one_range_leaves_the_other_draws_alone():
-    sample = Sample((0, 0, 3), channels=2, dimensions=3)
+    sample = Sample((0, 0, 3), channels=2, dimensions=3, voxel_mm=2.0)
 
     def draws(**options):
         return {type(change): change.draw(sample) for change in AugmentationConfig(**options).changes(0)}
@@ -266,10 +266,14 @@ def test_changing_one_range_leaves_the_other_draws_alone():
 
 
 def test_parameters_of_a_new_change_come_from_a_generator_of_its_own():
-    sample = Sample((0, 1, 2), channels=1, dimensions=2)
+    sample = Sample((0, 1, 2), channels=1, dimensions=2, voxel_mm=2.0)
     drawn = sample.generator("ghost").random(4)
     np.testing.assert_array_equal(sample.generator("ghost").random(4), drawn)
-    for other in (sample.generator("spike"), Sample((0, 1, 3), 1, 2).generator("ghost"), sample.generator("rotation")):
+    for other in (
+        sample.generator("spike"),
+        Sample((0, 1, 3), 1, 2, 2.0).generator("ghost"),
+        sample.generator("rotation"),
+    ):
         assert (other.random(4) != drawn).all()
 
 
@@ -318,7 +322,7 @@ def test_a_change_needs_one_draw_and_one_application_for_both_engines(monkeypatc
     monkeypatch.setattr(options, "AUGMENTATIONS", (*options.AUGMENTATIONS, Shadow))
     for backend in BACKENDS:
         x, _ = augment(backend, image, mask, keys(3), gamma=(0.7, 1.4))
-        factors = [Shadow(None).draw(Sample(key, 2, 2)) for key in keys(3)]
+        factors = [Shadow(None).draw(Sample(key, 2, 2, 2.0)) for key in keys(3)]
         expected = plain[backend] * np.reshape(factors, (3, 1, 1, 1))
         np.testing.assert_allclose(x, expected, atol=1e-6)  # and the draws of gamma stayed
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from medvae.errors import MedvaeError
-from medvae.imaging.grid import STANDARD_GRID
 from medvae.imaging.volume import Geometry
 from medvae.preparation.bias import correct_bias
 from medvae.preparation.registration import read_template
+from tests.conftest import STANDARD_GRID
 
 
 def field() -> np.ndarray:

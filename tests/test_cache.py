@@ -14,14 +14,15 @@ from medvae.config import PreparationConfig, read_config
 from medvae.errors import MedvaeError
 from medvae.files import sha256
 from medvae.fitting import fit
-from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.grid import mni152_grid
 from medvae.imaging.volume import read_volume, write_volume
 from medvae.prediction import predict, scans_of_manifest
 from medvae.preparation import cache as caching
 from medvae.preparation.prepare import prepare_healthy, prepare_scan
+from medvae.preparation.steps import run_steps
 from medvae.sampling.patches import PatchDataset
 from medvae.sampling.slices import SliceDataset
-from tests.conftest import make_brain
+from tests.conftest import STANDARD_GRID, make_brain
 
 CONFIG = PreparationConfig()
 
@@ -65,12 +66,13 @@ def test_every_ingredient_changes_the_key_and_the_place_of_a_file_does_not(scan,
             patched.setitem(caching.STEP_VERSIONS, step, version + 1)
             keys.append(key([scan], cache=cache))
     for name, other in (
-        ("_template_checksums", lambda: ["another"]),
-        ("STANDARD_GRID", type(STANDARD_GRID)(np.eye(4), (80, 96, 80))),
+        ("_template_checksums", lambda grid: ["another"]),
+        ("GRIDS", {CONFIG.grid: mni152_grid(CONFIG.grid, 4.0, "mni152")}),
         ("LAYOUT", caching.LAYOUT + 1),
     ):
         with monkeypatch.context() as patched:
             patched.setattr(caching, name, other)
+            patched.setattr(caching, "read_template", lambda grid: None)  # whose files these grids do not have
             keys.append(key([scan], cache=cache))
     elsewhere = shutil.copy(scan, tmp_path / "elsewhere.nii.gz")
     assert key([elsewhere], cache=cache) == key([scan], cache=cache) == keys[0]
@@ -79,6 +81,21 @@ def test_every_ingredient_changes_the_key_and_the_place_of_a_file_does_not(scan,
     write_volume(mask, read_volume(mask).array.astype(np.int16), read_volume(mask))
     keys.append(key([scan], mask=mask, cache=cache))
     assert len(set(keys)) == len(keys)
+
+
+def test_a_cache_of_an_earlier_version_is_used_on(tmp_path):
+    """Keys of version 0.1.0, when there was one grid and no name for it; a new version of a step changes them."""
+    scan, mask = tmp_path / "scan.nii.gz", tmp_path / "mask.nii.gz"
+    scan.write_bytes(b"a scan")
+    mask.write_bytes(b"a mask")
+    other = PreparationConfig(bias_field="n4", intensity="zscore", clip=None)
+    found = [key([scan], config, mask=m, cache=tmp_path / "cache") for config in (CONFIG, other) for m in (None, mask)]
+    assert found == [
+        "cd47b2cc3f49e136383f4579034e1bf4c5413181ca262e1dad6a3f0a4ffd8289",
+        "6d32fd3005214fe57ce67d95842386f24db9aab5453df62ab2619497a612439f",
+        "c3e76bb2bb23bdf5c0354341cb55eb33e7d7eeaf1eb68ae3d931bfad4287ab42",
+        "9e94b32874567954e5cf99378a2c2a1e95b59607cd14682fab58d1f7217599f9",
+    ]
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -248,7 +265,7 @@ def cut_in_half(path):
 def test_a_scan_that_changes_while_it_is_prepared_is_not_kept(scan, tmp_path, monkeypatch):
     def prepare_and_touch(images, *rest, **options):
         os.utime(scan, (1, 1))
-        return prepare_scan(images, *rest, **options)
+        return run_steps(images, *rest, **options)
 
     monkeypatch.setattr(caching, "run_steps", prepare_and_touch)
     with pytest.raises(MedvaeError, match=r"a scan\.nii\.gz: has changed while"):
@@ -304,6 +321,7 @@ def test_the_steps_do_what_their_versions_say(scan):
 def test_sidecar_says_in_words_what_the_entry_is(scan, tmp_path):
     cached = prepare_scan([scan], CONFIG, cache=tmp_path / "cache")
     content = json.loads((cached.arrays.folder / "volume.json").read_text())
-    assert content["ingredients"]["config"] == CONFIG.model_dump(mode="json")
+    assert content["ingredients"]["config"] == CONFIG.model_dump(mode="json", exclude={"grid"})
+    assert content["ingredients"]["grid"]["shape"] == list(STANDARD_GRID.shape)
     assert content["ingredients"]["images"] == [sha256(scan)]
     assert content["images"] == [str(scan)]

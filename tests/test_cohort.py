@@ -10,10 +10,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medvae.imaging.grid import STANDARD_GRID
 from medvae.imaging.volume import read_geometry, read_volume
 from medvae.manifest import Manifest, checksum_problems, read_manifest
 from medvae.preparation.mask import mask_from_background
+from tests.conftest import STANDARD_GRID
 
 DATA = Path(__file__).parents[1] / "data_manifests"
 

@@ -15,12 +15,12 @@ from scipy import ndimage
 
 from medvae.config import PreparationConfig
 from medvae.errors import MedvaeError
-from medvae.imaging.grid import STANDARD_GRID
 from medvae.imaging.volume import Geometry, Volume, read_volume, write_volume
 from medvae.preparation import extraction
 from medvae.preparation.extraction import find_brain
 from medvae.preparation.prepare import prepare_scan
 from medvae.preparation.registration import read_template
+from tests.conftest import STANDARD_GRID
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import pytest
 from scipy import ndimage
 
 from medvae.errors import MedvaeError
-from medvae.imaging.grid import STANDARD_GRID
 from medvae.imaging.volume import Geometry
 from medvae.preparation.mask import mask_from_anatomy, mask_from_background
 from medvae.preparation.registration import read_template
+from tests.conftest import STANDARD_GRID
 
 
 def test_the_mask_of_a_stripped_brain_is_its_nonzero_region():

@@ -9,11 +9,11 @@ from torch import nn
 
 from medvae.config import Config, NetworkConfig
 from medvae.errors import MedvaeError
-from medvae.imaging.grid import STANDARD_GRID
 from medvae.imaging.planes import slices_of
 from medvae.networks import layers
 from medvae.networks.build import build, build_network
 from medvae.networks.vae import ConvVAE
+from tests.conftest import STANDARD_GRID
 
 SMALL = {"widths": (4, 8, 8), "latent_size": 6, "squeeze": 4}
 SPATIAL = {"latent": "spatial", "latent_size": 3}
@@ -259,12 +259,9 @@ def test_a_network_that_does_not_fit_the_tile_is_refused_when_the_config_is_read
 def test_the_tile_shape_of_a_config_is_that_of_the_slices(plane):
     config = Config.model_validate({"name": "a", "sampling": {"plane": plane}})
     volume = np.empty(STANDARD_GRID.shape)
-    assert config.sampling.tile_shape == slices_of(volume, plane).shape[1:]
+    assert config.tile_shape == slices_of(volume, plane).shape[1:]
     model = build_network(config, 1)
-    assert (
-        model(torch.zeros(1, 1, *config.sampling.tile_shape)).reconstruction.shape[2:]
-        == slices_of(volume, plane)[0].shape
-    )
+    assert model(torch.zeros(1, 1, *config.tile_shape)).reconstruction.shape[2:] == slices_of(volume, plane)[0].shape
 
 
 def test_log_variance_is_clamped():

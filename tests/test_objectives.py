@@ -260,7 +260,7 @@ def test_every_objective_trains_and_measures_a_network_that_fits_it(name):
         network, score = {"kind": "segmenter", "widths": [4, 8]}, {"kind": "discrepancy", "polarity": "bright"}
     config = Config.model_validate({"name": "a", "network": network, "objective": {"kind": name}, "score": score})
     model, made = build_network(config, 1), objective_of(config.objective)
-    x = torch.rand(2, 1, *config.sampling.tile_shape)
+    x = torch.rand(2, 1, *config.tile_shape)
     mask = torch.zeros_like(x, dtype=torch.bool)
     mask[:, :, 20:60, 20:70] = True
     found, again, other = (made.training_terms(model, x * mask, mask, (0, step), step) for step in (3, 3, 4))

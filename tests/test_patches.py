@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from medvae.imaging.grid import DEFAULT_GRID
 from medvae.imaging.volume import Geometry, Volume
 from medvae.preparation.prepared import InMemory, PreparedVolume
 from medvae.sampling.patches import PatchDataset, patch_corner
@@ -17,7 +18,7 @@ def volume():
     mask[6:25, 5:30, 4:25] = True
     image = (rng.random((2, *mask.shape)) * mask).astype(np.float32)
     source = Volume(image[0], Geometry(np.eye(4), mask.shape))
-    return PreparedVolume(InMemory(image, mask, mask), source.placement, np.eye(4), False)
+    return PreparedVolume(InMemory(image, mask, mask), source.placement, np.eye(4), False, grid=DEFAULT_GRID)
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.5])

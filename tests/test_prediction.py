@@ -17,11 +17,11 @@ from medvae.evaluation.options import EvaluationOptions
 from medvae.evaluation.study import evaluate
 from medvae.evaluation.writing import write_study
 from medvae.fitting import fit
-from medvae.imaging.grid import STANDARD_GRID
 from medvae.imaging.volume import Geometry, read_volume, resample
 from medvae.prediction import Scan, predict, scans_of_files, scans_of_manifest
 from medvae.reporting.case_picture import draw_predictions
 from medvae.schema import read_document
+from tests.conftest import STANDARD_GRID
 
 NETWORK = {
     "name": "small_cevae",

@@ -13,14 +13,13 @@ from medvae.detection.detector import Detector
 from medvae.detection.ensemble import Ensemble, load_detector
 from medvae.errors import MedvaeError
 from medvae.fitting import fit, fit_ensemble
-from medvae.imaging.grid import STANDARD_GRID
 from medvae.imaging.volume import write_volume
 from medvae.manifest import Case, Manifest, read_manifest, write_manifest
 from medvae.prediction import Scan, predict, scans_of_manifest
 from medvae.preparation.prepare import prepare_scan
 from medvae.recalibration import HealthyScan, healthy_scans, recalibrate
 from medvae.training.run_folder import trained_on
-from tests.conftest import make_brain
+from tests.conftest import STANDARD_GRID, make_brain
 
 DARK = {
     "network": None,

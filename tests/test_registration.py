@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from medvae.errors import MedvaeError
-from medvae.imaging.grid import STANDARD_GRID
 from medvae.imaging.volume import Geometry, read_geometry, resample
 from medvae.preparation import registration
 from medvae.preparation.itk import RAS_TO_LPS, to_array, to_image
@@ -19,6 +18,7 @@ from medvae.preparation.registration import (
     read_template,
     register,
 )
+from tests.conftest import STANDARD_GRID
 
 
 def turned(pitch_deg: float, yaw_deg: float) -> np.ndarray:

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.grid import DEFAULT_GRID
 from medvae.imaging.volume import Geometry, Placement, resample
 from medvae.preparation.prepared import InMemory, PreparedVolume
+from tests.conftest import STANDARD_GRID
 
 CENTRE = STANDARD_GRID.affine[:3, :3] @ ((np.array(STANDARD_GRID.shape) - 1) / 2) + STANDARD_GRID.affine[:3, 3]
 
@@ -32,7 +33,8 @@ def prepared(angles, shift_mm, spacing_mm, scale=1.0):
     source, mask = Geometry(turned, shape), ball(60)
     back = np.linalg.inv(transform)
     inside = resample(mask, STANDARD_GRID, source, transform=back, antialias=False) >= 0.5
-    return PreparedVolume(InMemory(mask[None].astype(np.float32), mask, inside), Placement(source), transform, True)
+    arrays = InMemory(mask[None].astype(np.float32), mask, inside)
+    return PreparedVolume(arrays, Placement(source), transform, True, grid=DEFAULT_GRID)
 
 
 @settings(max_examples=6, deadline=None)
@@ -71,7 +73,8 @@ def test_where_the_grids_differ_by_flips_and_whole_voxels_values_are_copied():
     source = Geometry(flipped, (78, 92, 83))
     mask = ball(60)
     inside = resample(mask, STANDARD_GRID, source, transform=np.eye(4)) >= 0.5
-    volume = PreparedVolume(InMemory(mask[None].astype(np.float32), mask, inside), Placement(source), np.eye(4), False)
+    arrays = InMemory(mask[None].astype(np.float32), mask, inside)
+    volume = PreparedVolume(arrays, Placement(source), np.eye(4), False, grid=DEFAULT_GRID)
     values = np.random.default_rng(0).random(STANDARD_GRID.shape).astype(np.float32)
     found = volume.restore(values)
     expected = np.zeros(source.shape, np.float32)

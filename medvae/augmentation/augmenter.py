@@ -13,6 +13,7 @@ import numpy as np
 from medvae.augmentation.base import VoxelAugmentation
 from medvae.augmentation.options import AugmentationConfig
 from medvae.augmentation.randomness import Sample, seed_word
+from medvae.imaging.grid import DEFAULT_GRID
 
 
 class Augmenter:
@@ -30,10 +31,14 @@ class Augmenter:
         The ranges.
     mirror_axis
         Spatial axis to mirror along, or None: see `medvae.sampling.tiles.left_right_axis`.
+    voxel_mm
+        Edge of a voxel, in mm; that of the default grid if not given.
     """
 
-    def __init__(self, config: AugmentationConfig, *, mirror_axis: int | None) -> None:
-        self._changes, self._extra = config.changes(mirror_axis), config.extra
+    def __init__(
+        self, config: AugmentationConfig, *, mirror_axis: int | None, voxel_mm: float = DEFAULT_GRID.voxel_mm
+    ) -> None:
+        self._changes, self._extra, self._voxel_mm = config.changes(mirror_axis), config.extra, voxel_mm
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Augment one slice or patch; the arguments are left as they are.
@@ -53,7 +58,7 @@ class Augmenter:
             Image and mask, of the same shapes and types; the mask may have become empty.
         """
         rng = np.random.RandomState(seed_word(seed))  # the generator that np.random.seed seeds, and a stream of our own
-        sample = Sample(tuple(seed), channels=len(image), dimensions=mask.ndim - 1)
+        sample = Sample(tuple(seed), channels=len(image), dimensions=mask.ndim - 1, voxel_mm=self._voxel_mm)
         image, mask = image.copy(), mask.copy()
         for voxelwise, group in itertools.groupby(self._changes, key=lambda c: isinstance(c, VoxelAugmentation)):
             voxels = int(mask.sum())

@@ -27,6 +27,7 @@ from medvae.augmentation.affine import AffineAugmentation, move
 from medvae.augmentation.foreign import apply_extra
 from medvae.augmentation.options import AugmentationConfig
 from medvae.augmentation.randomness import Sample
+from medvae.imaging.grid import DEFAULT_GRID
 
 
 @torch.no_grad()
@@ -37,6 +38,7 @@ def augment(
     *,
     mirror_axis: int | None,
     seeds: Sequence[Sequence[int]],
+    voxel_mm: float = DEFAULT_GRID.voxel_mm,
 ) -> tuple[Tensor, Tensor]:
     """Augment a batch, every sample from its own seed.
 
@@ -52,6 +54,8 @@ def augment(
         Spatial axis to mirror along, or None: see `medvae.sampling.tiles.left_right_axis`.
     seeds
         For each sample non-negative integers, for instance (seed, epoch, index).
+    voxel_mm
+        Edge of a voxel, in mm; that of the default grid if not given.
 
     Returns
     -------
@@ -59,7 +63,7 @@ def augment(
         New x and mask. The background is 0; a sample whose brain would leave the tile is not moved.
     """
     dimensions = x.ndim - 2
-    samples = [Sample(tuple(seed), channels=x.shape[1], dimensions=dimensions) for seed in seeds]
+    samples = [Sample(tuple(seed), channels=x.shape[1], dimensions=dimensions, voxel_mm=voxel_mm) for seed in seeds]
     changes = config.changes(mirror_axis)
     for affine, group in itertools.groupby(changes, key=lambda change: isinstance(change, AffineAugmentation)):
         if affine:  # interpolated once

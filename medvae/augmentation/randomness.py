@@ -20,6 +20,8 @@ class Sample:
     channels: int
     dimensions: int
     """2 for slices, 3 for patches."""
+    voxel_mm: float
+    """Edge of a voxel, in mm."""
 
     def generator(self, name: str) -> np.random.Generator:
         """The generator that the parameter ``name`` is drawn from; no other parameter moves its numbers.

@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 
 from medvae.augmentation.base import Augmentation
 from medvae.augmentation.randomness import Sample
-from medvae.imaging.grid import STANDARD_GRID
 from medvae.schema import Strict
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ class ThickSlicesOptions(Strict):
     thick_slices: float = Field(default=0.0, ge=0, le=1)
     """Share of the scans that are cut into thick slices along one axis by chance, as many clinical scans are."""
     slice_mm: tuple[float, float] = (3.0, 7.0)
-    """Thinnest and thickest of these slices; the standard grid has voxels of 2 mm."""
+    """Thinnest and thickest of these slices; choose them thicker than a voxel of the standard grid."""
 
     @model_validator(mode="after")
     def _slice_range(self) -> ThickSlicesOptions:
@@ -54,17 +53,17 @@ class ThickSlices(Augmentation[ThickSlicesOptions, Slabs]):
 
     def draw(self, sample: Sample) -> Slabs:
         """Thickness, axis and phase."""
-        return self._draw(sample.generator("thick_slices"), sample.dimensions)
+        return self._draw(sample.generator("thick_slices"), sample)
 
     def draw_for_array(self, rng: np.random.RandomState, sample: Sample, voxels: int) -> Slabs:
         """The same, next in the workers' stream."""
-        return self._draw(rng, sample.dimensions)
+        return self._draw(rng, sample)
 
-    def _draw(self, rng: np.random.Generator | np.random.RandomState, dimensions: int) -> Slabs:
+    def _draw(self, rng: np.random.Generator | np.random.RandomState, sample: Sample) -> Slabs:
         chance, millimetres, place, phase = rng.uniform(size=4)
         thin, thick = self.options.slice_mm
-        thickness = (thin + millimetres * (thick - thin)) / STANDARD_GRID.spacing_mm[0]
-        axis = min(int(place * dimensions), dimensions - 1)
+        thickness = (thin + millimetres * (thick - thin)) / sample.voxel_mm
+        axis = min(int(place * sample.dimensions), sample.dimensions - 1)
         return Slabs(thickness if chance < self.options.thick_slices else 0.0, axis, float(phase))
 
     def apply(self, x: Tensor, mask: Tensor, drawn: Sequence[Slabs]) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,8 @@ from medvae.config.maps import CalibrationConfig, PostprocessingConfig, ScoreCon
 from medvae.config.methods import NETWORKS, OBJECTIVES, PARTS, SCORES
 from medvae.config.scans import PreparationConfig, SamplingConfig
 from medvae.errors import MedvaeError
+from medvae.imaging.grid import GRIDS, Grid
+from medvae.imaging.planes import PLANE_AXIS
 from medvae.schema import Strict, parse, read_document
 
 
@@ -45,6 +47,18 @@ class Config(Strict):
     """Operating points."""
     postprocessing: PostprocessingConfig = PostprocessingConfig()
     """From the map to the lesion mask."""
+
+    @property
+    def grid(self) -> Grid:
+        """The standard grid on which everything between preparation and overlay lies."""
+        return GRIDS[self.preparation.grid]
+
+    @property
+    def tile_shape(self) -> tuple[int, ...]:
+        """Spatial shape of a tile: two axes for slices, three for patches."""
+        if self.sampling.kind == "patch":
+            return self.sampling.patch_size
+        return tuple(n for axis, n in enumerate(self.grid.shape) if axis != PLANE_AXIS[self.sampling.plane])
 
     @model_validator(mode="after")
     def _known_rate(self) -> Config:
@@ -95,10 +109,20 @@ class Config(Strict):
         return self
 
     @model_validator(mode="after")
+    def _patch_fits_grid(self) -> Config:
+        patch, grid = self.sampling.patch_size, self.grid.shape
+        if self.sampling.kind == "patch" and any(n > length for n, length in zip(patch, grid, strict=True)):
+            raise ValueError(
+                f"sampling.patch_size {list(patch)} is larger than the standard grid {list(grid)} along some axis: "
+                f"use at most that."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _network_fits_tile(self) -> Config:
         if self.network is not None:
             try:
-                require_fit(self.network, self.sampling.tile_shape)
+                require_fit(self.network, self.tile_shape)
             except ValueError as error:
                 raise ValueError(f"network: {error}") from None
         return self

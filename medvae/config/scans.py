@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from medvae.imaging.grid import STANDARD_GRID
-from medvae.imaging.planes import PLANE_AXIS, Plane
+from medvae.imaging.grid import DEFAULT_GRID, require_known
+from medvae.imaging.planes import Plane
 from medvae.schema import Strict
 
 BrainMethod = Literal["auto", "background", "deepbet", "hdbet"]
@@ -16,6 +16,9 @@ BrainMethod = Literal["auto", "background", "deepbet", "hdbet"]
 class PreparationConfig(Strict):
     """From a scan as it comes to the standard grid; see ``docs/PREPARATION.md``."""
 
+    grid: str = DEFAULT_GRID.name
+    """The standard grid, by its name: "mni152-2mm" is 80 × 96 × 80 voxels of 2 mm (``medvae/imaging/grid.py``).
+    Options in mm hold on any grid; those in voxels, such as the size of patches, were chosen for 2 mm."""
     brain: BrainMethod = "auto"
     """Where the brain of a scan without a mask in the manifest is: "background", what is not zero in a skull-stripped
     scan; "deepbet" or "hdbet", what these tools find in a head; "auto", the background, or deepbet if it is a head."""
@@ -33,6 +36,11 @@ class PreparationConfig(Strict):
     clip: tuple[float, float] | None = (-0.25, 1.5)
     """Limits of the normalised intensity, or null."""
 
+    @field_validator("grid")
+    @classmethod
+    def _known_grid(cls, name: str) -> str:
+        return require_known(name)
+
     @model_validator(mode="after")
     def _limits(self) -> PreparationConfig:
         if self.intensity == "zscore" and self.clip is not None and self.clip[0] > -1:
@@ -47,7 +55,7 @@ class SamplingConfig(Strict):
     """From prepared volumes to batches of slices or patches."""
 
     kind: Literal["slice", "patch"] = "slice"
-    """2D slices, or 3D patches; a patch as large as the standard grid (80, 96, 80) is the whole volume."""
+    """2D slices, or 3D patches; a patch as large as the standard grid is the whole volume."""
     plane: Plane = "axial"
     """Orientation of the slices."""
     patch_size: tuple[int, int, int] = (64, 64, 64)
@@ -62,20 +70,3 @@ class SamplingConfig(Strict):
     """Slices, or patches, per step."""
     workers: int = Field(1, ge=0)
     """Processes that cut and augment; 0 does so in the training process."""
-
-    @property
-    def tile_shape(self) -> tuple[int, ...]:
-        """Spatial shape of a tile: two axes for slices, three for patches."""
-        if self.kind == "patch":
-            return self.patch_size
-        return tuple(n for axis, n in enumerate(STANDARD_GRID.shape) if axis != PLANE_AXIS[self.plane])
-
-    @model_validator(mode="after")
-    def _fits(self) -> SamplingConfig:
-        grid = STANDARD_GRID.shape
-        if self.kind == "patch" and any(patch > length for patch, length in zip(self.patch_size, grid, strict=True)):
-            raise ValueError(
-                f"patch_size {list(self.patch_size)} is larger than the standard grid {list(grid)} along some axis: "
-                f"use at most that."
-            )
-        return self

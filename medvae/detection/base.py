@@ -151,7 +151,7 @@ class Calibrated(ABC):
     def doubts(self, volume: PreparedVolume) -> tuple[str, ...]:
         """A sentence for each image of a prepared scan that does not look like the modality it is taken for."""
         image, mask = volume.image, volume.mask
-        found = (unlike(name, channel, mask) for name, channel in zip(self.modalities, image, strict=True))
+        found = (unlike(name, channel, mask, volume.grid) for name, channel in zip(self.modalities, image, strict=True))
         return tuple(sentence for sentence in found if sentence)
 
     @abstractmethod

@@ -118,7 +118,17 @@ class Detector(Calibrated):
         """The calibrated score on the standard grid, ``(X, Y, Z)`` float32: higher is more anomalous, 0 outside.
 
         ``fitted`` is the scan fitted to the detector's atlas, if that was done before.
+
+        Raises
+        ------
+        MedvaeError
+            If the scan was prepared on another grid than the detector's.
         """
+        if volume.grid != self.config.grid:
+            raise MedvaeError(
+                f"{volume.source.path}: was prepared on the grid {volume.grid.name}, and this detector judges scans on "
+                f"{self.config.grid.name}. Prepare it with detector.config.preparation."
+            )
         score = self._signed_score(volume, fitted)
         if self.normative is not None:
             score = self.normative.z(score, volume.mask)

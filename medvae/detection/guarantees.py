@@ -22,7 +22,6 @@ from medvae.detection import conformal
 from medvae.detection.operating_points import OperatingPoint
 from medvae.errors import MedvaeError
 from medvae.files import write_bytes
-from medvae.imaging.grid import STANDARD_GRID
 from medvae.imaging.morphology import erode, finding_volumes_ml
 from medvae.preparation.prepared import PreparedVolume
 
@@ -119,7 +118,7 @@ def measure_healthy(
     config, erosion_mm
         ``cluster_above``; how far the brain is eroded before anything is flagged.
     """
-    regions = [erode(volume.mask, STANDARD_GRID.spacing_mm, erosion_mm) for volume in volumes]
+    regions = [erode(volume.mask, volume.grid.spacing_mm, erosion_mm) for volume in volumes]
     pooled = np.sort(np.concatenate([score[region] for score, region in zip(scores, regions, strict=True)]))
     ranks = np.unique(np.geomspace(1, len(pooled), THRESHOLDS).astype(np.int64))
     thresholds = np.unique(pooled[len(pooled) - ranks])

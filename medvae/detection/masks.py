@@ -12,7 +12,6 @@ from medvae.detection import conformal
 from medvae.detection.guarantees import ASSUMPTION, HealthySubjects, case_statistic
 from medvae.detection.operating_points import OperatingPoint
 from medvae.errors import MedvaeError
-from medvae.imaging.grid import STANDARD_GRID
 from medvae.imaging.morphology import erode, finding_volumes_ml, grow, remove_small
 from medvae.preparation.prepared import PreparedVolume
 
@@ -81,7 +80,7 @@ def find_lesions(
         Its anomaly map on the standard grid and on its own.
     """
     options, voxel_ml = detector.config.postprocessing, volume.source.geometry.voxel_volume_ml
-    region = erode(volume.mask, STANDARD_GRID.spacing_mm, options.erosion_mm)
+    region = erode(volume.mask, volume.grid.spacing_mm, options.erosion_mm)
     inner = native if options.erosion_mm <= 0 else volume.restore(np.where(region, anomaly, 0))
     if point.kind == "false_discovery":
         threshold = _false_discovery_threshold(detector, point.false_positive_rate, anomaly[region])

@@ -58,6 +58,6 @@ def with_reconstructor(config: Config, manifest: Manifest) -> tuple[Config, Netw
 def _like(config: Config) -> dict[str, object]:
     """What a network and its reconstructor must have in common."""
     sampling, preparation = config.sampling, config.preparation.model_dump()
-    tiles = {"sampling.kind": sampling.kind, "the shape of a tile": sampling.tile_shape}
+    tiles = {"sampling.kind": sampling.kind, "the shape of a tile": config.tile_shape}
     planes = {"sampling.plane": sampling.plane} if sampling.kind == "slice" else {}
     return {f"preparation.{name}": value for name, value in preparation.items()} | tiles | planes

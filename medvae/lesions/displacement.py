@@ -13,7 +13,7 @@ from scipy import ndimage
 from medvae.lesions.forms import Scene, around, offsets_mm, radius_mm
 
 PUSHED_MM = 2.0
-"""Tissue that has moved so far or farther is truth, beside the core: a voxel of the standard grid."""
+"""Tissue that has moved so far or farther is truth, beside the core: a voxel of the grid of 2 mm."""
 STRENGTH = (0.45, 0.56)
 """A / R."""
 CORE = 0.5

@@ -17,22 +17,31 @@ from torch import Tensor
 from torch.nn import functional
 
 from medvae.config import LesionConfig
-from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.grid import DEFAULT_GRID
 
 VISIBLE = 0.02
 """Mean absolute change of normalised intensity below which a lesion is taken back: nobody could learn to see it."""
 
-BORDER_CELL, TEXTURE_CELLS = 5, (1, 2, 3)
-"""Voxels between two nodes of the smooth noise that roughens borders, and of that which makes texture."""
+BORDER_CELL_MM, TEXTURE_CELLS_MM = 10.0, (2.0, 4.0, 6.0)
+"""Between two nodes of the smooth noise that roughens borders, and of that which makes texture; one voxel at least."""
 
 WIDE = ("oedema", "warp")
 """Kinds whose edge is half as wide as the lesion."""
 
-SMALLEST_WITH_CORE = 3.0
-"""Voxels of radius from which a lesion may have a core of another kind."""
+SMALLEST_WITH_CORE_MM = 6.0
+"""Radius from which a lesion may have a core of another kind."""
+
+LARGEST_IN_WHITE_MATTER_MM = 16.0
+"""Radius below which a share of the lesions is placed in white matter."""
+
+SMOOTHING_WINDOW = 5
+"""Voxels along an edge of the cube over which "smooth" takes means, twice: 10 mm on the grid of 2 mm that it was tuned
+on."""
 
 
-def insert_lesions(x: Tensor, mask: Tensor, options: LesionConfig, seed: Sequence[int]) -> tuple[Tensor, Tensor]:
+def insert_lesions(
+    x: Tensor, mask: Tensor, options: LesionConfig, seed: Sequence[int], voxel_mm: float = DEFAULT_GRID.voxel_mm
+) -> tuple[Tensor, Tensor]:
     """Put random lesions into healthy tiles.
 
     Each lesion is an ellipsoid with a noisy border and a soft edge. Its content is one of ``options.kinds``; see
@@ -47,6 +56,8 @@ def insert_lesions(x: Tensor, mask: Tensor, options: LesionConfig, seed: Sequenc
         How many, how large, of which kinds.
     seed
         Non-negative integers from which every random number is drawn.
+    voxel_mm
+        Edge of a voxel, in mm; that of the default grid if not given.
 
     Returns
     -------
@@ -56,12 +67,13 @@ def insert_lesions(x: Tensor, mask: Tensor, options: LesionConfig, seed: Sequenc
     rng = np.random.default_rng(tuple(seed))
     generator = torch.Generator(x.device).manual_seed(int(rng.integers(2**63)))
     corrupted, truth = x.clone(), torch.zeros_like(mask)
-    cells = (BORDER_CELL, *TEXTURE_CELLS)
+    cells = [max(1.0, cell_mm / voxel_mm) for cell_mm in (BORDER_CELL_MM, *TEXTURE_CELLS_MM)]
     border, *textures = (_smooth_noise(x.shape[2:], cell, generator, x.device) for cell in cells)
     for index in range(len(x)):
         other, brain = x[int(rng.integers(len(x)))], mask[index].flatten().nonzero()[:, 0]
+        into = corrupted[index], truth[index, 0], mask[index, 0]
         for _ in range(int(rng.integers(options.count[0], options.count[1] + 1))):
-            _insert_one(corrupted[index], truth[index, 0], mask[index, 0], brain, other, border, textures, options, rng)
+            _insert_one(*into, brain, other, border, textures, options, rng, voxel_mm)
     return corrupted, truth
 
 
@@ -75,11 +87,13 @@ def _insert_one(
     textures: Sequence[Tensor],
     options: LesionConfig,
     rng: np.random.Generator,
+    voxel_mm: float,
 ) -> None:
     """Change ``image (C, *spatial)``, ``truth (*spatial)`` where they are; ``brain (V,)``: the voxels of the mask."""
-    low, high = (radius / STANDARD_GRID.spacing_mm[0] for radius in options.radius_mm)
+    low, high = (radius_mm / voxel_mm for radius_mm in options.radius_mm)
     radius = low * (high / low) ** (rng.random() ** options.smallness)
-    centre = _place(image[0], brain, options.white_matter if radius < 8 else 0.0, rng)
+    in_white_matter = options.white_matter if radius * voxel_mm < LARGEST_IN_WHITE_MATTER_MM else 0.0
+    centre = _place(image[0], brain, in_white_matter, rng)
     box = tuple(
         slice(max(0, c - math.ceil(2 * radius) - 1), min(n, c + math.ceil(2 * radius) + 2))
         for c, n in zip(centre, mask.shape, strict=True)
@@ -89,7 +103,7 @@ def _insert_one(
     fine = _crop(textures[int(rng.integers(len(textures)))], inside.shape, rng)
     distance = _ellipsoid(box, centre, radius, rng, image.device) * torch.exp(rng.uniform(0, 0.4) * coarse)
     kind = options.kinds[int(rng.integers(len(options.kinds)))]
-    edge = rng.uniform(0.5, 0.8) if kind in WIDE else rng.uniform(0.3, 1.2) / radius
+    edge = rng.uniform(0.5, 0.8) if kind in WIDE else rng.uniform(0.3, 1.2) / radius  # a part of a voxel, on any grid
     depth = torch.sigmoid((1 - distance) / max(edge / 2, 0.05)) * inside
     before = image[(slice(None), *box)]
     if options.follows_tissue and rng.random() < options.follows_tissue:
@@ -97,7 +111,7 @@ def _insert_one(
     foreign = _crop(other, inside.shape, rng)
     spot = _Spot(before, depth, distance, fine, foreign, rng, options.faintness)
     after = KINDS[kind](spot)
-    if options.cores and radius >= SMALLEST_WITH_CORE and rng.random() < options.cores:
+    if options.cores and radius * voxel_mm >= SMALLEST_WITH_CORE_MM and rng.random() < options.cores:
         kind = options.kinds[int(rng.integers(len(options.kinds)))]
         core = depth * torch.sigmoid((rng.uniform(0.4, 0.8) - distance) * radius / rng.uniform(0.2, 0.8))
         after = KINDS[kind](spot._replace(before=after, depth=core))
@@ -145,8 +159,8 @@ def _ellipsoid(
     return total.sqrt()
 
 
-def _smooth_noise(shape: Sequence[int], cell: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Noise of unit spread and about zero mean, ``(*shape)``."""
+def _smooth_noise(shape: Sequence[int], cell: float, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Noise of unit spread and about zero mean, ``(*shape)``, with a node every ``cell`` voxels."""
     nodes = [max(3, math.ceil(n / cell) + 1) for n in shape]
     low = torch.randn(1, 1, *nodes, generator=generator, device=device)
     field = functional.interpolate(low, size=tuple(shape), mode=("bilinear", "trilinear")[len(shape) - 2])[0, 0]
@@ -207,9 +221,9 @@ def _texture(at: _Spot) -> Tensor:
 
 def _smooth(at: _Spot) -> Tensor:
     mean, there = at.before, (at.before != 0).to(at.before.dtype)
-    pool = functional.avg_pool3d if at.depth.ndim == 3 else functional.avg_pool2d
+    pool, edge = (functional.avg_pool3d if at.depth.ndim == 3 else functional.avg_pool2d), SMOOTHING_WINDOW
     for _ in range(2):
-        mean, there = (pool(part, 5, stride=1, padding=2, count_include_pad=False) for part in (mean, there))
+        mean, there = (pool(part, edge, stride=1, padding=edge // 2, count_include_pad=False) for part in (mean, there))
     return at.before + (mean / there.clamp(min=0.1) - at.before) * (at.rng.uniform(0.5, 1) * at.depth)
 
 

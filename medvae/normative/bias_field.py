@@ -36,7 +36,8 @@ NEAR = (1.5, 2.5, 2.5)
 Most of a lesion lies further off, and a polynomial that can follow it must not see it."""
 
 STEP = (slice(None, None, 2),) * 3
-"""The voxels that are looked at: every second along each axis."""
+"""The voxels that are looked at: every second along each axis, on any grid (4 mm on that of 2 mm). A reference holds no
+others."""
 
 SHRINKAGE = 5.0
 """Pseudo-subjects with which the variance of each place is drawn towards the average one."""

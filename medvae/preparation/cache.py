@@ -27,7 +27,6 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +37,11 @@ from medvae import __version__
 from medvae.config import PreparationConfig
 from medvae.errors import MedvaeError
 from medvae.files import sha256, told, whole_folder, write_bytes, write_json, write_text
-from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.grid import GRIDS, Grid
 from medvae.imaging.volume import Geometry, Placement
 from medvae.preparation.intensity import before_scale
 from medvae.preparation.prepared import PreparedVolume
-from medvae.preparation.registration import RegistrationQuality
+from medvae.preparation.registration import RegistrationQuality, read_template
 from medvae.preparation.steps import STEP_VERSIONS, run_steps
 
 TAG = "CACHEDIR.TAG"
@@ -162,14 +161,14 @@ def request(
     """
     cache, config = open_cache(cache), before_scale(config)
     scans, brain = tuple(map(Path, images)), Path(mask) if mask else None
-    files = [*scans, *([brain] if brain else [])]
+    files, grid = [*scans, *([brain] if brain else [])], GRIDS[config.grid]
     stamps = tuple(map(_stamp, files))
     ingredients = {
         "layout": LAYOUT,
         "steps": STEP_VERSIONS,
-        "template": _template_checksums(),
-        "grid": {"affine": STANDARD_GRID.affine.tolist(), "shape": STANDARD_GRID.shape},
-        "config": config.model_dump(mode="json"),
+        "template": _template_checksums(grid),
+        "grid": {"affine": grid.geometry.affine.tolist(), "shape": grid.shape},
+        "config": config.model_dump(mode="json", exclude={"grid"}),  # it is there already, whatever its name
         "images": [known_sha256(scan, cache) for scan in scans],
         "mask": known_sha256(brain, cache) if brain else None,
     }
@@ -185,11 +184,8 @@ def find(wanted: Request) -> Entry | None:
         if checksum != _digest(content) or content["ingredients"] != wanted.ingredients:
             return None
         arrays = CachedArrays(wanted.folder, {name: tuple(shape) for name, shape in content["shapes"].items()})
-        return (
-            Entry(wanted.folder, _volume(arrays, content, wanted.images[0]), content["brain_ml"])
-            if arrays.whole
-            else None
-        )
+        volume = _volume(arrays, content, wanted.images[0], GRIDS[wanted.config.grid])
+        return Entry(wanted.folder, volume, content["brain_ml"]) if arrays.whole else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # absent, or whatever damage does to JSON
         return None
 
@@ -310,7 +306,7 @@ def remove_abandoned(cache: Path | str) -> None:
                     shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
-def _volume(arrays: CachedArrays, content: dict[str, Any], path: Path) -> PreparedVolume:
+def _volume(arrays: CachedArrays, content: dict[str, Any], path: Path, grid: Grid) -> PreparedVolume:
     """The scan of an entry's ``volume.json``; ``path`` is where its first modality lies now."""
     placed = content["source"]
     geometry = Geometry(np.array(placed["affine"]), placed["shape"])
@@ -321,6 +317,7 @@ def _volume(arrays: CachedArrays, content: dict[str, Any], path: Path) -> Prepar
         registered=content["registered"],
         brain_from=content["brain_from"],
         quality=_quality_of(content["quality"]),
+        grid=grid,
     )
 
 
@@ -381,10 +378,10 @@ def _head(name: str, shape: tuple[int, ...]) -> bytes:
 
 
 @functools.cache
-def _template_checksums() -> list[str]:
-    folder = resources.files("medvae.preparation") / "template"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".nii.gz")), key=lambda f: f.name)
-    return [hashlib.sha256(f.read_bytes()).hexdigest() for f in files]
+def _template_checksums(grid: Grid) -> list[str]:
+    """Of the mask and the brain, in this order: another would change every key."""
+    read_template(grid)  # says so in words where a file is missing
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in (grid.template_mask, grid.template)]
 
 
 def _digest(content: dict[str, Any]) -> str:

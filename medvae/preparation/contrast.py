@@ -15,7 +15,7 @@ from itertools import pairwise, product
 import numpy as np
 from scipy import ndimage
 
-from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.grid import DEFAULT_GRID, Grid
 from medvae.preparation.fingerprint import DEEP_MM
 from medvae.preparation.registration import read_template
 
@@ -29,7 +29,8 @@ EXPECTED = {
 BLOCK_MM = 16.0
 """Edge of a block: some folds of the cortex, and less than the lesions that matter."""
 SMALLEST_PIECE, FEWEST_BLOCKS = 10, 20
-"""Voxels of each tissue that a block must have, and blocks below which nothing is said, as of a part of a brain."""
+"""Voxels of each tissue that a block must have, and blocks below which nothing is said, as of a part of a brain. Tuned
+on the grid of 2 mm, as the borders of the tissues, which are one voxel wide."""
 
 _GREY_FROM, _WHITE_FROM = 141.0, 190.0
 """Intensities of the template between its tissues: halfway between the three means of k-means in its brain."""
@@ -52,27 +53,31 @@ class TissueContrast:
         return white[0] <= self.white <= white[1] and fluid[0] <= self.fluid <= fluid[1]
 
 
-def tissue_contrast(image: np.ndarray, mask: np.ndarray) -> TissueContrast | None:
+def tissue_contrast(image: np.ndarray, mask: np.ndarray, grid: Grid = DEFAULT_GRID) -> TissueContrast | None:
     """Compare the tissues of one modality.
 
     Parameters
     ----------
     image, mask
         ``(X, Y, Z)`` on the standard grid, float and bool; of any intensity scale that ascends.
+    grid
+        The standard grid of both; the default grid if not given.
 
     Returns
     -------
     TissueContrast or None
         None if too little of the brain is there.
     """
-    white, grey, deep_grey, fluid = (tissue & mask for tissue in _tissues())
-    whites, fluids = _shares_brighter(image, white, deep_grey), _shares_brighter(image, fluid, grey)
+    white, grey, deep_grey, fluid = (tissue & mask for tissue in _tissues(grid))
+    whites, fluids = (
+        _shares_brighter(image, tissue, other, grid) for tissue, other in ((white, deep_grey), (fluid, grey))
+    )
     if min(len(whites), len(fluids)) < FEWEST_BLOCKS:
         return None
     return TissueContrast(float(np.median(whites)), float(np.median(fluids)))
 
 
-def unlike(modality: str, image: np.ndarray, mask: np.ndarray) -> str | None:
+def unlike(modality: str, image: np.ndarray, mask: np.ndarray, grid: Grid = DEFAULT_GRID) -> str | None:
     """What to tell a person if a prepared image does not look like its modality: one sentence, or None.
 
     Judged are T1, T1c, T2 and FLAIR; of other names nothing is said.
@@ -81,10 +86,10 @@ def unlike(modality: str, image: np.ndarray, mask: np.ndarray) -> str | None:
     ----------
     modality
         Name of the sequence, as `medvae.modality.modality_name` gives it.
-    image, mask
-        As in `tissue_contrast`.
+    image, mask, grid
+        As in `tissue_contrast`; the default grid if none is given.
     """
-    found = tissue_contrast(image, mask) if modality in EXPECTED else None
+    found = tissue_contrast(image, mask, grid) if modality in EXPECTED else None
     if found is None or found.fits(modality):
         return None
     looks = " or ".join(name for name in _TOLD_APART if found.fits(name)) or f"none of {', '.join(_TOLD_APART)}"
@@ -97,9 +102,9 @@ def unlike(modality: str, image: np.ndarray, mask: np.ndarray) -> str | None:
     )
 
 
-def _shares_brighter(image: np.ndarray, tissue: np.ndarray, grey: np.ndarray) -> list[float]:
+def _shares_brighter(image: np.ndarray, tissue: np.ndarray, grey: np.ndarray, grid: Grid) -> list[float]:
     """The share of pairs in which the tissue is brighter, of each block that holds both; ties count half."""
-    edges = [round(BLOCK_MM / spacing) for spacing in STANDARD_GRID.spacing_mm]
+    edges = [round(BLOCK_MM / spacing) for spacing in grid.spacing_mm]
     shares = []
     for corner in product(*(range(0, length, edge) for length, edge in zip(image.shape, edges, strict=True))):
         block = tuple(slice(start, start + edge) for start, edge in zip(corner, edges, strict=True))
@@ -111,11 +116,11 @@ def _shares_brighter(image: np.ndarray, tissue: np.ndarray, grey: np.ndarray) ->
 
 
 @cache
-def _tissues() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """White, grey, deep grey matter and fluid of the template, ``(80, 96, 80)`` bool, without their borders."""
-    template, brain = read_template()
+def _tissues(grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """White, grey, deep grey matter and fluid of a grid's template, ``(X, Y, Z)`` bool, without their borders."""
+    template, brain = read_template(grid)
     levels = pairwise((-np.inf, _GREY_FROM, _WHITE_FROM, np.inf))
     tissues = [brain & (template >= low) & (template < high) for low, high in levels]
     fluid, grey, white = (tissue & (ndimage.uniform_filter(tissue.astype(np.float32), 3) > 0.6) for tissue in tissues)
-    depth_mm = ndimage.distance_transform_edt(brain, sampling=STANDARD_GRID.spacing_mm)
+    depth_mm = ndimage.distance_transform_edt(brain, sampling=grid.spacing_mm)
     return white, grey, grey & (depth_mm > DEEP_MM), fluid

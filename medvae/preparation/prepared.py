@@ -1,15 +1,15 @@
-"""A scan on the standard grid, and the way back to its own grid."""
+"""A scan on a standard grid, and the way back to its own grid."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 from scipy import ndimage
 
 from medvae.config import PreparationConfig
-from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.grid import Grid
 from medvae.imaging.volume import Placement, resample
 from medvae.preparation.intensity import standardise
 from medvae.preparation.landmarks import LandmarkScale
@@ -68,7 +68,7 @@ class Rescaled:
 
 @dataclass(frozen=True)
 class PreparedVolume:
-    """A scan on the standard grid, and the way back to its own. The arrays are not to be written to."""
+    """A scan on a standard grid, and the way back to its own. The arrays are not to be written to."""
 
     arrays: Arrays
     source: Placement
@@ -80,6 +80,8 @@ class PreparedVolume:
     """Where the mask was taken from: "given", "background", "deepbet" or "hdbet"."""
     quality: RegistrationQuality | None = None
     """How well the brain lies on the template."""
+    grid: Grid = field(kw_only=True)
+    """The standard grid on which image and mask lie."""
 
     @property
     def image(self) -> np.ndarray:
@@ -110,7 +112,7 @@ class PreparedVolume:
         nearest = ndimage.distance_transform_edt(~self.mask, return_distances=False, return_indices=True)
         continued = standard_map[tuple(nearest)]
         back = np.linalg.inv(self.transform)
-        native = resample(continued, STANDARD_GRID, self.source.geometry, transform=back, antialias=False)
+        native = resample(continued, self.grid.geometry, self.source.geometry, transform=back, antialias=False)
         return np.where(self.source_mask, native, 0.0).astype(np.float32)
 
 

@@ -1,8 +1,8 @@
 """Affine registration of a brain to the MNI152 template, with SimpleITK.
 
 The result is a matrix from *standard* world coordinates to the *scan's*: what
-:func:`medvae.imaging.volume.resample` takes to bring the scan onto :data:`medvae.imaging.grid.STANDARD_GRID`, and what
-its inverse undoes to bring a map back.
+:func:`medvae.imaging.volume.resample` takes to bring the scan onto a :class:`medvae.imaging.grid.Grid`, and what its
+inverse undoes to bring a map back.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 from medvae.errors import MedvaeError
-from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.grid import DEFAULT_GRID, Grid
 from medvae.imaging.volume import Geometry, read_volume, resample
 from medvae.preparation.itk import RAS_TO_LPS, one_thread, to_image
 
@@ -39,6 +40,8 @@ _BINS = 32
 _UNIT_MM = 60.0
 """ITK is given lengths in this unit, about the radius of a brain: a change of 0.01 in any parameter of the transform
 (shift, rotation, scale, shear) then moves the surface of the brain about equally far, and one step length suits all."""
+_EDGE_MM = 8.0
+"""How far beyond the template's brain voxels are compared: the edge of the brain guides its scale."""
 _START_ANGLES_DEG = {"pitch": (-30, -15, 0, 15, 30), "roll": (-15, 0, 15), "yaw": (-15, 0, 15)}
 
 
@@ -81,24 +84,35 @@ class Registration:
 
 
 @cache
-def read_template() -> tuple[np.ndarray, np.ndarray]:
-    """The T1 MNI152 brain (float32) and its mask (bool) on the standard grid, ``(80, 96, 80)``."""
-    folder = resources.files("medvae.preparation") / "template"
-    with resources.as_file(folder / "mni152_t1.nii.gz") as path:
-        brain = read_volume(path).array
-    with resources.as_file(folder / "mni152_brain_mask.nii.gz") as path:
-        mask = read_volume(path).array > 0
+def read_template(grid: Grid = DEFAULT_GRID) -> tuple[np.ndarray, np.ndarray]:
+    """The T1 MNI152 brain (float32) and its mask (bool) on a standard grid; without one, on the default grid.
+
+    Raises
+    ------
+    MedvaeError
+        If a file of the template is missing or lies on another grid.
+    """
+    brain, mask = (_read_on(grid, file) for file in (grid.template, grid.template_mask))
+    mask = mask > 0
     for array in (brain, mask):
         array.setflags(write=False)
     return brain, mask
 
 
-def register(array: np.ndarray, mask: np.ndarray, geometry: Geometry, *, source: str = "The scan") -> Registration:
+def register(
+    array: np.ndarray,
+    mask: np.ndarray,
+    geometry: Geometry,
+    *,
+    source: str = "The scan",
+    grid: Grid = DEFAULT_GRID,
+) -> Registration:
     """Find the affine map between the standard space and a T1 scan.
 
     Mattes mutual information (Mattes et al. 2003, doi:10.1109/TMI.2003.809072), started at the centres of mass and at
-    the best of 45 rotations, then a similarity (7 parameters) on 8 and 4 mm, then an affine map (12) on 4 and 2 mm.
-    All voxels around the brain are compared, with one thread: the same input gives the same bits again.
+    the best of 45 rotations, then a similarity (7 parameters) on 8 and 4 mm, then an affine map (12) on 4 and 2 mm,
+    or on the voxels of the grid where those are larger. All voxels around the brain are compared, with one thread: the
+    same input gives the same bits again.
 
     Parameters
     ----------
@@ -110,6 +124,8 @@ def register(array: np.ndarray, mask: np.ndarray, geometry: Geometry, *, source:
         The grid of both.
     source
         The file that an error names.
+    grid
+        Whose template it is registered to; the default grid if not given.
 
     Raises
     ------
@@ -117,15 +133,17 @@ def register(array: np.ndarray, mask: np.ndarray, geometry: Geometry, *, source:
         If the brain found does not overlap the template's (Dice below 0.88), does not look like it (mutual information
         below 0.08 nats), is scaled outside 0.7–1.4, sheared, or mirrored; with the numbers.
     """
-    matrix = _optimise(array, mask, geometry)
-    moved, moved_mask = move_brain(array, mask, geometry, STANDARD_GRID, matrix)
-    result = Registration(matrix, measure_quality(moved, moved_mask, matrix))
+    matrix = _optimise(array, mask, geometry, grid)
+    moved, moved_mask = move_brain(array, mask, geometry, grid.geometry, matrix)
+    result = Registration(matrix, measure_quality(moved, moved_mask, matrix, grid))
     _refuse_failure(result, source)
     return result
 
 
-def measure_quality(array: np.ndarray, mask: np.ndarray, transform: np.ndarray) -> RegistrationQuality:
-    """How well a brain on the standard grid lies on the template.
+def measure_quality(
+    array: np.ndarray, mask: np.ndarray, transform: np.ndarray, grid: Grid = DEFAULT_GRID
+) -> RegistrationQuality:
+    """How well a brain on a standard grid lies on the grid's template.
 
     Dice sees the outline only, mutual information what lies within. T1 brains in their place have 0.20–0.25 nats, raw
     ones with their shading 0.10–0.21 (120 IXI heads), T2 and FLAIR 0.11–0.13; brains that lie upside down or back to
@@ -134,11 +152,13 @@ def measure_quality(array: np.ndarray, mask: np.ndarray, transform: np.ndarray) 
     Parameters
     ----------
     array, mask
-        ``(80, 96, 80)`` on the standard grid, float and bool; of any contrast and scale.
+        ``(X, Y, Z)`` on the standard grid, float and bool; of any contrast and scale.
     transform
         ``(4, 4)``, as in :class:`Registration`.
+    grid
+        The standard grid of both; the default grid if not given.
     """
-    template, standard = read_template()
+    template, standard = read_template(grid)
     both = int(np.count_nonzero(mask)) + int(np.count_nonzero(standard))
     dice = 2 * int(np.count_nonzero(mask & standard)) / max(1, both)
     axes = transform[:3, :3]
@@ -183,27 +203,42 @@ def move_brain(
     return np.where(moved, values / np.maximum(weight, 1e-3), 0.0).astype(np.float32), moved
 
 
-def _optimise(array: np.ndarray, mask: np.ndarray, geometry: Geometry) -> np.ndarray:
+def _read_on(grid: Grid, file: Traversable) -> np.ndarray:
+    with resources.as_file(file) as path:
+        volume = read_volume(path)
+    if not volume.geometry.same_grid(grid.geometry):
+        raise MedvaeError(
+            f'{file}: lies on another grid than "{grid.name}", whose template it is meant to be: {volume.array.shape} '
+            f"voxels of {volume.geometry.spacing_mm[0]:g} mm were found, {grid.shape} of {grid.voxel_mm:g} mm "
+            f"expected. Make it with pipelines/make_template.py --grid {grid.name}."
+        )
+    return volume.array
+
+
+def _optimise(array: np.ndarray, mask: np.ndarray, geometry: Geometry, grid: Grid) -> np.ndarray:
     import SimpleITK as sitk
 
-    template, standard = read_template()
+    def shrink(*resolutions_mm: float) -> tuple[int, ...]:
+        return tuple(max(1, round(mm / grid.voxel_mm)) for mm in resolutions_mm)
+
+    template, standard = read_template(grid)
     brain = np.where(mask, array, 0.0).astype(np.float32)
-    compared = ndimage.binary_dilation(standard, iterations=4)  # the edge of the brain guides its scale
+    compared = ndimage.binary_dilation(standard, iterations=round(_EDGE_MM / grid.voxel_mm))
     with one_thread():
-        fixed = _in_units(to_image(template, STANDARD_GRID))
+        fixed = _in_units(to_image(template, grid.geometry))
         moving = _in_units(to_image(brain, geometry))
-        region = _in_units(to_image(compared.astype(np.uint8), STANDARD_GRID))
+        region = _in_units(to_image(compared.astype(np.uint8), grid.geometry))
         start = sitk.CenteredTransformInitializer(
             fixed, moving, sitk.Similarity3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
         )
         start = _best_rotation(fixed, moving, region, sitk.Similarity3DTransform(start))
-        similarity = _climb(fixed, moving, region, start, shrink=(4, 2), smoothing_mm=(4.0, 2.0), step_mm=4.0)
+        similarity = _climb(fixed, moving, region, start, shrink=shrink(8, 4), smoothing_mm=(4.0, 2.0), step_mm=4.0)
         similarity = sitk.Similarity3DTransform(similarity)
         affine = sitk.AffineTransform(3)
         affine.SetCenter(similarity.GetCenter())
         affine.SetMatrix(similarity.GetMatrix())
         affine.SetTranslation(similarity.GetTranslation())
-        best = _climb(fixed, moving, region, affine, shrink=(2, 1), smoothing_mm=(2.0, 0.0), step_mm=1.0)
+        best = _climb(fixed, moving, region, affine, shrink=shrink(4, 2), smoothing_mm=(2.0, 0.0), step_mm=1.0)
     return _matrix(sitk.AffineTransform(best))
 
 
@@ -216,14 +251,13 @@ def _best_rotation(
     """The start turned by the angles at which the images agree best: heads lie tilted in the scanner."""
     import SimpleITK as sitk
 
+    def on_6_mm(image: SimpleITK.Image) -> SimpleITK.Image:
+        return sitk.Shrink(image, [max(1, round(6.0 / _UNIT_MM / n)) for n in image.GetSpacing()])
+
     small_fixed, small_moving = (
-        sitk.Shrink(
-            sitk.SmoothingRecursiveGaussian(image, 3.0 / _UNIT_MM),
-            [max(1, round(6.0 / _UNIT_MM / n)) for n in image.GetSpacing()],
-        )
-        for image in (fixed, moving)
+        on_6_mm(sitk.SmoothingRecursiveGaussian(image, 3.0 / _UNIT_MM)) for image in (fixed, moving)
     )
-    method = _method(sitk.Shrink(region, [3] * 3))
+    method = _method(on_6_mm(region))
     turn = sitk.Euler3DTransform()
     best, lowest = start, np.inf
     for angles in product(*_START_ANGLES_DEG.values()):

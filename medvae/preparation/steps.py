@@ -9,7 +9,7 @@ import numpy as np
 
 from medvae.config import PreparationConfig
 from medvae.errors import MedvaeError
-from medvae.imaging.grid import STANDARD_GRID
+from medvae.imaging.grid import GRIDS
 from medvae.imaging.volume import Geometry, Volume, read_volume, require_same_grid, resample
 from medvae.preparation.extraction import given_or_found
 from medvae.preparation.intensity import normalise
@@ -49,7 +49,7 @@ def prepare_volumes(
 ) -> PreparedVolume:
     """`run_steps` for a scan that has been read: brain mask, bias field, registration to MNI152, resampling,
     intensities."""
-    first = volumes[0]
+    grid, first = GRIDS[config.grid], volumes[0]
     for other in volumes[1:]:
         require_same_grid(other, first.geometry, f"the first modality {first.path}")
     brain, brain_from = given_or_found(first, mask, config.brain)
@@ -61,13 +61,13 @@ def prepare_volumes(
         arrays = [correct_bias(array, brain, first.geometry) for array in arrays]
 
     transform, registered = np.eye(4), config.registration == "affine"
-    _, standard_brain = read_template()
+    _, standard_brain = read_template(grid)
     if config.registration == "auto":
-        registered = _dice(_on_grid(brain, first.geometry, transform), standard_brain) < IN_PLACE_DICE
+        registered = _dice(_on(grid.geometry, brain, first.geometry, transform), standard_brain) < IN_PLACE_DICE
     if registered:
-        transform = register(arrays[0], brain, first.geometry, source=str(first.path)).transform
+        transform = register(arrays[0], brain, first.geometry, source=str(first.path), grid=grid).transform
 
-    overlap = _dice(_on_grid(brain, first.geometry, transform), standard_brain)
+    overlap = _dice(_on(grid.geometry, brain, first.geometry, transform), standard_brain)
     if overlap < LOST_DICE:
         raise MedvaeError(
             f"{first.path}: its brain overlaps the MNI152 brain with Dice {overlap:.2f}; at least {LOST_DICE} was "
@@ -76,15 +76,15 @@ def prepare_volumes(
         )
     prepared = []
     for volume, array in zip(volumes, arrays, strict=True):
-        moved, mask_on_grid = move_brain(array, brain, first.geometry, STANDARD_GRID, transform)
+        moved, mask_on_grid = move_brain(array, brain, first.geometry, grid.geometry, transform)
         prepared.append(normalise(moved, mask_on_grid, config, str(volume.path)))
-    quality = measure_quality(prepared[0], mask_on_grid, transform)
+    quality = measure_quality(prepared[0], mask_on_grid, transform, grid)
     made = InMemory(np.stack(prepared), mask_on_grid, brain)
-    return PreparedVolume(made, first.placement, transform, registered, brain_from, quality)
+    return PreparedVolume(made, first.placement, transform, registered, brain_from, quality, grid=grid)
 
 
-def _on_grid(mask: np.ndarray, geometry: Geometry, transform: np.ndarray) -> np.ndarray:
-    return resample(mask, geometry, STANDARD_GRID, transform=transform) >= 0.5
+def _on(target: Geometry, mask: np.ndarray, geometry: Geometry, transform: np.ndarray) -> np.ndarray:
+    return resample(mask, geometry, target, transform=transform) >= 0.5
 
 
 def _dice(a: np.ndarray, b: np.ndarray) -> float:

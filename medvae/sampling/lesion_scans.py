@@ -18,14 +18,13 @@ from torch.utils.data import Dataset
 
 from medvae.augmentation.batches import augment
 from medvae.config import Config
-from medvae.imaging.grid import STANDARD_GRID
 from medvae.lesions.synthesis import insert_lesions
 from medvae.normative import deformation
 from medvae.normative.inputs import ShownScan
 from medvae.sampling.patches import patch_corner
 
-POINTS = 8
-"""Voxels between two points that are moved at random where scans are bent for training."""
+POINTS_MM = 16.0
+"""Between two points that are moved at random where scans are bent for training."""
 
 BLOCK = 6
 """Scans, at least, whose patches are mixed: a batch from one scan would be one-sided."""
@@ -49,7 +48,7 @@ class LesionScans(Dataset):
         epoch, index = key
         volume, config, seed = self._volumes[index], self._config, (self._config.seed, epoch, index)
         image, mask = self._host(volume, seed)
-        scan, other, truth = self._with_lesions(image, mask, seed)
+        scan, other, truth = self._with_lesions(image, mask, seed, volume.volume.grid.voxel_mm)
         fitted = volume.inputs.fitted(scan, mask)
         gain = np.where(scan > 0.01, fitted.image / np.maximum(scan, 0.01), 1)  # the bias field that was taken out
         shown = volume.inputs.stack(replace(fitted, mirror_source=other * gain))
@@ -74,8 +73,9 @@ class LesionScans(Dataset):
         options, rng = self._config.augmentation, np.random.default_rng((*seed, 5))
         if not (options.enabled and options.bending_mm) or rng.random() < 1 / 3:
             return image, mask
-        points = [n // POINTS for n in mask.shape]
-        spread = options.bending_mm / STANDARD_GRID.spacing_mm[0]
+        voxel_mm = volume.volume.grid.voxel_mm
+        points = [int(n * voxel_mm // POINTS_MM) for n in mask.shape]
+        spread = options.bending_mm / voxel_mm
         moves = torch.from_numpy(rng.normal(0, spread, (3, *points)).astype(np.float32))
         field = functional.interpolate(moves[None], size=mask.shape, mode="trilinear", align_corners=True)[0]
         both = torch.from_numpy(np.concatenate([image, mask[None].astype(np.float32)]))
@@ -84,16 +84,17 @@ class LesionScans(Dataset):
         return np.where(mask, moved[:-1], 0).astype(np.float32), mask
 
     def _with_lesions(
-        self, whole: np.ndarray, mask: np.ndarray, seed: tuple[int, ...]
+        self, whole: np.ndarray, mask: np.ndarray, seed: tuple[int, ...], voxel_mm: float
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The scan with lesions, the same brain with others, which looks alike, and the truth of the first."""
         options = self._config.objective
         box = (slice(None), *ndimage.find_objects(mask.astype(np.int8))[0])
         image, brain = torch.from_numpy(whole[box])[None], torch.from_numpy(mask[None][box])[None]
-        sick, truth = insert_lesions(image, brain, options.lesions, (*seed, 2))
-        other, _ = insert_lesions(image, brain, options.lesions, (*seed, 3))
+        sick, truth = insert_lesions(image, brain, options.lesions, (*seed, 2), voxel_mm)
+        other, _ = insert_lesions(image, brain, options.lesions, (*seed, 3), voxel_mm)
         pair, brains = torch.cat([sick, other]), torch.cat([brain, brain])
-        pair, _ = augment(pair, brains, options.appearance, mirror_axis=None, seeds=[(*seed, 4)] * 2)
+        seeds = [(*seed, 4)] * 2
+        pair, _ = augment(pair, brains, options.appearance, mirror_axis=None, seeds=seeds, voxel_mm=voxel_mm)
         images = []
         for array in (*pair, truth[0]):
             image = np.zeros((len(array), *mask.shape), dtype=np.float32)

@@ -32,7 +32,7 @@ def training_tiles(config: Config, volumes: Sequence[ShownScan]) -> Tiles | With
     changes = config.augmentation
     augmenter = None
     if changes.enabled and changes.backend == "batchgenerators":
-        augmenter = Augmenter(changes, mirror_axis=_mirror_axis(config))
+        augmenter = Augmenter(changes, mirror_axis=_mirror_axis(config), voxel_mm=config.grid.voxel_mm)
     if options.kind == "patch":
         count = options.patches_per_volume
         tiles = PatchDataset(volumes, options.patch_size, per_volume=count, augmenter=augmenter, seed=config.seed)
@@ -47,7 +47,8 @@ def training_tiles(config: Config, volumes: Sequence[ShownScan]) -> Tiles | With
 def augment_batch(config: Config, x: Tensor, mask: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     """Augment ``x (N, C, *spatial)`` and ``mask`` where they are; ``keys (N, 2)`` hold (epoch, index)."""
     seeds = [(config.seed, *key) for key in keys.tolist()]
-    return augment(x, mask, config.augmentation, mirror_axis=_mirror_axis(config), seeds=seeds)
+    voxel_mm = config.grid.voxel_mm
+    return augment(x, mask, config.augmentation, mirror_axis=_mirror_axis(config), seeds=seeds, voxel_mm=voxel_mm)
 
 
 def validation_tiles(config: Config, volumes: Sequence[ShownScan]) -> Tiles:
@@ -68,7 +69,7 @@ def require_extra(config: Config) -> None:
     MedvaeError
         For one that cannot be used.
     """
-    options, shape = config.augmentation, config.sampling.tile_shape
+    options, shape = config.augmentation, config.tile_shape
     if options.enabled:
         require_usable(options.extra, shape)
     if config.objective.kind == "discrepancy":

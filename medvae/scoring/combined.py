@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from medvae.imaging.grid import STANDARD_GRID
-from medvae.imaging.smoothing import smooth_in_mask
 from medvae.scoring.registry import Scored, score
 
 
@@ -23,12 +21,7 @@ def total(scan: Scored) -> np.ndarray:
 
 def unscaled_parts(scan: Scored) -> list[np.ndarray]:
     """Absolute, smoothed maps ``(X, Y, Z)`` of the parts of a combined score, not yet scaled."""
-    return [
-        smooth_in_mask(
-            np.abs(score[part.kind](scan)), scan.mask, [part.smoothing_mm / n for n in STANDARD_GRID.spacing_mm]
-        )
-        for part in scan.config.score.parts
-    ]
+    return [scan.smoothed(np.abs(score[part.kind](scan)), part.smoothing_mm) for part in scan.config.score.parts]
 
 
 def _scaled(scan: Scored) -> list[np.ndarray]:

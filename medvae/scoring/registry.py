@@ -9,6 +9,7 @@ import numpy as np
 
 from medvae.config import Config
 from medvae.config.methods import SCORES
+from medvae.imaging.smoothing import smooth_in_mask
 from medvae.networks.interface import Network
 from medvae.registry import Registry
 
@@ -28,6 +29,10 @@ class Scored:
     """``(X, Y, Z)`` bool: the brain."""
     part_scales: Sequence[float] = ()
     """Healthy mean of each part of a combined score."""
+
+    def smoothed(self, values: np.ndarray, smoothing_mm: float) -> np.ndarray:
+        """A map ``(X, Y, Z)`` smoothed in the brain by a Gaussian of ``smoothing_mm`` (SD)."""
+        return smooth_in_mask(values, self.mask, [smoothing_mm / n for n in self.config.grid.spacing_mm])
 
 
 RawScore = Callable[[Scored], np.ndarray]

@@ -8,8 +8,6 @@ import numpy as np
 
 from medvae.config import Config
 from medvae.config.methods import NETWORKS
-from medvae.imaging.grid import STANDARD_GRID
-from medvae.imaging.smoothing import smooth_in_mask
 from medvae.networks.interface import Network
 from medvae.scoring.combined import unscaled_parts
 from medvae.scoring.guided import guided_filter
@@ -46,10 +44,10 @@ def score_volume(
     ndarray
         ``(X, Y, Z)`` float32, signed where the score is; 0 outside the mask.
     """
-    raw = score[config.score.kind](Scored(config, network, image, mask, part_scales))
-    smoothed = smooth_in_mask(raw, mask, [config.score.smoothing_mm / n for n in STANDARD_GRID.spacing_mm])
+    scan = Scored(config, network, image, mask, part_scales)
+    smoothed = scan.smoothed(score[config.score.kind](scan), config.score.smoothing_mm)
     if config.score.guided_mm:
-        radius = max(1, round(config.score.guided_mm / STANDARD_GRID.spacing_mm[0]))
+        radius = max(1, round(config.score.guided_mm / config.grid.voxel_mm))
         smoothed = guided_filter(smoothed, image[:modalities], mask, radius)
     return smoothed
 

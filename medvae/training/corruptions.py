@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from medvae.augmentation.batches import augment
 from medvae.config import ObjectiveConfig
+from medvae.imaging.grid import DEFAULT_GRID
 from medvae.lesions.synthesis import insert_lesions
 from medvae.normative.inputs import Channels
 
@@ -108,7 +110,12 @@ def coarse_noise(
 
 
 def corrupt(
-    options: ObjectiveConfig, x: Tensor, mask: Tensor, seed: Sequence[int], channels: Channels | None = None
+    options: ObjectiveConfig,
+    x: Tensor,
+    mask: Tensor,
+    seed: Sequence[int],
+    channels: Channels | None = None,
+    voxel_mm: float = DEFAULT_GRID.voxel_mm,
 ) -> tuple[Tensor, Tensor]:
     """Insert lesions, then change the look of the whole scan: ``(corrupted, truth)`` as of `insert_lesions`.
 
@@ -124,30 +131,41 @@ def corrupt(
         The maps of ``x``; all is the scan by default. What comes of healthy brains stays as it is. A mirrored scan
         looks as the scan does and has lesions of its own, which are not in the truth: a network that never saw both
         sides ill would take what is alike for healthy.
+    voxel_mm
+        Edge of a voxel, in mm; that of the default grid if not given.
     """
     maps = channels.split(x) if channels is not None else {"scan": x}
-    seeds = [(*seed, 2, index) for index in range(len(x))]
-    corrupted, truth = insert_lesions(maps["scan"], mask, options.lesions, (*seed, 1))
-    maps["scan"], _ = augment(corrupted, mask, options.appearance, mirror_axis=None, seeds=seeds)
+    look = partial(
+        augment, config=options.appearance, mirror_axis=None, voxel_mm=voxel_mm,
+        seeds=[(*seed, 2, index) for index in range(len(x))],
+    )  # fmt: skip
+    corrupted, truth = insert_lesions(maps["scan"], mask, options.lesions, (*seed, 1), voxel_mm)
+    maps["scan"], _ = look(corrupted, mask)
     if "mirrored" in maps:
-        mirrored, _ = insert_lesions(maps["mirrored"], mask, options.lesions, (*seed, 3))
-        turned, _ = augment(mirrored.flip(2), mask.flip(2), options.appearance, mirror_axis=None, seeds=seeds)
+        mirrored, _ = insert_lesions(maps["mirrored"], mask, options.lesions, (*seed, 3), voxel_mm)
+        turned, _ = look(mirrored.flip(2), mask.flip(2))
         maps["mirrored"] = turned.flip(2)  # turned: neither noise nor bias field is that of the scan
     return torch.cat(list(maps.values()), dim=1), truth
 
 
 def with_lesions(
-    options: ObjectiveConfig, network: torch.nn.Module, x: Tensor, mask: Tensor, seed: Sequence[int]
+    options: ObjectiveConfig,
+    network: torch.nn.Module,
+    x: Tensor,
+    mask: Tensor,
+    seed: Sequence[int],
+    voxel_mm: float = DEFAULT_GRID.voxel_mm,
 ) -> tuple[Tensor, Tensor]:
     """What a segmenter is to judge, and the truth: tiles that have lesions already, or `corrupt` puts some in.
 
     The former bring the truth as one more channel than the network takes, see `medvae.sampling.lesion_scans`.
+    ``voxel_mm``, the edge of a voxel, is that of the default grid if not given.
     """
     bare = getattr(network, "module", network)  # several processes wrap the network
     channels = getattr(bare, "channels", None)
     if channels is not None and x.shape[1] == channels.count + 1:
         return x[:, :-1], x[:, -1:] > 0.5
-    return corrupt(options, x, mask, seed, channels)
+    return corrupt(options, x, mask, seed, channels, voxel_mm)
 
 
 def _unravel(index: Tensor, shape: torch.Size | tuple[int, ...]) -> list[Tensor]:

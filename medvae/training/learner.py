@@ -79,7 +79,7 @@ def new_learner(config: Config, modalities: int, reconstructor: Network | None, 
     optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=options.learning_rate)
     if options.channels_last:
         network = network.to(
-            memory_format=torch.channels_last if len(config.sampling.tile_shape) == 2 else torch.channels_last_3d
+            memory_format=torch.channels_last if len(config.tile_shape) == 2 else torch.channels_last_3d
         )
     average = (
         AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay)) if options.ema_decay else None
@@ -93,4 +93,4 @@ def new_learner(config: Config, modalities: int, reconstructor: Network | None, 
     geco = None
     if loss.geco_target is not None:
         geco = Geco(loss.beta, loss.geco_target, loss.geco_speed, accelerator.device)
-    return Learner(accelerator, network, optimiser, objective_of(loss), average, geco)
+    return Learner(accelerator, network, optimiser, objective_of(loss, config.grid.voxel_mm), average, geco)

@@ -166,7 +166,7 @@ def _fit(
             if (learner.step % options.validate_every == 0 or last) and held_out and learner.writes:
                 _validate(config, learner, held_out, metrics)
                 draw_loss(out / METRICS, out / "loss.png")
-                picture = draw_reconstructions(learner.kept, held_out, config.objective, out / "reconstructions.png")
+                picture = draw_reconstructions(learner.kept, held_out, config, out / "reconstructions.png")
                 add_picture(board, picture, learner.step)
             if stopping.is_set():
                 save_checkpoint(learner, out)

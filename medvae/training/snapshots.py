@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from medvae.config import ObjectiveConfig
+from medvae.config import Config
 from medvae.config.methods import OBJECTIVES
 from medvae.drawing import MAP_COLOURS, save_figure
 from medvae.networks.interface import Network
@@ -42,7 +42,7 @@ def draw_loss(metrics: Path, out: Path) -> Path:
     return save_figure(figure, out)
 
 
-def draw_reconstructions(network: Network, tiles: Tiles, options: ObjectiveConfig, out: Path, count: int = 8) -> Path:
+def draw_reconstructions(network: Network, tiles: Tiles, config: Config, out: Path, count: int = 8) -> Path:
     """Some held-out healthy tiles, their reconstructions and the difference, as a PNG; of a patch its middle slice.
 
     A network that segments is shown the tiles with lesions inserted, its probabilities and the truth.
@@ -51,8 +51,8 @@ def draw_reconstructions(network: Network, tiles: Tiles, options: ObjectiveConfi
     x, mask = (torch.stack(parts) for parts in zip(*[tiles[0, int(index)] for index in chosen], strict=True))
     device = next(network.parameters()).device
     with torch.no_grad():
-        if OBJECTIVES[options.kind].needs_segmenter:
-            x, truth = with_lesions(options, network, x, mask, (0,))
+        if OBJECTIVES[config.objective.kind].needs_segmenter:
+            x, truth = with_lesions(config.objective, network, x, mask, (0,), config.grid.voxel_mm)
             probability = network(x.to(device)).logits.float().sigmoid().cpu() * mask
             images = {"scan": x, "probability": probability, "truth": truth.float()}
             limits = {"scan": ("gray", (0, 1.1)), "probability": (MAP_COLOURS, (0, 1)), "truth": (MAP_COLOURS, (0, 1))}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medvae.config import ObjectiveConfig
 from medvae.config.methods import OBJECTIVES
+from medvae.imaging.grid import DEFAULT_GRID
 from medvae.networks.densities import kl_divergence, negative_log_likelihood
 from medvae.registry import Registry
 
@@ -36,10 +37,12 @@ class Objective(ABC):
     ----------
     options
         The ``objective`` section of a config: the constants.
+    voxel_mm
+        Edge of a voxel of the tiles, in mm; that of the default grid if not given.
     """
 
-    def __init__(self, options: ObjectiveConfig) -> None:
-        self.options = options
+    def __init__(self, options: ObjectiveConfig, voxel_mm: float = DEFAULT_GRID.voxel_mm) -> None:
+        self.options, self.voxel_mm = options, voxel_mm
 
     @abstractmethod
     def training_terms(
@@ -100,9 +103,9 @@ objective: Registry[type[Objective]] = Registry("objective", OBJECTIVES, "medvae
 """``@objective("name")`` registers an `Objective` that `medvae.config.methods.OBJECTIVES` declares."""
 
 
-def objective_of(options: ObjectiveConfig) -> Objective:
-    """The objective that a config asks for."""
-    return objective[options.kind](options)
+def objective_of(options: ObjectiveConfig, voxel_mm: float = DEFAULT_GRID.voxel_mm) -> Objective:
+    """The objective that a config asks for, for tiles with voxels of ``voxel_mm``: of the default grid if not given."""
+    return objective[options.kind](options, voxel_mm)
 
 
 def generator_of(seed: Sequence[int], device: torch.device) -> torch.Generator:
