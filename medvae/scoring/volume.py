@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medvae.config import Config
-from medvae.config.methods import NETWORKS
+from medvae.config.methods import OBJECTIVES
 from medvae.networks.interface import Network
 from medvae.scoring.combined import unscaled_parts
 from medvae.scoring.guided import guided_filter
@@ -65,6 +65,6 @@ def reconstruct_volume(
     ``image`` ``(C, X, Y, Z)`` and ``mask`` ``(X, Y, Z)`` lie on the standard grid. None without a network, and for one
     that segments.
     """
-    if network is None or NETWORKS[config.network.kind].segments:
+    if network is None or OBJECTIVES[config.objective.kind].needs_segmenter:
         return None
     return score_tiles(Scored(config, network, image, mask), reconstruction)

@@ -150,9 +150,9 @@ def _fit(
 ) -> None:
     """Take all steps, with the log, the pictures and the checkpoints that are due after each."""
     options = config.training
-    board = open_board(out, config, learner.step) if learner.writes else nullcontext()
+    opened = open_board(out, config, learner.step) if learner.writes else nullcontext()
     progress = Progress("Training", options.steps, start=learner.step, quiet=quiet or not learner.writes)
-    with board as board, _stop_signal() as stopping, progress as progress:
+    with opened as board, _stop_signal() as stopping, progress as progress:
         metrics = Metrics(out / METRICS, silent=not learner.writes, board=board)
         for x, mask, *keys in batches:  # keys come with tiles that are still to be augmented
             if keys:

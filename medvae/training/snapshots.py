@@ -16,6 +16,9 @@ from medvae.networks.interface import Network
 from medvae.sampling.tiles import Tiles
 from medvae.training.corruptions import with_lesions
 
+GREY = ("gray", 0.0, 1.1)
+"""Colours of a scan, and the normalised intensities of the darkest and the brightest."""
+
 
 def draw_loss(metrics: Path, out: Path) -> Path:
     """Loss terms of ``metrics.jsonl`` over steps, in nats per brain voxel, as a PNG."""
@@ -55,18 +58,18 @@ def draw_reconstructions(network: Network, tiles: Tiles, config: Config, out: Pa
             x, truth = with_lesions(config.objective, network, x, mask, (0,), config.grid.voxel_mm)
             probability = network(x.to(device)).logits.float().sigmoid().cpu() * mask
             images = {"scan": x, "probability": probability, "truth": truth.float()}
-            limits = {"scan": ("gray", (0, 1.1)), "probability": (MAP_COLOURS, (0, 1)), "truth": (MAP_COLOURS, (0, 1))}
+            probabilities = (MAP_COLOURS, 0.0, 1.0)
+            ranges = {"scan": GREY, "probability": probabilities, "truth": probabilities}
         else:
             restored = network(x.to(device)).reconstruction.float().cpu() * mask
             images = {"scan": x, "reconstruction": restored, "difference": (x - restored) * mask}
-            grey = ("gray", (0, 1.1))
-            limits = {"scan": grey, "reconstruction": grey, "difference": ("RdBu_r", (-0.4, 0.4))}
-    rows = [(name, _middle(image[:, 0]).numpy(), *limits[name]) for name, image in images.items()]
+            ranges = {"scan": GREY, "reconstruction": GREY, "difference": ("RdBu_r", -0.4, 0.4)}
     figure = Figure(figsize=(1.3 * count, 4.4), layout="constrained")
-    grid = figure.subplots(len(rows), count)
-    for row, (name, images, colours, limits) in zip(grid, rows, strict=True):
-        for axes, image in zip(row, images, strict=True):
-            axes.imshow(image.T, origin="lower", cmap=colours, vmin=limits[0], vmax=limits[1])
+    grid = figure.subplots(len(images), count)
+    for row, (name, batch) in zip(grid, images.items(), strict=True):
+        colours, low, high = ranges[name]
+        for axes, image in zip(row, _middle(batch[:, 0]).numpy(), strict=True):
+            axes.imshow(image.T, origin="lower", cmap=colours, vmin=low, vmax=high)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
         row[0].set_ylabel(name)
