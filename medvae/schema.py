@@ -28,14 +28,19 @@ class Strict(BaseModel):
 
     RENAMED: ClassVar[dict[str, str]] = {}
     """Keys that earlier versions wrote, and what they are called now: both are read."""
+    REMOVED: ClassVar[dict[str, object]] = {}
+    """Keys that earlier versions wrote, and the value at which they did nothing: with that they are passed over."""
 
     @model_validator(mode="before")
     @classmethod
     def _present_names(cls, content: Any) -> Any:
         if not isinstance(content, dict):
             return content
-        return {cls.RENAMED.get(key, key) if cls.RENAMED.get(key) not in content else key: value
-                for key, value in content.items()}  # fmt: skip
+        return {
+            key if cls.RENAMED.get(key) in content else cls.RENAMED.get(key, key): value
+            for key, value in content.items()
+            if not (key in cls.REMOVED and cls.REMOVED[key] == value)
+        }
 
 
 def read_document(path: Path | str) -> Any:

@@ -298,7 +298,7 @@ def test_no_global_generator_is_drawn_from_or_moved(backend, shape):
 def test_every_option_of_a_change_belongs_to_one_class():
     fields = [field for change in AUGMENTATIONS for field in change.fields.model_fields]
     assert len(fields) == len(set(fields))
-    assert set(AugmentationConfig.model_fields) - set(fields) == {"backend", "bending_mm", "enabled", "extra"}
+    assert set(AugmentationConfig.model_fields) - set(fields) == {"backend", "enabled", "extra"}
     assert {change for change in AUGMENTATIONS if change.moves_mask} == {Spatial, Mirror}
     assert all(issubclass(AugmentationConfig, change.fields) for change in AUGMENTATIONS)
 

@@ -1,8 +1,10 @@
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from medvae.config import Config, dump_config, read_config
 from medvae.config.methods import NETWORKS, OBJECTIVES, SCORES
+from medvae.config.reference import reference
 from medvae.errors import MedvaeError
 
 
@@ -119,3 +121,29 @@ def test_every_shipped_config_is_valid(repository):
     for path in (repository / "configs" / "full").glob("*.yaml"):
         assert read_config(path).name == f"{path.stem}_full"
         assert (repository / "configs" / path.name).exists()  # the small preset of the same method
+
+
+def test_keys_of_earlier_versions_are_read():
+    """Finished detectors keep loading: renamed keys under both names, removed ones where they did nothing."""
+    older = {"network": {"kind": "segmenter", "atlas": True, "roughness": True}, "objective": {"kind": "discrepancy"},
+             "augmentation": {"enabled": False, "bending_mm": 0.0},
+             "score": {"kind": "discrepancy", "polarity": "bright"}}  # fmt: skip
+    newer = older | {
+        "network": {"kind": "segmenter", "atlas": True, "texture": True},
+        "augmentation": {"enabled": False},
+    }
+    assert Config.model_validate({"name": "a"} | older) == Config.model_validate({"name": "a"} | newer)
+    assert "texture: true" in dump_config(Config.model_validate({"name": "a"} | older))
+    removed = Config.model_validate({"name": "a", "network": {"kind": "unet", "shading": "removed"},
+                                     "objective": {"kind": "dae"}})  # fmt: skip
+    assert removed.network.bias_field == "removed"
+    baseline = Config.model_validate({"name": "a", "network": None, "score": {"kind": "deviation"}})
+    assert baseline.score.kind == "z_score"
+    with pytest.raises(ValidationError, match="bending_mm"):
+        Config.model_validate({"name": "a", "augmentation": {"bending_mm": 3.0}})
+    with pytest.raises(ValidationError, match="roughness"):
+        Config.model_validate({"name": "a", "network": {"roughness": True, "texture": True}})
+
+
+def test_the_reference_of_options_is_that_of_the_config(repository):
+    assert (repository / "docs" / "CONFIG.md").read_text(encoding="utf-8") == reference()

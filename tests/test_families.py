@@ -18,7 +18,7 @@ from medvae.imaging.volume import Geometry, Volume, read_volume, resample
 from medvae.lesions import FAMILIES, SIZES_ML, insert_cohort, insert_family, read_shapes
 from medvae.lesions import displacement as displacement_module
 from medvae.lesions.families import BRIGHT
-from medvae.lesions.forms import Scene, signed_mm, soft
+from medvae.lesions.geometry import Scene, signed_mm, soft
 from medvae.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parents[1]

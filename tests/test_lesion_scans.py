@@ -90,23 +90,6 @@ def test_mirrored_augmentation_turns_all_alike(volumes):
     assert set(found) == {True, False}
 
 
-def test_some_hosts_are_bent_with_their_masks(volumes):
-    augmentation = TINY["augmentation"] | {"bending_mm": 4.0}
-    options = TINY | {"sampling": WHOLE, "objective": HEALTHY, "augmentation": augmentation}
-    scans, bent = LesionScans(volumes, Config.model_validate(options)), []
-    for epoch in range(8):
-        x, mask = scans[epoch, 0]
-        bent.append(not np.array_equal(mask[0, 0], volumes[0].mask))
-        assert not x[0, :, ~mask[0, 0]].any()
-        moved = float((x[0, 0] - torch.from_numpy(volumes[0].image[0])).abs().mean())
-        assert (moved > 0.005) == bent[-1]
-    assert {True, False} == set(bent)
-    assert torch.equal(scans[1, 0][0], LesionScans(volumes, Config.model_validate(options))[1, 0][0])
-    network = TINY["network"] | {"deformable": False, "detail": 0}
-    with pytest.raises(ValidationError, match="bending_mm bends whole scans"):
-        Config.model_validate(TINY | {"augmentation": augmentation, "network": network})
-
-
 class Numbers(LesionScans):
     """Scans whose patches say which they are."""
 

@@ -10,7 +10,7 @@ from medvae.errors import MedvaeError
 from medvae.files import sha256
 from medvae.imaging.volume import Geometry, Volume, read_volume, write_volume
 from medvae.lesions import Settings, Shapes, insert, insert_cohort, lesion_contrast, read_shapes, white_matter
-from medvae.lesions.shapes import rasterise
+from medvae.lesions.outlines import rasterise
 from medvae.manifest import Case, Manifest, read_manifest, write_manifest
 
 DATA = Path(__file__).parent.parent / "data_manifests"

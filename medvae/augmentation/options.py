@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
-from pydantic import Field
+from typing import Any, ClassVar, Literal
 
 from medvae.augmentation.base import Augmentation
 from medvae.augmentation.bias_field import BiasField, BiasFieldOptions
@@ -44,9 +42,8 @@ class AugmentationConfig(
     uniformly on either side. A range without width changes nothing.
     """
 
-    bending_mm: float = Field(default=0.0, ge=0)
-    """Two scans of three are bent before lesions are put in: SD of the displacement of points 16 mm apart, linear
-    between them (with ``network.deformable``)."""
+    REMOVED: ClassVar[dict[str, object]] = {"bending_mm": 0.0}
+
     enabled: bool = True
     """False trains on the slices as they are."""
     extra: tuple[ExtraTransform, ...] = ()

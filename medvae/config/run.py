@@ -92,8 +92,6 @@ class Config(Strict):
     @model_validator(mode="after")
     def _bends_whole_scans(self) -> Config:
         if self.network is None or not self.network.deformable:
-            if self.augmentation.bending_mm:
-                raise ValueError("augmentation.bending_mm bends whole scans, for network.deformable only: remove it.")
             return self
         if self.sampling.kind != "patch":
             raise ValueError(

@@ -10,7 +10,7 @@ gives the contrast drawn.
 from medvae.lesions.cohort import insert_cohort
 from medvae.lesions.families import FAMILIES, SIZES_ML, insert_family
 from medvae.lesions.insertion import T1_CONTRAST, Inserted, Lesion, Settings, insert
-from medvae.lesions.shapes import Shapes, read_shapes
+from medvae.lesions.outlines import Shapes, read_shapes
 from medvae.lesions.tissue import Contrast, lesion_contrast, white_matter
 
 __all__ = [

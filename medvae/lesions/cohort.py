@@ -13,9 +13,9 @@ from medvae.errors import MedvaeError
 from medvae.files import sha256, write_text
 from medvae.imaging.volume import Volume, read_volume, write_volume
 from medvae.lesions.families import SIZES_ML, Family, Size, insert_family
-from medvae.lesions.forms import Scene
+from medvae.lesions.geometry import Scene
 from medvae.lesions.insertion import Inserted, Settings, insert
-from medvae.lesions.shapes import Shapes
+from medvae.lesions.outlines import Shapes
 from medvae.lesions.tissue import white_matter
 from medvae.manifest import Manifest, Split, read_manifest, write_manifest
 from medvae.progress import Progress

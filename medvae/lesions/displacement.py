@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from medvae.lesions.forms import Scene, around, offsets_mm, radius_mm
+from medvae.lesions.geometry import Scene, around, offsets_mm, radius_mm
 
 PUSHED_MM = 2.0
 """Tissue that has moved so far or farther is truth, beside the core: a voxel of the grid of 2 mm."""

@@ -20,7 +20,7 @@ from scipy import ndimage
 from medvae.errors import MedvaeError
 from medvae.imaging.volume import Volume
 from medvae.lesions.displacement import mass_effect
-from medvae.lesions.forms import Scene, highest, lobes, noise, radius_mm, signed_mm, soft, wedge
+from medvae.lesions.geometry import Scene, highest, lobes, noise, radius_mm, signed_mm, soft, wedge
 from medvae.lesions.insertion import Inserted, Lesion
 
 Family = Literal["ms", "tumour", "bright", "texture", "mass_effect", "stroke"]

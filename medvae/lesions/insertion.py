@@ -11,7 +11,7 @@ from scipy import ndimage
 from medvae.errors import MedvaeError
 from medvae.imaging.components import TOUCHING, largest_component
 from medvae.imaging.volume import Geometry, Volume
-from medvae.lesions.shapes import Shapes, rasterise
+from medvae.lesions.outlines import Shapes, rasterise
 from medvae.lesions.tissue import depth_mm, distance_mm, grown, tissues, white_around, white_matter
 from medvae.schema import Strict
 

@@ -13,18 +13,13 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import Dataset
 
 from medvae.augmentation.batches import augment
 from medvae.config import Config
 from medvae.lesions.synthesis import insert_lesions
-from medvae.normative import deformation
 from medvae.normative.inputs import ShownScan
 from medvae.sampling.patches import patch_corner
-
-POINTS_MM = 16.0
-"""Between two points that are moved at random where scans are bent for training."""
 
 BLOCK = 6
 """Scans, at least, whose patches are mixed: a batch from one scan would be one-sided."""
@@ -47,7 +42,8 @@ class LesionScans(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
         epoch, index = key
         volume, config, seed = self._volumes[index], self._config, (self._config.seed, epoch, index)
-        image, mask = self._host(volume, seed)
+        mask = np.array(volume.mask)
+        image = np.where(mask, volume.volume.image, 0).astype(np.float32)
         scan, other, truth = self._with_lesions(image, mask, seed, volume.volume.grid.voxel_mm)
         fitted = volume.inputs.fitted(scan, mask)
         gain = np.where(scan > 0.01, fitted.image / np.maximum(scan, 0.01), 1)  # the bias field that was taken out
@@ -65,23 +61,6 @@ class LesionScans(Dataset):
             patch[...] = stack[(slice(None), *box)]
         patches = torch.from_numpy(patches)
         return patches[:, :-1], patches[:, -1:] > 0.5
-
-    def _host(self, volume: ShownScan, seed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """The healthy scan and its mask, as they are or bent: a brain that nobody has."""
-        mask = np.array(volume.mask)
-        image = np.where(mask, volume.volume.image, 0).astype(np.float32)
-        options, rng = self._config.augmentation, np.random.default_rng((*seed, 5))
-        if not (options.enabled and options.bending_mm) or rng.random() < 1 / 3:
-            return image, mask
-        voxel_mm = volume.volume.grid.voxel_mm
-        points = [int(n * voxel_mm // POINTS_MM) for n in mask.shape]
-        spread = options.bending_mm / voxel_mm
-        moves = torch.from_numpy(rng.normal(0, spread, (3, *points)).astype(np.float32))
-        field = functional.interpolate(moves[None], size=mask.shape, mode="trilinear", align_corners=True)[0]
-        both = torch.from_numpy(np.concatenate([image, mask[None].astype(np.float32)]))
-        moved = deformation.pull(both, field).numpy()
-        mask = moved[-1] > 0.5
-        return np.where(mask, moved[:-1], 0).astype(np.float32), mask
 
     def _with_lesions(
         self, whole: np.ndarray, mask: np.ndarray, seed: tuple[int, ...], voxel_mm: float

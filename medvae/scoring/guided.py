@@ -9,7 +9,7 @@ from scipy import ndimage
 
 FLAT = 0.1
 """SD, as a share of that in the whole brain, at which a window of the scan counts half as flat. On validation scans any
-share from 0.05 to 0.5 gave the same AP within 0.005 (docs/EXPERIMENTS.md)."""
+share from 0.05 to 0.5 gave the same AP within 0.005 (docs/archive/EXPERIMENTS_LOG.md)."""
 
 
 def guided_filter(values: np.ndarray, guide: np.ndarray, mask: np.ndarray, radius: int) -> np.ndarray:
