@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from medvae.networks.interface import LOG_VARIANCE_RANGE, Network, VAEOutput
+from medvae.config import NetworkConfig
+from medvae.networks.interface import LOG_VARIANCE_RANGE, Network, VAEOutput, network
 from medvae.networks.layers import groups, import_monai
 
 
@@ -83,3 +84,11 @@ class AutoencoderKL(Network):
         mean, log_variance = self.encode(x)
         z = mean if noise is None else mean + torch.exp(0.5 * log_variance) * noise
         return VAEOutput(self.decode(z), mean, log_variance)
+
+
+@network("autoencoder_kl")
+def _autoencoder_kl(options: NetworkConfig, size: tuple[int, ...], modalities: int) -> Network:
+    return AutoencoderKL(
+        size, channels=modalities, widths=options.widths, latent_size=options.latent_size,
+        residual_blocks=options.residual_blocks,
+    )  # fmt: skip

@@ -10,12 +10,7 @@ from safetensors.torch import load_file
 
 from medvae.config import Config, NetworkConfig
 from medvae.config.limits import require_fit
-from medvae.networks.autoencoder_kl import AutoencoderKL
-from medvae.networks.denoiser import Denoiser
-from medvae.networks.interface import Network
-from medvae.networks.segmenter import Segmenter
-from medvae.networks.vae import ConvVAE
-from medvae.normative.inputs import Inputs
+from medvae.networks.interface import Network, network
 
 
 def build(options: NetworkConfig, size: Sequence[int], modalities: int) -> Network:
@@ -39,31 +34,7 @@ def build(options: NetworkConfig, size: Sequence[int], modalities: int) -> Netwo
     """
     size = tuple(size)
     require_fit(options, size)
-    if options.kind == "autoencoder_kl":
-        return AutoencoderKL(
-            size, channels=modalities, widths=options.widths, latent_size=options.latent_size,
-            residual_blocks=options.residual_blocks,
-        )  # fmt: skip
-    if options.kind == "unet":
-        return Denoiser(
-            size, channels=modalities, widths=options.widths, normalisation=options.normalisation,
-            activation=options.activation, residual_blocks=options.residual_blocks,
-        )  # fmt: skip
-    if options.kind == "segmenter":
-        reconstructor, shows = None, ()
-        if options.reconstructor:
-            reconstructor = build(options.reconstructor.network, size, modalities)
-            shows = options.reconstructor.shows
-        return Segmenter(
-            size, inputs=Inputs.of(options, modalities), widths=options.widths, normalisation=options.normalisation,
-            activation=options.activation, residual_blocks=options.residual_blocks, detail=options.detail,
-            reconstructor=reconstructor, shows=shows,
-        )  # fmt: skip
-    return ConvVAE(
-        size, channels=modalities, widths=options.widths, latent=options.latent, latent_size=options.latent_size,
-        squeeze=options.squeeze, normalisation=options.normalisation, activation=options.activation,
-        residual_blocks=options.residual_blocks,
-    )  # fmt: skip
+    return network[options.kind](options, size, modalities)
 
 
 def build_network(config: Config, modalities: int) -> Network:
@@ -75,6 +46,6 @@ def build_network(config: Config, modalities: int) -> Network:
 
 def load_network(config: Config, modalities: int, weights: Path) -> Network:
     """The network of a config with trained weights, in evaluation mode and frozen."""
-    network = build_network(config, modalities)
-    network.load_state_dict(load_file(weights))
-    return network.eval().requires_grad_(False)
+    trained = build_network(config, modalities)
+    trained.load_state_dict(load_file(weights))
+    return trained.eval().requires_grad_(False)

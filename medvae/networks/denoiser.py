@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from medvae.networks.interface import Network, VAEOutput
+from medvae.config import NetworkConfig
+from medvae.networks.interface import Network, VAEOutput, network
 from medvae.networks.layers import import_monai, monai_activation, monai_normalisation
 
 
@@ -86,3 +87,11 @@ def unet(
         dimensions, 2 * widths[0], channels_out, strides=2, is_transposed=True, conv_only=True
     )
     return network
+
+
+@network("unet")
+def _unet(options: NetworkConfig, size: tuple[int, ...], modalities: int) -> Network:
+    return Denoiser(
+        size, channels=modalities, widths=options.widths, normalisation=options.normalisation,
+        activation=options.activation, residual_blocks=options.residual_blocks,
+    )  # fmt: skip

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor, nn
+
+from medvae.config import NetworkConfig
+from medvae.config.methods import NETWORKS
+from medvae.registry import Registry
 
 LOG_VARIANCE_RANGE = (-12.0, 8.0)
 """Limits of log σ²: beyond them exp() leaves what float16 can hold and the KL only grows."""
@@ -36,3 +41,10 @@ class Network(nn.Module):
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), ``noise_shape(N)`` each, float32."""
         raise NotImplementedError(f"{type(self).__name__} has no posterior.")
+
+
+Builder = Callable[[NetworkConfig, tuple[int, ...], int], Network]
+"""From the options of a config, the spatial shape of a tile and the number of modalities to a network."""
+
+network: Registry[Builder] = Registry("network", NETWORKS, "medvae.networks")
+"""``@network("name")`` registers a `Builder` that `medvae.config.methods.NETWORKS` declares."""

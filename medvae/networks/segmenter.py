@@ -8,10 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from medvae.config import NetworkConfig
 from medvae.networks import layers
 from medvae.networks.denoiser import unet
 from medvae.networks.gradients import gradient
-from medvae.networks.interface import Network
+from medvae.networks.interface import Network, network
 from medvae.normative.inputs import Inputs
 
 RARE = -4.0
@@ -106,3 +107,16 @@ def _with_present_names(module: nn.Module, weights: dict[str, Tensor], prefix: s
     """Weights of detectors in which the reconstructor was called prior."""
     for name in [name for name in weights if name.startswith(f"{prefix}prior.")]:
         weights[f"{prefix}reconstructor.{name.removeprefix(f'{prefix}prior.')}"] = weights.pop(name)
+
+
+@network("segmenter")
+def _segmenter(options: NetworkConfig, size: tuple[int, ...], modalities: int) -> Network:
+    reconstructor, shows = None, ()
+    if options.reconstructor:
+        inner = options.reconstructor.network
+        reconstructor, shows = network[inner.kind](inner, size, modalities), options.reconstructor.shows
+    return Segmenter(
+        size, inputs=Inputs.of(options, modalities), widths=options.widths, normalisation=options.normalisation,
+        activation=options.activation, residual_blocks=options.residual_blocks, detail=options.detail,
+        reconstructor=reconstructor, shows=shows,
+    )  # fmt: skip

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from medvae.config import NetworkConfig
 from medvae.networks import layers
-from medvae.networks.interface import LOG_VARIANCE_RANGE, Network, VAEOutput
+from medvae.networks.interface import LOG_VARIANCE_RANGE, Network, VAEOutput, network
 
 
 class ConvVAE(Network):
@@ -124,3 +125,12 @@ class ConvVAE(Network):
         mean, log_variance = self.encode(x)
         z = mean if noise is None else mean + torch.exp(0.5 * log_variance) * noise
         return VAEOutput(self.decode(z), mean, log_variance)
+
+
+@network("vae")
+def _vae(options: NetworkConfig, size: tuple[int, ...], modalities: int) -> Network:
+    return ConvVAE(
+        size, channels=modalities, widths=options.widths, latent=options.latent, latent_size=options.latent_size,
+        squeeze=options.squeeze, normalisation=options.normalisation, activation=options.activation,
+        residual_blocks=options.residual_blocks,
+    )  # fmt: skip

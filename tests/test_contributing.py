@@ -1,0 +1,98 @@
+"""The worked examples of CONTRIBUTING.md do what they say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from predicted import make_predictions
+
+from medvae.config import Config, NetworkConfig, methods
+from medvae.importing.importer import Request
+from medvae.networks.build import build
+from medvae.networks.interface import network
+from medvae.reporting.cases import read_cases
+from medvae.reporting.handoff import open_case
+from medvae.scoring.registry import score
+from medvae.scoring.volume import score_volume
+
+PAGE = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
+
+
+def example(file: str) -> str:
+    """The block that begins with the name of a file."""
+    found = re.search(rf"```python\n# {re.escape(file)}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert found, f"CONTRIBUTING.md has no example of {file}"
+    return found[1]
+
+
+def run(file: str) -> dict:
+    """The names that an example defines."""
+    names: dict = {"__name__": __name__}  # dataclasses look their module up
+    exec(compile(example(file), file, "exec"), names)
+    return names
+
+
+def declare(monkeypatch, table: str, known) -> None:
+    """Add an example's entry to a table of declared methods."""
+    entry = eval("{" + example(f"medvae/config/methods.py, in {table}") + "}", vars(methods))
+    for name, kind in entry.items():
+        monkeypatch.setitem(getattr(methods, table), name, kind)
+        known.names()  # complete, before it is added to
+        monkeypatch.setitem(known._found, name, None)
+        del known._found[name]
+
+
+def test_a_score(monkeypatch):
+    declare(monkeypatch, "SCORES", score)
+    run("medvae/scoring/median_distance.py")
+    config = Config.model_validate({"name": "a", "network": None, "score": {"kind": "median_distance"}})
+    image = np.arange(27, dtype=np.float32).reshape(1, 3, 3, 3)
+    mask = np.ones((3, 3, 3), bool)
+    mask[0, 0, 0] = False
+    np.testing.assert_allclose(score_volume(config, None, image, mask), np.where(mask, image[0] - 13.5, 0))
+
+
+def test_a_network(monkeypatch):
+    declare(monkeypatch, "NETWORKS", network)
+    run("medvae/networks/pooling.py")
+    made = build(NetworkConfig.model_validate({"kind": "pooling", "widths": [1, 1]}), (8, 8), 1)
+    x = torch.arange(64.0).reshape(1, 1, 8, 8)
+    assert made(x).reconstruction[0, 0, 0, 0] == x[0, 0, :4, :4].mean()
+
+
+def test_a_metric(monkeypatch):
+    from medvae.evaluation.metrics import registry
+
+    monkeypatch.setattr(registry, "_METRICS", dict(registry._METRICS))
+    run("medvae/evaluation/metrics/of_voxels.py")
+    (made,) = (metric for metric in registry.registered(registry.PointMetric) if metric.name == "case_precision")
+    assert made in [metric for metric, _ in registry.columns(registry.Table.THRESHOLDS, registry.PointMetric)]
+
+
+def test_an_importer(tmp_path):
+    for name in ("sub1/mri/orig_nu.mgz", "sub1/mri/mask.mgz", "sub2/mri/orig_nu.mgz"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    names = run("medvae/importing/fastsurfer.py")
+    found = names["FASTSURFER"].find(Request(tmp_path, tmp_path / "m.json"), names["Options"](healthy=True))
+    assert [scan.id for scan in found.scans] == ["sub1"]
+    assert "sub2" in [skipped.what for skipped in found.skipped]
+
+
+def test_a_viewer(tmp_path):
+    manifest = make_predictions(tmp_path, ["a"], [])
+    (case,) = read_cases(tmp_path / "predictions", manifest=manifest)[0]
+    opened = open_case(case)
+    viewer = run("medvae/reporting/mricrogl_script.py")["MRICROGL_SCRIPT"]
+    viewer.write(opened)
+    assert [name for name in viewer.files if opened.path(name).is_file()] == list(viewer.files)
+    assert viewer.command(opened, str).startswith("MRIcroGL ")
+
+
+@pytest.mark.parametrize("path", re.findall(r"`(medvae/(?!\S*NAME)[\w/]+\.py)`", PAGE.read_text(encoding="utf-8")))
+def test_files_that_are_named_are_there(path):
+    assert (PAGE.parent / path).is_file()
