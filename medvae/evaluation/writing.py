@@ -228,5 +228,5 @@ def _numbers(value: Any) -> Any:
 
 
 def _made(kind: type[Found], content: dict[str, Any]) -> Found:
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # a type variable is not known to be a dataclass
     return kind(**{name: value for name, value in content.items() if name in known})
