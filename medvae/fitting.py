@@ -76,12 +76,11 @@ def fit(
     """
     find_device(device)
     reconstructor = None
+    read: list[str] = []
     if config.network is not None and config.network.reconstructor:
+        read.append(config.network.reconstructor.run)
         config, reconstructor = with_reconstructor(config, manifest)
-    if overwrite:
-        out = check_replaceable_run(out, [config.network.reconstructor.run] if reconstructor is not None else [])
-    else:
-        out = check_run(out, config, resume=resume)
+    out = check_replaceable_run(out, read) if overwrite else check_run(out, config, resume=resume)
     if (out / FOLDER).is_dir() and not overwrite:
         return Detector.load(out, device=device)
     require_tensorboard(config)

@@ -98,17 +98,16 @@ def predict(
         are too few for it, or there is no such device.
     """
     out = Path(out)
-    if at is None:
-        at = rate if rate is not None else detector.config.calibration.mask_at
+    mask_at = at if at is not None else rate if rate is not None else detector.config.calibration.mask_at
     if device is not None:
         detector = detector.on(device)
-    _open_folder(out, detector, detector.point(at), overwrite=overwrite)
+    _open_folder(out, detector, detector.point(mask_at), overwrite=overwrite)
     predictions, failures = [], {}
     with Progress("Predicting", len(scans), quiet=quiet) as progress:
         for done, scan in enumerate(scans, start=1):
             try:
                 chosen = scan.for_detector(detector)
-                predictions.append(_finished(out, chosen) or predict_scan(detector, chosen, out, at, cache=cache))
+                predictions.append(_finished(out, chosen) or predict_scan(detector, chosen, out, mask_at, cache=cache))
             except MedvaeError as error:
                 failures[scan.id] = str(error)
             progress.update(done, scan=scan.id)
@@ -167,7 +166,7 @@ def predict_one(
     wanted = scan_of(scan, mask).for_detector(detector)
     point = detector.point(detector.config.calibration.mask_at if at is None else at)
     if out is not None:
-        _open_folder(Path(out), detector, point)
+        _open_folder(Path(out), detector, point, overwrite=False)
     volume = wanted.prepare(detector, cache=cache)
     maps = detector.native_maps(volume, point)
     if out is not None:
@@ -312,8 +311,8 @@ def _remove_predictions(out: Path) -> None:
 def _files(
     out: Path, scan: Scan, volume_ml: float, threshold: float, p_value: float | None, notes: Sequence[str] = ()
 ) -> Prediction:
-    names = (out / f"{scan.id}{suffix}" for suffix in (MAP_SUFFIX, MASK_SUFFIX))
-    return Prediction(scan.id, scan.images[0], *names, volume_ml, threshold, p_value, tuple(notes))
+    anomaly, mask = out / f"{scan.id}{MAP_SUFFIX}", out / f"{scan.id}{MASK_SUFFIX}"
+    return Prediction(scan.id, scan.images[0], anomaly, mask, volume_ml, threshold, p_value, tuple(notes))
 
 
 def _finished(out: Path, scan: Scan) -> Prediction | None:

@@ -54,6 +54,13 @@ class Config(Strict):
         return GRIDS[self.preparation.grid]
 
     @property
+    def network_options(self) -> NetworkConfig:
+        """`network`, of a run that has one; what builds or shows a network has no use for another."""
+        if self.network is None:
+            raise ValueError(f'"{self.name}" has no network; one was expected.')
+        return self.network
+
+    @property
     def tile_shape(self) -> tuple[int, ...]:
         """Spatial shape of a tile: two axes for slices, three for patches."""
         if self.sampling.kind == "patch":

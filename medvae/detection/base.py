@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypedDict
 
 import numpy as np
 
@@ -185,7 +185,7 @@ class Calibrated(ABC):
 
     def map_threshold(self, point: OperatingPoint) -> float:
         """An operating point's threshold on the scale of `anomaly_map`."""
-        return float(self.map_values(np.float32(point.threshold)))
+        return float(self.map_values(np.array(point.threshold, np.float32)))
 
     def point(self, at: float | str) -> OperatingPoint:
         """The operating point of a false-positive rate, or of a name as ``fpr_0.01``, ``fwer_0.2`` or ``fpv_5ml``.
@@ -206,8 +206,8 @@ class Calibrated(ABC):
                     "It was calibrated by an earlier version of medvae, which kept nothing for others: move its "
                     "detector folder away and run medvae train again with --resume; the network stays as it is."
                 )
-            elif point := guaranteed_point(at, self.healthy, self.config.calibration):
-                return point
+            elif promised := guaranteed_point(at, self.healthy, self.config.calibration):
+                return promised
             else:
                 hint = "Others are called fwer_0.2, cluster_fwer_0.2, fpv_5ml or fdr_0.1, with a level of your choice."
             known = ", ".join(point.name for point in self.points)
@@ -247,7 +247,7 @@ class Calibrated(ABC):
         healthy = measure_healthy(
             validation, scores, subjects, made.map_values, config, self.config.postprocessing.erosion_mm
         )
-        promised = [guaranteed_point(name, healthy, config) for name in config.promised]
+        promised = [point for name in config.promised if (point := guaranteed_point(name, healthy, config))]
         return replace(made, points=(*points, *promised), healthy=healthy)
 
     def map_values(self, score: np.ndarray) -> np.ndarray:
@@ -280,12 +280,25 @@ class Calibrated(ABC):
             yield temporary
 
 
-def read_calibrated(folder: Path) -> tuple[dict[str, object], dict[str, object]]:
+class Saved(TypedDict):
+    """What a saved folder tells of any `Calibrated`: the arguments of that name."""
+
+    config: Config
+    modalities: tuple[str, ...]
+    calibrated_on: dict[str, int]
+    points: tuple[OperatingPoint, ...]
+    healthy_median: float
+    scale: LandmarkScale | None
+    healthy: HealthySubjects | None
+    fingerprint: str
+
+
+def read_calibrated(folder: Path) -> tuple[Saved, dict[str, Any]]:
     """The shared arguments of a saved folder, and the whole content of its calibration file."""
     content = read_document(folder / CALIBRATION)
     config, scale = read_config(folder / "config.yaml"), folder / SCALE
     learned = config.preparation.intensity == "landmarks"
-    shared = {
+    shared: Saved = {
         "config": config,
         "scale": parse(LandmarkScale, read_document(scale), scale) if learned else None,
         "modalities": _modalities(folder, content),
@@ -298,7 +311,7 @@ def read_calibrated(folder: Path) -> tuple[dict[str, object], dict[str, object]]
     return shared, content
 
 
-def _modalities(folder: Path, content: dict[str, object]) -> tuple[str, ...]:
+def _modalities(folder: Path, content: dict[str, Any]) -> tuple[str, ...]:
     """Those of a calibration file; of an older one, those of a file beside the folder, which keeps its fingerprint."""
     beside = folder.with_name(f"{folder.name}.json")
     if "modalities" not in content and beside.is_file():

@@ -95,7 +95,7 @@ class Detector(Calibrated):
         bias_field = None
         if network is not None:
             network = (deepcopy(network).half().float() if compact else network).to(find_device(device))
-            inputs = NetworkInputs.fit(config.network, channels, training, atlas=atlas)
+            inputs = NetworkInputs.fit(config.network_options, channels, training, atlas=atlas)
             atlas, bias_field = inputs.atlas, inputs.bias_field
         if SCORES[config.score.kind].needs_atlas:
             atlas = atlas or fit_atlas(training, deformable=True)
@@ -219,7 +219,7 @@ class Detector(Calibrated):
     @property
     def inputs(self) -> NetworkInputs:
         """What the network is shown."""
-        return NetworkInputs(Inputs.of(self.config.network, self.channels), self.atlas, self.bias_field)
+        return NetworkInputs(Inputs.of(self.config.network_options, self.channels), self.atlas, self.bias_field)
 
     def shown(self, volume: PreparedVolume, fitted: FittedScan | None = None) -> np.ndarray:
         """What is judged of a scan, ``(C, X, Y, Z)`` float32: the maps that the network is shown, or z scores.

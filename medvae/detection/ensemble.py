@@ -120,8 +120,8 @@ class Ensemble(Calibrated):
     @property
     def shared_atlas(self) -> Atlas | None:
         """The atlas of all members that have one, if it is the same object, as `load` makes it."""
-        first, *others = [member.atlas for member in self.members.values() if member.atlas is not None] or [None]
-        return first if others and all(atlas is first for atlas in others) else None
+        atlases = [member.atlas for member in self.members.values() if member.atlas is not None]
+        return atlases[0] if len(atlases) > 1 and all(atlas is atlases[0] for atlas in atlases) else None
 
     @classmethod
     def load(cls, folder: Path | str, *, device: str = AUTO) -> Ensemble:

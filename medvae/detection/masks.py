@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import numpy as np
 
@@ -42,6 +42,14 @@ class Thresholds(Protocol):
         ...
 
 
+class CaseFields(TypedDict, total=False):
+    """Sidecar fields of the p-value."""
+
+    CasePValue: float
+    CaseStatistic: str
+    CasePValueMeaning: str
+
+
 @dataclass(frozen=True)
 class Findings:
     """The lesion mask of a scan and what its sidecar says of it."""
@@ -54,8 +62,8 @@ class Findings:
     """What the operating point promises, after the post-processing that was done."""
     postprocessing: dict[str, object]
     """Sidecar fields; empty where the mask is the thresholded map."""
-    case: dict[str, object]
-    """Sidecar fields of the p-value; empty for a detector that knows no healthy subjects."""
+    case: CaseFields
+    """Empty for a detector that knows no healthy subjects."""
 
     @property
     def case_p_value(self) -> float | None:
@@ -88,25 +96,26 @@ def find_lesions(
         threshold = detector.map_threshold(point)
     low, grown_to = threshold, None
     if options.grow_to is not None:
-        grown_to = detector.point(options.grow_to)
-        low = min(low, detector.map_threshold(grown_to))
+        lower = detector.point(options.grow_to)
+        if (reached := detector.map_threshold(lower)) < threshold:
+            low, grown_to = reached, lower.name
     peak = _peak(detector, point, threshold)
     mask = grow(inner, peak, low)
     minimum_ml = max(options.minimum_lesion_ml, point.minimum_lesion_ml)
     mask = remove_small(mask, voxel_ml, minimum_ml)
 
     fields: dict[str, object] = {}
-    if options.erosion_mm > 0 or low < threshold or peak > threshold or minimum_ml > 0:
+    if options.erosion_mm > 0 or grown_to is not None or peak > threshold or minimum_ml > 0:
         fields["Postprocessing"] = {
             "ErosionMm": options.erosion_mm,
-            "GrownTo": grown_to.name if low < threshold else None,
+            "GrownTo": grown_to,
             "PeakAbove": peak if peak > threshold else None,
             "MinimumLesionMl": minimum_ml,
         }
         fields["LesionVolumeMlWithoutPostprocessing"] = round(float((native > threshold).sum() * voxel_ml), 4)
     guarantee = point.guarantee or "None: a share of pooled healthy voxels, which promises nothing for a single scan."
-    if low < threshold and point.kind in ("false_positive_volume", "family_wise_cluster"):
-        guarantee = f"None: findings were grown down to {grown_to.name}, beyond what {point.name} was measured for."
+    if grown_to is not None and point.kind in ("false_positive_volume", "family_wise_cluster"):
+        guarantee = f"None: findings were grown down to {grown_to}, beyond what {point.name} was measured for."
     case = _case_fields(detector, anomaly[region], inner, voxel_ml)
     return Findings(mask.astype(np.uint8), threshold, guarantee, fields, case)
 
@@ -121,13 +130,15 @@ def _peak(detector: Thresholds, point: OperatingPoint, threshold: float) -> floa
             "postprocessing.peak_share: this detector was calibrated by an earlier version of medvae, which kept "
             "nothing for it. Set it to 1, or calibrate anew with medvae train --resume."
         )
-    rarer = detector.map_values(np.float32(detector.healthy.threshold_of(share * point.false_positive_rate)))
+    rarer = detector.map_values(np.array(detector.healthy.threshold_of(share * point.false_positive_rate), np.float32))
     return max(threshold, float(rarer))
 
 
 def _false_discovery_threshold(detector: Thresholds, level: float, values: np.ndarray) -> float:
     """The map's threshold above which Benjamini and Hochberg find the voxels of a scan, ``values`` ``(V,)``."""
     healthy = detector.healthy
+    if healthy is None:
+        raise ValueError("a false discovery rate needs the detector's healthy subjects; found None.")
     p_values = conformal.voxel_p_values(
         values, detector.map_values(healthy.thresholds), healthy.at_or_above, healthy.voxels
     )
@@ -135,12 +146,14 @@ def _false_discovery_threshold(detector: Thresholds, level: float, values: np.nd
     return float(np.nextafter(found.min(), np.float32(0))) if found.size else 1.0
 
 
-def _case_fields(detector: Thresholds, values: np.ndarray, native: np.ndarray, voxel_ml: float) -> dict[str, object]:
+def _case_fields(detector: Thresholds, values: np.ndarray, native: np.ndarray, voxel_ml: float) -> CaseFields:
     healthy, config = detector.healthy, detector.config.calibration
     if healthy is None:
         return {}
     if config.case_statistic == "largest_cluster":
-        above = native > detector.map_values(np.float32(config.cluster_above))
+        if healthy.largest_cluster_ml is None:
+            raise ValueError("calibration.case_statistic: the healthy subjects' largest findings were not measured.")
+        above = native > detector.map_values(np.array(config.cluster_above, np.float32))
         case, others = max(finding_volumes_ml(above, voxel_ml), default=0.0), healthy.largest_cluster_ml
     else:
         case = case_statistic(config.case_statistic, values)

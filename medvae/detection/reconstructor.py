@@ -22,14 +22,17 @@ def with_reconstructor(config: Config, manifest: Manifest) -> tuple[Config, Netw
         network that restores nothing or has no KL divergence to show), or it was trained on a validation scan of the
         manifest.
     """
-    options = config.network.reconstructor
+    section = config.network_options
+    options = section.reconstructor
+    if options is None:
+        raise ValueError(f'"{config.name}" has no network.reconstructor; one was expected.')
     try:
         detector = Detector.load(options.run, device="cpu")
     except MedvaeError as error:
         raise MedvaeError(f"network.reconstructor.run: {error} A reconstructor is the run of one network.") from None
-    first = detector.config
+    first, reconstructor = detector.config, detector.network
     where = f"network.reconstructor.run: {options.run}"
-    if first.network is None or NETWORKS[first.network.kind].segments:
+    if first.network is None or reconstructor is None or NETWORKS[first.network.kind].segments:
         raise MedvaeError(f"{where}: has no network that reconstructs scans. Give the run of a VAE, or dae.")
     if not same_modalities(detector.modalities, manifest.modalities):
         raise MedvaeError(
@@ -42,7 +45,7 @@ def with_reconstructor(config: Config, manifest: Manifest) -> tuple[Config, Netw
                 f"{where}: was trained with {name}={value}, and here it is {_like(config)[name]}. A network can judge "
                 f"only scans and tiles like its own: give both the same."
             )
-    if first.network.bias_field == "removed" and not config.network.atlas:
+    if first.network.bias_field == "removed" and not section.atlas:
         raise MedvaeError(
             f"{where}: was trained on scans without residual bias field. Add network.atlas, which removes it here."
         )
@@ -51,8 +54,8 @@ def with_reconstructor(config: Config, manifest: Manifest) -> tuple[Config, Netw
     healthy = manifest.of_split("validation", healthy=True)
     refuse_learned([options.run], {case.id: manifest.images(case) for case in healthy}, manifest.path)
     filled = options.model_copy(update={"network": first.network})
-    network = config.network.model_copy(update={"reconstructor": filled})
-    return config.model_copy(update={"network": network}), detector.network
+    network = section.model_copy(update={"reconstructor": filled})
+    return config.model_copy(update={"network": network}), reconstructor
 
 
 def _like(config: Config) -> dict[str, object]:

@@ -111,7 +111,9 @@ def case_numbers(
         with np.errstate(invalid="ignore", divide="ignore"):
             factor = np.where(mine < n, (n - 1) / (n - mine), 0.0)
 
-            def among(table: np.ndarray, times=times, mine=mine, factor=factor) -> np.ndarray:
+            def among(
+                table: np.ndarray, times: np.ndarray = times, mine: np.ndarray = mine, factor: np.ndarray = factor
+            ) -> np.ndarray:
                 """Sums over the person's own scans once, and over those of the others drawn, ``(R, lesion scans)``."""
                 once = table[np.arange(len(own)), own]
                 return once + (times @ table.T - mine * once) * factor

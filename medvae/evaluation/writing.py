@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from medvae.errors import MedvaeError
 from medvae.evaluation.bootstrap import Interval
@@ -21,8 +21,11 @@ from medvae.evaluation.summaries import MeanSd
 from medvae.files import write_json, write_text
 from medvae.schema import read_document
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 RESULTS = "results.json"
-Found = TypeVar("Found")
+Found = TypeVar("Found", bound="DataclassInstance")
 Differences = Mapping[str, Mapping[Quantity, Interval]]
 """Paired differences to other methods, by their name."""
 
@@ -228,5 +231,5 @@ def _numbers(value: Any) -> Any:
 
 
 def _made(kind: type[Found], content: dict[str, Any]) -> Found:
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # a type variable is not known to be a dataclass
+    known = {field.name for field in fields(kind)}
     return kind(**{name: value for name, value in content.items() if name in known})

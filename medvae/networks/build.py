@@ -41,7 +41,7 @@ def build_network(config: Config, modalities: int) -> Network:
     """The network of a config, freshly initialised from the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return build(config.network, config.tile_shape, modalities)
+        return build(config.network_options, config.tile_shape, modalities)
 
 
 def load_network(config: Config, modalities: int, weights: Path) -> Network:

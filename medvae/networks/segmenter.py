@@ -70,12 +70,13 @@ class Segmenter(Network):
         opinion = {"residual": self.channels.modalities, "kl_gradient": 1}
         seen = self.inputs.seen + sum(opinion[show] for show in self.shows)
         self.network = unet(len(size), seen, detail or 1, widths, normalisation, activation, residual_blocks)
-        self.detail, last = None, self.network.model[-1].conv
+        self.detail: nn.Module | None = None
         if detail:
             convolution = (nn.Conv2d, nn.Conv3d)[len(size) - 2]
             last = convolution(2 * detail, 1, 1)
             self.detail = nn.Sequential(convolution(detail + seen, 2 * detail, 1), layers.activation(activation), last)
-        nn.init.constant_(last.bias, RARE)
+        *_, bias = (self.network if self.detail is None else self.detail).parameters()  # the last, of the logit
+        nn.init.constant_(bias, RARE)
         self.register_load_state_dict_pre_hook(_with_present_names)
 
     def forward(self, x: Tensor) -> Segmentation:
@@ -111,10 +112,13 @@ def _with_present_names(module: nn.Module, weights: dict[str, Tensor], prefix: s
 
 @network("segmenter")
 def _segmenter(options: NetworkConfig, size: tuple[int, ...], modalities: int) -> Network:
-    reconstructor, shows = None, ()
+    reconstructor: Network | None = None
+    shows: Sequence[str] = ()
     if options.reconstructor:
-        inner = options.reconstructor.network
-        reconstructor, shows = network[inner.kind](inner, size, modalities), options.reconstructor.shows
+        inner, shows = options.reconstructor.network, options.reconstructor.shows
+        if inner is None:
+            raise ValueError("network.reconstructor.network is filled in when training begins; it is missing.")
+        reconstructor = network[inner.kind](inner, size, modalities)
     return Segmenter(
         size, inputs=Inputs.of(options, modalities), widths=options.widths, normalisation=options.normalisation,
         activation=options.activation, residual_blocks=options.residual_blocks, detail=options.detail,

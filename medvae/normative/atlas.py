@@ -46,10 +46,17 @@ class FittedScan:
     mirror_source: np.ndarray | None = None
     """``(C, X, Y, Z)``: what is mirrored instead of the scan; the same brain with other lesions, to learn from."""
 
+    @property
+    def displacement(self) -> Tensor:
+        """`field`, of a scan that an atlas was bent onto."""
+        if self.field is None:
+            raise ValueError("no atlas was bent onto this scan, so it has no displacement field.")
+        return self.field
+
     @cached_property
     def full_field(self) -> Tensor:
         """The field at every voxel, ``(3, X, Y, Z)``."""
-        return deformation.expand(self.field, self.mask.shape)
+        return deformation.expand(self.displacement, self.mask.shape)
 
     @property
     def mirrored(self) -> np.ndarray:
@@ -94,7 +101,7 @@ class Atlas:
         even = self._reference(self.mean, self.sd).remove(image, mask)
         if self.cover is None:
             return FittedScan(even, mask)
-        field = deformation.demons(torch.from_numpy(even), torch.from_numpy(self._template()))
+        field = deformation.demons(torch.from_numpy(even), torch.from_numpy(self.mean * (self.cover > 0.5)))
         bent = FittedScan(even, mask, field)
         healthy = self.at(bent, ("mean", "sd"))
         return replace(bent, image=self._reference(healthy["mean"], healthy["sd"]).remove(image, mask))
@@ -117,10 +124,6 @@ class Atlas:
         """Whether both hold the same numbers."""
         mine, others = dict(self._arrays()), dict(other._arrays())
         return mine.keys() == others.keys() and all(np.array_equal(mine[name], others[name]) for name in mine)
-
-    def _template(self) -> np.ndarray:
-        """The mean brain, 0 outside."""
-        return self.mean * (self.cover > 0.5)
 
     @staticmethod
     def _reference(mean: np.ndarray, sd: np.ndarray) -> BiasFieldReference:
@@ -167,7 +170,7 @@ def fit_atlas(volumes: Sequence[PreparedVolume], *, texture: bool = False, defor
     if texture and not deformable:
         found |= _texture_of([image * mask for image, mask in zip(images, masks, strict=True)], masks)
     if deformable:
-        found["cover"] = np.mean(masks, axis=0, dtype=np.float32)[None]
+        found["cover"] = _share(masks)
         for last in [*[False] * (ROUNDS - 1), True]:
             found = _bent_to_mean(_rounded(found), images, masks, texture and last)
     return _rounded(found)
@@ -185,7 +188,7 @@ def _bent_to_mean(
     bent, brains, rough, levels, grown = [], [], [], [], []
     for image, mask in zip(images, masks, strict=True):
         scan = atlas.fit(image, mask)
-        even, field = scan.image, scan.field
+        even, field = scan.image, scan.displacement
         back = deformation.expand(deformation.inverse(field), mask.shape)
         size = deformation.expand_map(deformation.log_jacobian(field), mask.shape)[None]
         parts = [torch.from_numpy(even), torch.from_numpy(np.array(mask, dtype=np.float32))[None], size]
@@ -202,9 +205,14 @@ def _bent_to_mean(
     found = dict(zip(("mean", "sd"), mean_and_sd(bent, brains, SHRINKAGE), strict=True))
     if texture:
         found |= _texture_statistics(rough, levels, brains)
-    found["cover"] = np.mean(brains, axis=0, dtype=np.float32)[None]
+    found["cover"] = _share(brains)
     found |= dict(zip(("log_jacobian_mean", "log_jacobian_sd"), mean_and_sd(grown, everywhere, SHRINKAGE), strict=True))
     return found
+
+
+def _share(masks: Sequence[np.ndarray]) -> np.ndarray:
+    """Of brains that cover a place, ``(1, X, Y, Z)`` float32."""
+    return np.expand_dims(np.mean(masks, axis=0, dtype=np.float32), 0)
 
 
 def _within(places: Tensor, mask: np.ndarray) -> Tensor:

@@ -184,7 +184,7 @@ class LogJacobian(Input):
 
     def measure(self, scan: FittedScan, healthy: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
         """The z score, the same for each modality."""
-        found = deformation.expand_map(deformation.log_jacobian(scan.field), scan.mask.shape).numpy()[None]
+        found = deformation.expand_map(deformation.log_jacobian(scan.displacement), scan.mask.shape).numpy()[None]
         sd = np.maximum(healthy["log_jacobian_sd"], SMALLEST_LOG_JACOBIAN_SD)
         return [np.repeat((found - healthy["log_jacobian_mean"]) / sd, len(scan.image), axis=0)]
 

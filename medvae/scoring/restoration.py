@@ -85,4 +85,4 @@ def _restoration(scan: Scored) -> np.ndarray:
 
 def _variation(change: Tensor) -> Tensor:
     """Anisotropic total variation, summed over everything."""
-    return sum(change.diff(dim=axis).abs().sum() for axis in range(2, change.ndim))
+    return sum((change.diff(dim=axis).abs().sum() for axis in range(2, change.ndim)), change.new_zeros(()))

@@ -105,7 +105,7 @@ def score_patches(
     ndarray
         ``(X, Y, Z)`` float32, 0 outside the mask.
     """
-    from monai.inferers import sliding_window_inference
+    from monai.inferers.utils import sliding_window_inference
 
     device = next(network.parameters()).device
     box = _box(mask, size)
@@ -117,6 +117,8 @@ def score_patches(
     found = sliding_window_inference(
         torch.from_numpy(stacked)[None].to(device), tuple(size), batch_size, predictor, overlap=overlap, mode="gaussian"
     )
+    if not isinstance(found, Tensor):
+        raise TypeError(f"one map was expected of a predictor that returns one; found {type(found).__name__}.")
     result = np.zeros(mask.shape, dtype=np.float32)
     result[box] = found[0, 0].float().cpu().numpy()
     return result * mask
