@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -30,7 +30,7 @@ from medvae.errors import MedvaeError, MedvaeWarning
 class _InOrder(TyperGroup):
     """Typer lists a group of commands last; `medvae manifest` is where the work begins."""
 
-    def list_commands(self, context: typer.Context) -> list[str]:
+    def list_commands(self, context: Any) -> list[str]:  # of click, which later versions of typer bring themselves
         return sorted(super().list_commands(context), key=lambda name: name != "manifest")
 
 
@@ -88,9 +88,16 @@ def main() -> None:
         sys.exit(1)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *where: object) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """Tell a warning about the user's input as an error is told; those of other packages as Python does."""
     if issubclass(category, MedvaeWarning):
         print(f"medvae: warning: {message}", file=sys.stderr)
     else:
-        _SHOW_WARNING(message, category, *where)
+        _SHOW_WARNING(message, category, filename, lineno, file, line)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from medvae.benchmark.cohorts import combine
 from medvae.errors import MedvaeError
 from medvae.lesions import FAMILIES, SIZES_ML, insert_cohort, read_shapes
-from medvae.manifest import Manifest, read_manifest
+from medvae.manifest import Manifest, Split, read_manifest
 
 COHORT = "cohort.json"
+TAKEN: tuple[Split, ...] = ("test", "validation")
+"""Splits whose healthy scans lesions are inserted into."""
+
+Choice = TypeVar("Choice", bound=str)
 
 
 def write_families(
@@ -38,30 +43,36 @@ def write_families(
         that are missing. Then as `medvae.lesions.insert_cohort`.
     """
     out = Path(out)
-    for what, given, known in (
-        ("--family", families, FAMILIES), ("--size", sizes, SIZES_ML), ("--split", [split], ("test", "validation")),
-    ):  # fmt: skip
-        for one in given:
-            if one not in known:
-                raise MedvaeError(f'{what}: "{one}" is none of {", ".join(known)}.')
-    families, sizes = list(dict.fromkeys(families)), list(dict.fromkeys(sizes))
-    there = [family for family in families if (out / family / COHORT).exists()]
+    kinds, bins = _known("--family", families, FAMILIES), _known("--size", sizes, tuple(SIZES_ML))
+    (taken,) = _known("--split", [split], TAKEN)
+    there = [family for family in kinds if (out / family / COHORT).exists()]
     if there and not again:
         raise MedvaeError(
             f"{out}: holds {', '.join(there)} already. Choose another --out, or replace it with --overwrite."
         )
-    if "ms" in families and shapes is None:
+    if "ms" in kinds and shapes is None:
         raise MedvaeError("--shapes: lesions of the family ms are made of real shapes; give a library of them (.npz).")
     library = read_shapes(shapes) if shapes else None
     cohort = read_manifest(source)
     healthy = [case for case in cohort.cases if case.healthy]
     written = []
-    for family in families:
+    for family in kinds:
         folder = out / family
         (folder / COHORT).unlink(missing_ok=True)
         made = insert_cohort(
-            cohort, folder, shapes=library, seed=seed, repeats=repeats, split=split, family=family, sizes=sizes,
+            cohort, folder, shapes=library, seed=seed, repeats=repeats, split=taken, family=family, sizes=bins,
             quiet=quiet,
         )  # fmt: skip
         written.append(combine(folder / COHORT, made.name, [(made, made.cases), (cohort, healthy)]))
     return written
+
+
+def _known(what: str, given: Sequence[str], known: Sequence[Choice]) -> list[Choice]:
+    """Those of ``known`` that are given, each once, in the order given."""
+    chosen: dict[Choice, None] = {}
+    for one in given:
+        found = next((choice for choice in known if choice == one), None)
+        if found is None:
+            raise MedvaeError(f'{what}: "{one}" is none of {", ".join(known)}.')
+        chosen[found] = None
+    return list(chosen)

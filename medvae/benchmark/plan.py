@@ -140,7 +140,9 @@ def make_plan(study: StudyConfig, *, checksum: Checksum = sha256) -> Plan:
     ]
     scans = _digest(healthy)
 
-    rows, left_out, first = [], {}, None
+    rows: list[Row] = []
+    left_out: dict[str, str] = {}
+    first: Config | None = None
     for method in study.methods:
         found, config = _method_rows(study, method, scans, left_out)
         first = first or config
@@ -162,10 +164,10 @@ def _method_rows(
     study: StudyConfig, method: Method, scans: str, left_out: dict[str, str]
 ) -> tuple[list[Row], Config | None]:
     if method.detector is not None:
-        return _detector_rows(study, method)
+        return _detector_rows(study, method, method.detector)
     name = method.label
     try:
-        config = read_config(study.resolve(method.config), list(method.overrides))
+        config = read_config(study.resolve(method.source), list(method.overrides))
     except MedvaeError as error:
         return [Row(name, "method", problem=str(error))], None
     name = method.name or config.name
@@ -187,14 +189,15 @@ def _method_rows(
     return rows, config
 
 
-def _detector_rows(study: StudyConfig, method: Method) -> tuple[list[Row], Config | None]:
-    path = study.resolve(method.detector)
+def _detector_rows(study: StudyConfig, method: Method, detector: str) -> tuple[list[Row], Config | None]:
+    path = study.resolve(detector)
     try:
-        folder = find_detector(path if path.exists() else method.detector)
+        folder = find_detector(path if path.exists() else detector)
         shared, _ = read_calibrated(folder)
     except MedvaeError as error:
         return [Row(method.label, "method", problem=str(error))], None
-    config, name = shared["config"], method.name or shared["config"].name
+    config = Config.model_validate(shared["config"])
+    name = method.name or config.name
     key = _digest({"detector": shared["fingerprint"]})
     return [Row(name, "method", (Unit(name, None, config, key, detector=folder),))], config
 
@@ -236,10 +239,10 @@ def _baseline_rows(
 def _ensemble_rows(study: StudyConfig, rows: list[Row]) -> list[Row]:
     named = {row.name: row for row in rows}
     wanted = study.ensembles.seeds
-    if wanted is True:
-        wanted = [row.name for row in rows if len(row.units) > 1]
+    if not isinstance(wanted, tuple):
+        wanted = tuple(row.name for row in rows if len(row.units) > 1) if wanted else ()
     found = []
-    for name in wanted or ():
+    for name in wanted:
         row, ensemble = _row(named, name, study), f"{name}-seeds"
         if len(row.units) < 2:
             problem = row.problem or f"{name} has {len(row.units)} seed: there is nothing to average."
@@ -252,8 +255,9 @@ def _ensemble_rows(study: StudyConfig, rows: list[Row]) -> list[Row]:
         if broken is not None:
             found.append(Row(ensemble, "ensemble", problem=f"{broken.name} is not there: {broken.problem}"))
             continue
-        seeds = [{unit.seed for unit in row.units} for row in members if row.units[0].seed is not None]
-        common = sorted(set.intersection(*seeds)) if seeds else [None]
+        seeds = [{unit.seed for unit in row.units if unit.seed is not None} for row in members]
+        seeds = [numbers for numbers in seeds if numbers]
+        common: list[int | None] = [*sorted(set.intersection(*seeds))] if seeds else [None]
         units = [
             _mean(ensemble, seed, tuple(next(u for u in row.units if u.seed in (seed, None)) for row in members))
             for seed in common
@@ -288,8 +292,9 @@ def _targets(study: StudyConfig, cohort: Manifest, checksum: Checksum) -> Iterab
         if not healthy:
             raise MedvaeError(f"{cohort.path}: has no healthy {study.split} scan to insert lesions into.")
         for family in study.inserted.families:
+            made: dict[str, object]
             if family == "ms":
-                name, made = "inserted", {"shapes": _library(study, checksum)}
+                name, made = "inserted", {"shapes": _library(study, study.inserted.shapes or "", checksum)}
             else:
                 name, made = f"inserted_{family}", {"family": family, "sizes": study.inserted.sizes}
             yield Target(name, _digest({"healthy": healthy, "inserted": options | made, **rule}), family)
@@ -300,8 +305,8 @@ def _targets(study: StudyConfig, cohort: Manifest, checksum: Checksum) -> Iterab
         )
 
 
-def _library(study: StudyConfig, checksum: Checksum) -> str:
-    shapes = study.resolve(study.inserted.shapes)
+def _library(study: StudyConfig, file: str, checksum: Checksum) -> str:
+    shapes = study.resolve(file)
     if not shapes.is_file():
         raise MedvaeError(f"{study.path}: inserted.shapes: {shapes} does not exist. Paths are relative to the study.")
     return checksum(shapes)

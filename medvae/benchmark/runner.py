@@ -199,18 +199,19 @@ def _make_targets(bench: Bench) -> dict[str, Manifest]:
     """Cases with lesions and healthy ones of each target; inserted lesions are made if they are not there."""
     found, cohort, study = {}, bench.plan.cohort, bench.study
     for target in bench.plan.targets:
-        if target.name == "patients":
-            found["patients"] = cohort
+        options, family = study.inserted, target.family
+        if options is None or family is None:  # the lesions of the manifest
+            found[target.name] = cohort
             continue
-        options, folder = study.inserted, bench.out / target.name
+        folder = bench.out / target.name
         record = {"key": target.key}
         marker, manifest = folder / "made.json", folder / "with_healthy.json"
         if not (marker.is_file() and manifest.is_file() and read_document(marker) == record):
-            Console(stderr=True, quiet=bench.quiet).print(f"Inserting lesions: {target.family}", highlight=False)
+            Console(stderr=True, quiet=bench.quiet).print(f"Inserting lesions: {family}", highlight=False)
             marker.unlink(missing_ok=True)
             inserted = insert_cohort(
                 cohort, folder, shapes=read_shapes(study.resolve(options.shapes)) if options.shapes else None,
-                seed=options.seed, repeats=options.repeats, split=options.split, family=target.family,
+                seed=options.seed, repeats=options.repeats, split=options.split, family=family,
                 sizes=options.sizes,
             )  # fmt: skip
             healthy = cohort.of_split(options.split, healthy=True)
@@ -307,11 +308,13 @@ def _detector(bench: Bench, unit: Unit) -> Calibrated:
         return load_detector(folder, device=bench.device)
     config, cohort = unit.config, bench.plan.cohort
     people = [case.subject_id for case in cohort.of_split("validation", healthy=True)]
-    prepared = {"cache": bench.cache, "quiet": bench.quiet}
+    cache, quiet = bench.cache, bench.quiet
     if unit.members:
-        members = {member.label: _detector(bench, member) for member in unit.members}
+        members = {member.label: _member(bench, member) for member in unit.members}
         first = next(iter(members.values()))
-        validation = prepare_healthy(cohort, "validation", config.preparation, scale=first.scale, **prepared)
+        validation = prepare_healthy(
+            cohort, "validation", config.preparation, scale=first.scale, cache=cache, quiet=quiet
+        )
         return Ensemble.calibrate(config.name, members, validation, people).save(folder)
     network = None
     if unit.training:
@@ -319,11 +322,19 @@ def _detector(bench: Bench, unit: Unit) -> Calibrated:
         if fitted.config.model_copy(update={"name": config.name}) == config:
             return replace(fitted, config=config).save(folder)
         network = fitted.network
-    training, scale = prepare_training(cohort, config.preparation, **prepared)
-    validation = prepare_healthy(cohort, "validation", config.preparation, scale=scale, **prepared)
+    training, scale = prepare_training(cohort, config.preparation, cache=cache, quiet=quiet)
+    validation = prepare_healthy(cohort, "validation", config.preparation, scale=scale, cache=cache, quiet=quiet)
     return Detector.calibrate(
         config, network, training, validation, scale=scale, subjects=people, device=bench.device
     ).save(folder)
+
+
+def _member(bench: Bench, unit: Unit) -> Detector:
+    """The calibrated detector of a unit that an ensemble averages."""
+    detector = _detector(bench, unit)
+    if not isinstance(detector, Detector):
+        raise MedvaeError(f"{unit.label}: is an ensemble itself; an ensemble averages single detectors. Name those.")
+    return detector
 
 
 def _fit(bench: Bench, training: Training) -> Detector:

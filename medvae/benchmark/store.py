@@ -80,5 +80,5 @@ def recall(folder: Path) -> Measured:
 
 def _compressed(arrays: dict[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # a name could be "allow_pickle"; none here is
     return buffer.getvalue()

@@ -19,7 +19,7 @@ NAME = r"^[A-Za-z0-9_.-]+$"
 POSTPROCESSED = "+post"
 """Ends the name of a row that was measured on post-processed masks."""
 CHANCE = "chance"
-BASELINES = {
+BASELINES: dict[str, dict[str, object]] = {
     "normative_baseline": {"kind": "intensity", "smoothing_mm": 1.5, "normative": True},
     "intensity_baseline": {"kind": "equalized_intensity"},
 }
@@ -54,7 +54,12 @@ class Method(Strict):
     @property
     def label(self) -> str:
         """The name, or where the method comes from."""
-        return self.name or Path(self.config or self.detector).stem
+        return self.name or Path(self.source).stem
+
+    @property
+    def source(self) -> str:
+        """The config or the detector, whichever is written."""
+        return self.config or self.detector or ""
 
 
 class ScoreVariant(ScoreConfig):
@@ -161,7 +166,7 @@ class StudyConfig(Strict):
         return self._path
 
     @property
-    def split(self) -> str:
+    def split(self) -> Literal["test", "validation"]:
         """The split that is measured."""
         return self.inserted.split if self.inserted else "test"
 
@@ -219,8 +224,12 @@ def write_study_file(study: StudyConfig, path: Path | str) -> StudyConfig:
 
 def baseline_config(name: str, polarity: str, first: Config | None) -> Config:
     """The config of a baseline, prepared and calibrated as ``first``."""
-    shared = {"preparation": first.preparation, "calibration": first.calibration} if first else {}
-    return Config(name=name, network=None, score=ScoreConfig(**BASELINES[name], polarity=polarity), **shared)
+    score = ScoreConfig.model_validate(BASELINES[name] | {"polarity": polarity})
+    if first is None:
+        return Config(name=name, network=None, score=score)
+    return Config(
+        name=name, network=None, score=score, preparation=first.preparation, calibration=first.calibration
+    )  # fmt: skip
 
 
 def polarity_of(modalities: list[str]) -> str:

@@ -15,7 +15,7 @@ EXAMPLE = "medvae benchmark configs/studies/included_t1.yaml --out runs/included
 
 def benchmark(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file, see docs/BENCHMARK.md.")],
-    out: Annotated[Path, typer.Option(help="Folder of the study, new or one that goes on being filled.")] = ...,
+    out: Annotated[Path, typer.Option(help="Folder of the study, new or one that goes on being filled.")],
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of prepared scans; OUT/prepared by default.")
     ] = None,

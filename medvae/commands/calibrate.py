@@ -23,7 +23,8 @@ def calibrate(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Manifest whose healthy scans to take instead.")] = None,
     split: Annotated[list[str], typer.Option(help="Which splits of the manifest; may be repeated.")] = ["validation"],  # noqa: B006
-    out: Annotated[Path, typer.Option(help="A new folder; use it like a run folder.")] = ...,
+    *,
+    out: Annotated[Path, typer.Option(help="A new folder; use it like a run folder.")],
     name: Annotated[str | None, typer.Option(help="Name in tables and sidecars; NAME_recalibrated by default.")] = None,
     overwrite: Annotated[bool, overwrites("the detector that calibrate or ensemble wrote into the folder")] = False,
     device: Device = "auto",
@@ -39,12 +40,14 @@ def calibrate(
     """
     if bool(scans) == bool(data):
         raise typer.BadParameter("give healthy scans, or --data, and not both.")
-    from medvae.manifest import read_manifest
+    from medvae.manifest import Split, read_manifest
     from medvae.prediction import scans_of_files
     from medvae.recalibration import HealthyScan, healthy_scans, recalibrate
 
     if data:
-        healthy, where = healthy_scans(read_manifest(data), split), f"{data}, split {', '.join(split)}"
+        splits: tuple[Split, ...] = ("train", "validation", "test")
+        wanted = [known for name in split for known in splits if known == name]
+        healthy, where = healthy_scans(read_manifest(data), wanted), f"{data}, split {', '.join(split)}"
     else:
         healthy, where = [HealthyScan(scan, scan.id) for scan in scans_of_files(scans or [])], "the scans"
     made = recalibrate(

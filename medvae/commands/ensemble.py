@@ -17,8 +17,8 @@ EXAMPLE = (
 
 def ensemble(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders to average, two or more.")],
-    data: Annotated[Path, typer.Option(help="Manifest whose healthy validation scans set the thresholds.")] = ...,
-    out: Annotated[Path, typer.Option(help="A new folder; use it like a run folder.")] = ...,
+    data: Annotated[Path, typer.Option(help="Manifest whose healthy validation scans set the thresholds.")],
+    out: Annotated[Path, typer.Option(help="A new folder; use it like a run folder.")],
     name: Annotated[str, typer.Option(help="Name in tables and sidecars.")] = "ensemble",
     overwrite: Annotated[bool, overwrites("the detector that ensemble or calibrate wrote into the folder")] = False,
     device: Device = "auto",

@@ -21,8 +21,8 @@ def _listed(names: Sequence[str]) -> str:
 
 def evaluate(
     predictions: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of anomaly maps, of any tool.")],
-    manifest: Annotated[Path, typer.Option(help="Manifest with the truth.")] = ...,
-    out: Annotated[Path, typer.Option(help="Folder for results.json, table.md and two CSV files.")] = ...,
+    manifest: Annotated[Path, typer.Option(help="Manifest with the truth.")],
+    out: Annotated[Path, typer.Option(help="Folder for results.json, table.md and two CSV files.")],
     split: Annotated[list[str], typer.Option(help="Which splits; may be repeated.")] = ["test"],  # noqa: B006
     pattern: Annotated[
         str, typer.Option(help='Name of a map in DIR, as "{id}_map.nii.gz"; {id} is the case.')

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medvae.commands.shared import Device
+
+if TYPE_CHECKING:
+    from medvae.imaging.planes import Plane
 
 EXAMPLE = "medvae figure overlays patient07 --manifest cohort.json --out figure.pdf"
 
@@ -15,7 +18,8 @@ EXAMPLE = "medvae figure overlays patient07 --manifest cohort.json --out figure.
 def figure(
     predictions: Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of medvae predict.")],
     cases: Annotated[list[str] | None, typer.Argument(metavar="CASE", help="Which, in order; all of DIR.")] = None,
-    out: Annotated[Path, typer.Option(help="The picture; its ending (.png, .pdf, .svg) says the format.")] = ...,
+    *,
+    out: Annotated[Path, typer.Option(help="The picture; its ending (.png, .pdf, .svg) says the format.")],
     manifest: Annotated[Path | None, typer.Option(help="Manifest that knows the truth.")] = None,
     detector: Annotated[
         Path | None, typer.Option(metavar="RUN", help="The run that predicted them: draw its reconstruction too.")
@@ -37,7 +41,9 @@ def figure(
     for length and colour. Slices are chosen by area of truth, else of the lesion mask, at least 6 mm apart. Coordinates
     are the scan's, in mm to the right, front and top. The same command writes the same bytes.
     """
-    if plane not in ("axial", "coronal", "sagittal"):
+    planes: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
+    cut = next((known for known in planes if known == plane), None)
+    if cut is None:
         raise typer.BadParameter(f'"{plane}" is no plane: axial, coronal or sagittal.')
     if slices is not None and mm:
         raise typer.BadParameter("give --slices, or --mm, and not both.")
@@ -50,7 +56,7 @@ def figure(
 
         made_by = load_detector(detector, device=device)
     written = draw_figure(
-        predictions, out, ids=cases or None, manifest=cohort, detector=made_by, plane=plane, slices=slices,
+        predictions, out, ids=cases or None, manifest=cohort, detector=made_by, plane=cut, slices=slices,
         positions_mm=mm or (), radiological=not neurological, title=title,
     )  # fmt: skip
     typer.echo(f"written: {written}")

@@ -21,7 +21,8 @@ def predict(
     ] = None,
     manifest: Annotated[Path | None, typer.Option(help="Predict the cases of a manifest instead.")] = None,
     split: Annotated[list[str], typer.Option(help="Which splits of the manifest; may be repeated.")] = ["test"],  # noqa: B006
-    out: Annotated[Path, typer.Option(help="Folder for the overlays.")] = ...,
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for the overlays.")],
     fpr: Annotated[
         float | None, typer.Option(help="Operating point of the lesion mask; the config's by default.")
     ] = None,

@@ -20,7 +20,8 @@ def prepare(
     config: Annotated[
         Path | None, typer.Option(help="YAML file of the method; the default preparation without it.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The cache: a new folder, or one that goes on being filled.")] = ...,
+    *,
+    out: Annotated[Path, typer.Option(help="The cache: a new folder, or one that goes on being filled.")],
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Scans prepared at a time, a core each.")] = 1,
     split: Annotated[list[str] | None, typer.Option(help="Only this split; may be repeated.")] = None,
     quiet: Quiet = False,

@@ -27,7 +27,8 @@ def report(
         ),
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder: adds its options, training and calibration.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for report.html and cases/.")] = ...,
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for report.html and cases/.")],
     quiet: Quiet = False,
 ) -> None:
     """Write a report of predictions for a web browser, with a page and a viewer for each case.
@@ -40,9 +41,10 @@ def report(
     from medvae.reporting.report import write_report
 
     cohort = read_manifest(manifest, files_must_exist=False) if manifest else None
-    options = {"manifest": cohort, "scans": scans or [], "evaluations": evaluation or [], "run": run}
     with stopped_says("Stopped; nothing was written."):
-        made = write_report(predictions, out, **options, quiet=quiet)
+        made = write_report(
+            predictions, out, manifest=cohort, scans=scans or [], evaluations=evaluation or [], run=run, quiet=quiet
+        )
     for note in made.notes:
         typer.echo(f"note: {note}", err=True)
     for case, problem in list(made.problems.items())[:10]:

@@ -19,8 +19,9 @@ EXAMPLE = "medvae train configs/cevae_slice.yaml --data data_manifests/included_
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the method, see configs/.")],
     overrides: Overrides = None,
-    data: Annotated[Path, typer.Option(help="Manifest of the cohort (JSON).")] = ...,
-    out: Annotated[Path, typer.Option(help="Run folder; it must be new, unless --resume or --overwrite.")] = ...,
+    *,
+    data: Annotated[Path, typer.Option(help="Manifest of the cohort (JSON).")],
+    out: Annotated[Path, typer.Option(help="Run folder; it must be new, unless --resume or --overwrite.")],
     cache: Cache = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     overwrite: Annotated[bool, overwrites("the run that the folder holds")] = False,

@@ -161,18 +161,17 @@ def _assign(
     result: dict[Path, Path] = {}
     for mask in masks:
         place = mask.space(suffix)
-        image = by_scan.get((mask.scan(), place))
         alone = by_session[(mask.scan(("sub", "ses")), place)]
-        image = image or (alone[0] if len(alone) == 1 else None)
+        owner = by_scan.get((mask.scan(), place)) or (alone[0] if len(alone) == 1 else None)
         shown = str(mask.path.relative_to(source))
-        if image is None:
+        if owner is None:
             why = (
                 "belongs to several scans" if alone else f"there is no scan of that session in space {place or 'orig'}"
             )
             skipped.append(Skipped(shown, f"{what}: {why}"))
-        elif result.setdefault(image.path, mask.path) != mask.path:
+        elif result.setdefault(owner.path, mask.path) != mask.path:
             raise MedvaeError(
-                f"{source}: {image.path.name} has two {what}s: {result[image.path].relative_to(source)} and {shown}. "
+                f"{source}: {owner.path.name} has two {what}s: {result[owner.path].relative_to(source)} and {shown}. "
                 f"Keep one, or name the other differently (see --lesion-word)."
             )
     return result

@@ -79,10 +79,10 @@ def find_brats(source: Path, modalities: Sequence[str] = ("FLAIR",), year: int |
         if case.files.setdefault(match["what"].lower(), path) != path:
             skipped.append(Skipped(str(path.relative_to(source)), "is there a second time"))
     for path in strays:
-        case = cases.get(path.parent.name)
+        folder = cases.get(path.parent.name)
         # One label of BraTS 2020 kept its first name: BraTS20_Training_355/W39_1998.09.19_Segm.nii
-        if case and case.task is None and "seg" not in case.files and stem(path).endswith("_Segm"):
-            case.files["seg"] = path
+        if folder and folder.task is None and "seg" not in folder.files and stem(path).endswith("_Segm"):
+            folder.files["seg"] = path
         else:
             skipped.append(Skipped(str(path.relative_to(source)), "is not named as a BraTS scan"))
     scans = []

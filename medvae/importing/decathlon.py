@@ -138,7 +138,8 @@ def _read_volumes(image: Path, chosen: Sequence[int]) -> list[Volume]:
     from medvae.imaging.volume import Volume
 
     packed = cast("nib.Nifti1Image", nib.load(image))
-    grid = Geometry(packed.affine, packed.shape[:3])
+    x, y, z, *_ = packed.shape
+    grid = Geometry(packed.affine, (x, y, z))
     try:
         arrays = [np.asarray(packed.dataobj[..., index]) for index in chosen]
     except (OSError, EOFError, ValueError, zlib.error) as error:

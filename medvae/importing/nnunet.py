@@ -76,7 +76,7 @@ def _licence(content: dict[str, Any]) -> str | None:
 
 def _globbed(source: Path, files: Sequence[Path], ending: str, channels: int) -> dict[str, tuple[list[Path], Path]]:
     """Images of every channel and the label of each case, by the names that nnU-Net prescribes."""
-    cases = {}
+    cases: dict[str, tuple[list[Path], Path]] = {}
     for images, labels in (("imagesTr", "labelsTr"), ("imagesTs", "labelsTs")):
         for file in files:
             if file.parent != source / images or not file.name.endswith(ending):

@@ -25,7 +25,7 @@ from medvae.lesions.insertion import Inserted, Lesion
 
 Family = Literal["ms", "tumour", "bright", "texture", "mass_effect", "stroke"]
 """``ms`` is `medvae.lesions.insertion`; the others are made here."""
-FAMILIES: tuple[str, ...] = get_args(Family)
+FAMILIES: tuple[Family, ...] = get_args(Family)
 Size = Literal["small", "medium", "large"]
 SIZES_ML: dict[Size, tuple[float, float]] = {"small": (1.0, 4.0), "medium": (4.0, 15.0), "large": (15.0, 60.0)}
 """Volumes of a lesion's truth in ml, log-uniform within a bin: balls of 6–10, 10–15 and 15–24 mm radius."""

@@ -111,7 +111,7 @@ def write_workspace(path: Path | str, layers: Sequence[Layer], shape: tuple[int,
         f"Layer[{index:03d}]": _layer(layer, os.path.normpath(root / way), shape if index == 0 else None)
         for index, (layer, way) in enumerate(zip(layers, ways, strict=True))
     }
-    content = {"SaveLocation": str(root), "Version": "20170401", "Layers": folders}
+    content: Registry = {"SaveLocation": str(root), "Version": "20170401", "Layers": folders}
     return write_text(path, f"{_HEAD}<registry>\n{_lines(content, 1)}</registry>\n")
 
 
@@ -169,7 +169,7 @@ def _colour_map(stops: Sequence[Stop]) -> Registry:
     content["NaNColor"] = {"R": "0", "G": "0", "B": "0", "A": "0"}
     for number, (place, colour, opacity) in enumerate(stops):
         side = dict(zip("RGBA", map(str, (*colour, opacity)), strict=True))
-        point = {"Index": f"{place:.6g}", "Type": "Continuous", "Left": side, "Right": side}
+        point: Registry = {"Index": f"{place:.6g}", "Type": "Continuous", "Left": side, "Right": side}
         content[f"ControlPoint[{number:04d}]"] = point
     return content
 

@@ -25,7 +25,7 @@ BLOCK = 6
 """Scans, at least, whose patches are mixed: a batch from one scan would be one-sided."""
 
 
-class LesionScans(Dataset):
+class LesionScans(Dataset[tuple[Tensor, Tensor]]):
     """Patches of scans with lesions, addressed by ``(epoch, index)`` of the scan.
 
     Items are ``(x (K, P + C, X, Y, Z) float32, mask (K, 1, X, Y, Z) bool)`` of K random patches of one scan: what the
@@ -59,8 +59,8 @@ class LesionScans(Dataset):
             corner = patch_corner(centre, config.sampling.patch_size, mask.shape)
             box = tuple(slice(c, c + n) for c, n in zip(corner, config.sampling.patch_size, strict=True))
             patch[...] = stack[(slice(None), *box)]
-        patches = torch.from_numpy(patches)
-        return patches[:, :-1], patches[:, -1:] > 0.5
+        made = torch.from_numpy(patches)
+        return made[:, :-1], made[:, -1:] > 0.5
 
     def _with_lesions(
         self, whole: np.ndarray, mask: np.ndarray, seed: tuple[int, ...], voxel_mm: float
@@ -74,15 +74,16 @@ class LesionScans(Dataset):
         pair, brains = torch.cat([sick, other]), torch.cat([brain, brain])
         seeds = [(*seed, 4)] * 2
         pair, _ = augment(pair, brains, options.appearance, mirror_axis=None, seeds=seeds, voxel_mm=voxel_mm)
-        images = []
-        for array in (*pair, truth[0]):
-            image = np.zeros((len(array), *mask.shape), dtype=np.float32)
-            image[box] = array.numpy()
-            images.append(image)
-        return tuple(images)
+
+        def placed(part: Tensor) -> np.ndarray:
+            whole = np.zeros((len(part), *mask.shape), dtype=np.float32)
+            whole[box] = part.numpy()
+            return whole
+
+        return placed(pair[0]), placed(pair[1]), placed(truth[0])
 
 
-class FixedPatches(Dataset):
+class FixedPatches(Dataset[tuple[Tensor, Tensor]]):
     """Patches of the first epoch, made once: ``patches[0, i]`` is ``(x, mask)`` of the i-th."""
 
     def __init__(self, scans: LesionScans) -> None:

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 
-class WithKey(Dataset):
+class Keyed(Protocol):
+    """A data set whose items have a key ``(epoch, index)``."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, ...]: ...
+
+
+class WithKey(Dataset[tuple[Tensor, ...]]):
     """Items of a data set, followed by their key ``(epoch, index)`` as an int64 tensor."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Keyed) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, ...]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, ...]:
         return *self.dataset[key], torch.tensor(key)
 
 
-class EpochOrder(Sampler):
+class EpochOrder(Sampler[tuple[int, int]]):
     """Positions ``start`` to ``stop`` of an endless sequence of shuffled epochs, as ``(epoch, index)``.
 
     Each epoch is a permutation drawn from (seed, epoch), so a run that is resumed at any position goes on exactly

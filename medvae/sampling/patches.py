@@ -12,7 +12,7 @@ from medvae.augmentation.augmenter import Augmenter
 from medvae.preparation.prepared import ImageAndMask
 
 
-class PatchDataset(Dataset):
+class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Patches around random brain voxels, addressed by ``(epoch, index)``.
 
     Items are ``(image (C, X, Y, Z) float32, mask (1, X, Y, Z) bool)`` tensors. Index ``i`` belongs to volume

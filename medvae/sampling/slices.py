@@ -13,7 +13,7 @@ from medvae.imaging.planes import Plane, slices_of
 from medvae.preparation.prepared import ImageAndMask
 
 
-class SliceDataset(Dataset):
+class SliceDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """All slices with enough brain of some prepared volumes, addressed by ``(epoch, index)``.
 
     Items are ``(image (C, H, W) float32, mask (1, H, W) bool)`` tensors. With an augmenter, an item depends on

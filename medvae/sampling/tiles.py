@@ -33,6 +33,7 @@ def training_tiles(config: Config, volumes: Sequence[ShownScan]) -> Tiles | With
     augmenter = None
     if changes.enabled and changes.backend == "batchgenerators":
         augmenter = Augmenter(changes, mirror_axis=_mirror_axis(config), voxel_mm=config.grid.voxel_mm)
+    tiles: SliceDataset | PatchDataset
     if options.kind == "patch":
         count = options.patches_per_volume
         tiles = PatchDataset(volumes, options.patch_size, per_volume=count, augmenter=augmenter, seed=config.seed)

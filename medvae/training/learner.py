@@ -74,23 +74,22 @@ def new_learner(config: Config, modalities: int, reconstructor: Network | None, 
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     network = build_network(config, modalities)
-    if config.network.reconstructor:
-        network.reconstructor.load_state_dict(reconstructor.state_dict())
+    if config.network is not None and config.network.reconstructor:
+        if reconstructor is None:
+            raise ValueError("network.reconstructor: the trained network whose weights are copied is missing.")
+        network.get_submodule("reconstructor").load_state_dict(reconstructor.state_dict())
     optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=options.learning_rate)
     if options.channels_last:
-        network = network.to(
-            memory_format=torch.channels_last if len(config.tile_shape) == 2 else torch.channels_last_3d
-        )
+        layout = torch.channels_last if len(config.tile_shape) == 2 else torch.channels_last_3d
+        network.to(memory_format=layout)  # type: ignore[call-overload]  # torch documents it, its types leave it out
     average = (
         AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay)) if options.ema_decay else None
     )
-    if options.compile:
-        network = torch.compile(network)
-    network, optimiser = accelerator.prepare(network, optimiser)
+    trained, optimiser = accelerator.prepare(torch.compile(network) if options.compile else network, optimiser)
     if average:
         average.to(accelerator.device)
     loss = config.objective
     geco = None
     if loss.geco_target is not None:
         geco = Geco(loss.beta, loss.geco_target, loss.geco_speed, accelerator.device)
-    return Learner(accelerator, network, optimiser, objective_of(loss, config.grid.voxel_mm), average, geco)
+    return Learner(accelerator, trained, optimiser, objective_of(loss, config.grid.voxel_mm), average, geco)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from medvae.config import Config
+from medvae.config import Config, NetworkConfig
 from medvae.devices import AUTO
 from medvae.errors import MedvaeError
 from medvae.files import write_bytes
@@ -97,11 +97,11 @@ def train(
         After the checkpoint is written.
     """
     out = open_run(out, config, resume=resume)
-    _require_all(config, training, reconstructor)
+    options = _require_all(config, training, reconstructor)
     modalities = training[0].image.shape[0]
     if (out / WEIGHTS).exists():
         return load_network(config, modalities, out / WEIGHTS)
-    inputs = inputs or NetworkInputs.fit(config.network, modalities, training)
+    inputs = inputs or NetworkInputs.fit(options, modalities, training)
     learner = new_learner(config, modalities, reconstructor, device)
     go_on(learner, out)
     batches = _batches(config, [inputs.shown(volume) for volume in training], learner)
@@ -113,13 +113,17 @@ def train(
     return trained.eval().requires_grad_(False)
 
 
-def _require_all(config: Config, training: Sequence[PreparedVolume], reconstructor: Network | None) -> None:
+def _require_all(config: Config, training: Sequence[PreparedVolume], reconstructor: Network | None) -> NetworkConfig:
+    """The options of the network, when all that it needs is there."""
     if not training:
         raise MedvaeError('There is no healthy training scan: mark cases without lesions as split "train".')
+    if config.network is None:
+        raise MedvaeError("network: is null, so there is nothing to train: call medvae.fitting.fit.")
     if config.network.reconstructor and reconstructor is None:
         raise MedvaeError(
             "network.reconstructor: a trained network is to be shown, and none came: call medvae.fitting.fit."
         )
+    return config.network
 
 
 def _batches(config: Config, training: Sequence[ShownScan], learner: Learner) -> Iterable[tuple[Tensor, ...]]:

@@ -75,24 +75,23 @@ def record_cohort(out: Path, manifest: Manifest, *, checksum: Callable[[Path], s
     """
     if not first_process():
         return
+    healthy = {
+        split: {c.id: [checksum(file) for file in manifest.images(c)] for c in manifest.of_split(split, healthy=True)}
+        for split in ("train", "validation")
+    }
     record = {
         "manifest": manifest.name,
         "licence": manifest.licence,
         "modalities": manifest.modalities,
-        "healthy_scans": {
-            split: {
-                c.id: [checksum(file) for file in manifest.images(c)] for c in manifest.of_split(split, healthy=True)
-            }
-            for split in ("train", "validation")
-        },
+        "healthy_scans": healthy,
     }
     path = out / COHORT
     if not path.exists():
         write_json(path, record)
-    elif (found := read_document(path))["healthy_scans"] != record["healthy_scans"]:
+    elif (found := read_document(path))["healthy_scans"] != healthy:
         changed = [
             case
-            for split, scans in record["healthy_scans"].items()
+            for split, scans in healthy.items()
             for case in sorted(scans.keys() | found["healthy_scans"][split].keys())
             if scans.get(case) != found["healthy_scans"][split].get(case)
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ def vae_loss(
 
 def latent_noise(network: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
     """ε of z = μ + σ ε for tiles ``x (N, C, *spatial)``: standard normal, of the network's ``noise_shape(N)``."""
-    bare = getattr(network, "module", network)  # several processes wrap the network
+    bare: Any = getattr(network, "module", network)  # several processes wrap the network; compilation hides its class
     return torch.randn(bare.noise_shape(len(x)), generator=generator, device=x.device)
 
 
