@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvae.commands.shared import Quiet
+from medvae.commands.shared import Force, Quiet
 
 EXAMPLE = "medvae manifest inserted cohort.json --out data/inserted --family tumour --family stroke"
 
@@ -26,7 +26,7 @@ def inserted(
     split: Annotated[str, typer.Option(help="Whose healthy scans: test or validation.")] = "test",
     repeats: Annotated[int, typer.Option(min=1, help="Scans made from each healthy scan, of each size.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same lesions.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace a manifest that exists.")] = False,
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Insert lesions of several kinds into healthy scans: a benchmark with exact truth that anyone can make.

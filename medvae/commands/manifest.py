@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 import typer
 
 from medvae.commands import inserted
-from medvae.commands.shared import Quiet, stopped_says
+from medvae.commands.shared import Force, Quiet, stopped_says
 from medvae.errors import MedvaeError
 from medvae.importing.importer import Importer, Request
 from medvae.importing.layouts import LAYOUTS
@@ -33,7 +33,6 @@ app = typer.Typer(
 
 Source = Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of the data set, unpacked.")]
 Out = Annotated[Path, typer.Option(help="Manifest to write (.json); its paths are relative to it.")]
-Force = Annotated[bool, typer.Option("--overwrite", "--force", help="Replace a manifest that exists.")]
 Checksums = Annotated[bool, typer.Option("--checksums", help="Also write the SHA-256 of every image; reads them all.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same splits.")]
 Train = Annotated[float, typer.Option(help="Share of healthy people to train on.")]

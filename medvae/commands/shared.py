@@ -21,6 +21,7 @@ Cache = Annotated[
 Device = Annotated[
     str, typer.Option(metavar="NAME", help="Where networks work: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.")
 ]
+Force = Annotated[bool, typer.Option("--overwrite", "--force", help="Replace a manifest that exists.")]
 ManifestFile = Annotated[Path, typer.Argument(metavar="MANIFEST", help="JSON file that lists the cohort.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Single values of the config, as training.steps=200.")
