@@ -1,7 +1,7 @@
-"""medvae: find what does not belong in a brain MRI, having seen healthy scans only.
+"""medvae: find lesions in brain MRI after training on healthy scans only.
 
 The public API is imported from the module that owns it, in the order in which a volume travels:
-``manifest -> preparation -> sampling -> training -> detector -> calibration -> evaluation -> reporting``.
+``manifest → preparation → normative → sampling → networks → training → scoring → detection → evaluation → reporting``.
 
 One name is of the package itself: `medvae.predict`, for a notebook. Its imports are inside the function, so that
 ``import medvae`` (which every command and every worker process does first) takes no time and no PyTorch, while

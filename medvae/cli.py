@@ -36,7 +36,7 @@ class _InOrder(TyperGroup):
 
 app = typer.Typer(
     cls=_InOrder,
-    help="Find what does not belong in a brain MRI, after having seen healthy scans only.\n\n"
+    help="Find lesions in brain MRI after training on healthy scans only.\n\n"
     "A run goes: make a [bold]manifest[/], [bold]check[/] it, [bold]prepare[/] its scans if they are many, "
     "[bold]train[/] on the healthy ones, [bold]predict[/] anomaly maps and lesion masks, [bold]evaluate[/] them where "
     "the truth is known.",

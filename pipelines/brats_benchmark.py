@@ -9,7 +9,7 @@ them for testing; the first region of the patients' manifest (the whole tumour) 
 one of the two does not have is left out and said so: IXI, for one, has no FLAIR.
 *Methods.* A context-encoding VAE, a plain VAE and a denoising U-Net on axial slices, a denoising U-Net on 3D patches;
 three seeds each, and the mean of the seeds. Two baselines that need no network stand beside them.
-*Score.* Each method's own: the signed residual as a z value at each place against the healthy training scans; tumours
+*Score.* Each method's own: the signed residual as a z score at each place against the healthy training scans; tumours
 are taken to be bright on FLAIR and T2 and dark on T1.
 *Measured.* As docs/BENCHMARK.md says, at thresholds from healthy validation scans; the reference is the normative
 baseline. Healthy people and patients come from different scanners, so the false-positive rate is that of the healthy

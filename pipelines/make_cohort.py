@@ -28,8 +28,8 @@ from medvae.files import sha256, write_text
 from medvae.imaging.grid import DEFAULT_GRID
 from medvae.imaging.volume import read_volume, resample, write_volume
 from medvae.manifest import Case, Manifest, write_manifest
-from medvae.preparation.bias import correct_bias
 from medvae.preparation.mask import mask_from_anatomy, mask_from_background
+from medvae.preparation.n4 import correct_bias
 from medvae.preparation.registration import Registration, move_brain, register
 
 SEED = 2020

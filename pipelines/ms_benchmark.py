@@ -7,7 +7,7 @@
 included T1 scans by default (two patients: enough to try everything, too few to conclude anything).
 *Methods.* A context-encoding VAE and a plain VAE on axial slices, and a denoising U-Net on 3D patches; three seeds
 each, and the mean of the seeds. Two baselines that need no network stand beside them.
-*Score.* Each method's own: the signed residual as a z value at each place against the healthy training scans; lesions
+*Score.* Each method's own: the signed residual as a z score at each place against the healthy training scans; lesions
 are taken to be dark on T1 and bright on other modalities.
 *Measured.* AP, ⌈Dice⌉, and Dice, sensitivity and lesion F1 at thresholds from healthy validation scans, before and
 after findings below 0.02 ml are taken away; everything else is said in docs/BENCHMARK.md.

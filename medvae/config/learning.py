@@ -80,10 +80,10 @@ class NetworkConfig(Strict):
     activation: Literal["leaky_relu", "silu", "gelu"] = "leaky_relu"
     """Nonlinearity; "leaky_relu" has slope 0.1."""
     atlas: bool = False
-    """Show the network the mean of the healthy training scans at each place, and the scan's z value against them,
+    """Show the network the mean of the healthy training scans at each place, and the scan's z score against them,
     beside the scan ("segmenter")."""
     mirror: bool = False
-    """Show it also the scan mirrored left to right, and the z value of that: what is alike on both sides is rarely a
+    """Show it also the scan mirrored left to right, and the z score of that: what is alike on both sides is rarely a
     lesion (with ``atlas``)."""
     texture: bool = False
     """Show it also the local SD of fine detail around each voxel, as a z score against healthy scans: lesions can lack

@@ -35,7 +35,7 @@ class ScoreConfig(Strict):
     """After the Gaussian, a filter guided by the scan, which gives the score the borders of the scan (He et al. 2013,
     doi:10.1109/TPAMI.2012.213): half the side of its cubes, in mm; 0 is none, and less than a voxel counts as one."""
     normative: bool = False
-    """Turn the score into a z value at each place, by mean and SD over the healthy training scans."""
+    """Turn the score into a z score at each place, by mean and SD over the healthy training scans."""
     parts: tuple[ScorePart, ...] = (
         ScorePart(kind="kl_gradient", smoothing_mm=4.0),
         ScorePart(kind="squared_residual"),

@@ -1,4 +1,4 @@
-"""What healthy brains look like at each place: mean and SD of the training scans, shown to a network beside a scan."""
+"""What healthy brains look like at each place: mean and SD of the training scans."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def atlas_of(options: NetworkConfig, volumes: Sequence[PreparedVolume]) -> Atlas
 def _bent_to_mean(
     atlas: Atlas, images: Sequence[np.ndarray], masks: Sequence[np.ndarray], texture: bool
 ) -> dict[str, np.ndarray]:
-    """Mean and SD of scans that were bent to an atlas; also of their roughness and growth."""
+    """Mean and SD of scans that were bent to an atlas; also of their texture and log-Jacobian."""
     bent, brains, rough, levels, grown = [], [], [], [], []
     for image, mask in zip(images, masks, strict=True):
         scan = atlas.fit(image, mask)
@@ -236,7 +236,7 @@ def _texture_of(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> di
 def _texture_statistics(
     rough: Sequence[np.ndarray], levels: Sequence[np.ndarray], masks: Sequence[np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Mean and SD of roughness ``(C, X, Y, Z)``, each scan moved from its own level ``(C,)`` to the mean one."""
+    """Mean and SD of the texture ``(C, X, Y, Z)``, each scan moved from its own level ``(C,)`` to the mean one."""
     moves = np.mean(levels, axis=0) - np.array(levels)
     even = [one + move[:, None, None, None] for one, move in zip(rough, moves, strict=True)]
     return dict(zip(("texture_mean", "texture_sd"), mean_and_sd(even, masks, SHRINKAGE), strict=True))

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 LEVELS = ((4, 15), (2, 20))
 """Coarseness in voxels and number of iterations: 8 and 4 mm on the grid of 2 mm that they were tuned on.
-A third level at full resolution took eight times as long and made the z value of MS-like lesions little better (AP
+A third level at full resolution took eight times as long and made the z score of MS-like lesions little better (AP
 0.317 instead of 0.296). On a grid of 1 mm a field as fine as this one would need ((8, 15), (4, 20))."""
 
 SMOOTH_UPDATE, SMOOTH_FIELD = 1.0, 1.0

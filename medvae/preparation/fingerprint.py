@@ -36,7 +36,7 @@ FEATURES = {
 
 
 CASE_DRIFT, SITE_DRIFT = 4.5, 3.0
-"""Robust z value from which a case, or the median of a site's cases, counts as unlike the reference. Among 120 raw
+"""Robust z score from which a case, or the median of a site's cases, counts as unlike the reference. Among 120 raw
 healthy T1 scans of one scanner (IXI) the largest of 840 values was 3.4 against all of them; with a reference of 18, the
 largest of 24 scans was 4.0."""
 SMALLEST_SPREAD = 0.02
@@ -130,7 +130,7 @@ class FeatureRange:
         return cls(middle, spread, float(min(values)), float(max(values)))
 
     def z(self, value: float) -> float:
-        """Robust z value of ``value``."""
+        """Robust z score of ``value``."""
         return (value - self.median) / max(self.spread, SMALLEST_SPREAD * abs(self.median), 1e-6)
 
 
@@ -143,9 +143,9 @@ class Fingerprint:
     ranges: dict[str, FeatureRange]
     """Feature to its distribution over the reference; empty if the reference is too small."""
     z: dict[str, dict[str, float]]
-    """Case id to feature to robust z value."""
+    """Case id to feature to robust z score."""
     site_z: dict[str, dict[str, float]]
-    """Site to feature to the median z value of its cases, for sites of at least two."""
+    """Site to feature to the median z score of its cases, for sites of at least two."""
 
     def drift_of_sites(self) -> dict[str, list[str]]:
         """Site to the features in which it is unlike the reference."""

@@ -146,7 +146,7 @@ def measure_quality(
     """How well a brain on a standard grid lies on the grid's template.
 
     Dice sees the outline only, mutual information what lies within. T1 brains in their place have 0.20–0.25 nats, raw
-    ones with their shading 0.10–0.21 (120 IXI heads), T2 and FLAIR 0.11–0.13; brains that lie upside down or back to
+    ones with their bias field 0.10–0.21 (120 IXI heads), T2 and FLAIR 0.11–0.13; brains that lie upside down or back to
     front reach a Dice of up to 0.94, but less than 0.07 nats.
 
     Parameters
@@ -365,6 +365,6 @@ def _refuse_failure(found: Registration, source: str) -> None:
         raise MedvaeError(
             f"{source}: the registration to the MNI152 template failed: {'; '.join(problems)}. Check in a viewer "
             "that the brain mask covers the brain and nothing else, that the scan is T1-weighted and shows a whole "
-            "adult brain, and that its orientation labels (left, right, front, back) are right. Take strong shading "
-            "out with preparation.bias_field=n4."
+            "adult brain, and that its orientation labels (left, right, front, back) are right. Correct a strong bias "
+            "field with preparation.bias_field=n4."
         )

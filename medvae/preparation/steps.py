@@ -56,7 +56,7 @@ def prepare_volumes(
 
     arrays = [volume.array for volume in volumes]
     if config.bias_field == "n4":
-        from medvae.preparation.bias import correct_bias  # SimpleITK is needed for this step only
+        from medvae.preparation.n4 import correct_bias  # SimpleITK is needed for this step only
 
         arrays = [correct_bias(array, brain, first.geometry) for array in arrays]
 

@@ -23,7 +23,7 @@ class Scored:
     network: Network | None
     """The trained network, in evaluation mode; None for a score that needs none."""
     image: np.ndarray
-    """``(C, X, Y, Z)`` float32 on the standard grid: what the network is shown, or the scan's z values for a score that
+    """``(C, X, Y, Z)`` float32 on the standard grid: what the network is shown, or the scan's z scores for a score that
     needs the atlas."""
     mask: np.ndarray
     """``(X, Y, Z)`` bool: the brain."""

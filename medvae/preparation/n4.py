@@ -1,4 +1,4 @@
-"""The slow shading of an MRI scan, taken out with N4 (Tustison et al. 2010, doi:10.1109/TMI.2010.2046908)."""
+"""The bias field of an MRI scan, corrected with N4 (Tustison et al. 2010, doi:10.1109/TMI.2010.2046908)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def correct_bias(
     The defaults are the best of those compared on five IXI scans: the spread of white matter (median absolute
     deviation) falls from 11.1 % to 5.9 % and the coefficient of joint variation of white and grey matter from 0.68 to
     0.60; 20 iterations at the second level leave it at 0.63, a third level brings it back to 0.61–0.65 because it
-    takes anatomy for shading, and 4 mm instead of 6 costs three times the time for the same result.
+    takes anatomy for a bias field, and 4 mm instead of 6 costs three times the time for the same result.
 
     Parameters
     ----------
