@@ -1,9 +1,9 @@
 """medvae: find lesions in brain MRI after training on healthy scans only.
 
-The public API is imported from the module that owns it, in the order in which a volume travels:
-``manifest → preparation → normative → sampling → networks → training → scoring → detection → evaluation → reporting``.
+The public API is imported from the module that owns it, in the order of processing: ``manifest → preparation →
+normative → sampling → networks → training → scoring → detection → evaluation → reporting``.
 
-One name is of the package itself: `medvae.predict`, for a notebook. Its imports are inside the function, so that
+One name belongs to the package itself: `medvae.predict`, for a notebook. Its imports are inside the function, so that
 ``import medvae`` (which every command and every worker process does first) takes no time and no PyTorch, while
 ``help(medvae.predict)`` and type checkers see a plain function.
 """
@@ -39,13 +39,13 @@ def predict(
     detector
         The name of a detector that comes with medvae, a run folder, a detector's folder, or a loaded detector.
     out
-        A folder to which maps and sidecars are also written, as ``medvae predict`` does; without it nothing is.
+        A folder to which maps and sidecars are also written, as ``medvae predict`` does; otherwise nothing is written.
     mask
         The file of the brain mask; the brain is found without it.
     at
         Operating point of the lesion mask, by its false-positive rate or its name; the detector's own by default.
     cache
-        Folder of prepared scans: one that it holds is not prepared again, another is added to it.
+        Folder of prepared scans: scans it holds are reused, new ones are added.
 
     Returns
     -------

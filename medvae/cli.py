@@ -1,4 +1,4 @@
-"""The command line: its commands in the order of the work, and how what goes wrong is told."""
+"""The command line: its commands in the order of work, and how errors are reported."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Tell a warning about the user's input as an error is told; those of other packages as Python does."""
+    """Report a warning about the user's input like an error; those of other packages as Python does."""
     if issubclass(category, MedvaeWarning):
         print(f"medvae: warning: {message}", file=sys.stderr)
     else:

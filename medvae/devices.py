@@ -1,4 +1,4 @@
-"""Where a network works: a device by its name, checked before anything is computed on it."""
+"""The device on which a network runs: found by name, and checked before any computation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The colours of what is found, the same in every picture and viewer, and how a figure is saved.
+"""The colours of findings, the same in every figure and viewer, and how a figure is saved.
 
 The colours can be told apart with the common kinds of colour blindness.
 """
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAP_COLOURS = "inferno"
-"""Of the anomaly map; matplotlib, FSLeyes, 3D Slicer and NiiVue know it by this name."""
+"""Colour map of the anomaly map, by its name in matplotlib, FSLeyes, 3D Slicer and NiiVue."""
 SPREAD_COLOURS = "viridis"
 """Of the spread of an ensemble's maps."""
 FADE = 0.6
-"""The map begins to show at this share of the threshold."""
+"""The map becomes visible at this fraction of the threshold."""
 MASK_COLOUR = "#ff9d2e"
 TRUTH_COLOUR = "#35c4e8"
 
@@ -72,7 +72,7 @@ def grey_window(scan: np.ndarray, brain: np.ndarray) -> tuple[float, float]:
 def save_figure(figure: Figure, path: Path | str, *, dpi: int = 110) -> Path:
     """Write ``figure`` in the format of the path's ending (PNG, PDF or SVG), without time stamps.
 
-    Text stays text in PDF, as journals ask, and identifiers in SVG do not change from run to run.
+    Text stays text in PDF, as journals require, and identifiers in SVG do not change from run to run.
     """
     from matplotlib import rc_context  # only here: viewers' files need the colours and no matplotlib
 

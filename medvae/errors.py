@@ -1,8 +1,8 @@
-"""The one exception, and the one warning, for what a user can mend: a wrong file, a wrong option, a full disk."""
+"""The one exception, and the one warning, for what a user can fix: a wrong file, a wrong option, a full disk."""
 
 
 class MedvaeError(Exception):
-    """A problem in the user's input, told in one paragraph.
+    """A problem in the user's input, explained in one paragraph.
 
     The message names the file, what was found, what was expected and what to do. The command line prints
     it without a traceback and exits with code 1; any other exception that reaches a user is a bug.
@@ -10,4 +10,4 @@ class MedvaeError(Exception):
 
 
 class MedvaeWarning(UserWarning):
-    """Something in the user's input that was mended or guessed, and may be wrong; the work goes on."""
+    """Something in the user's input that was corrected or guessed, and may be wrong; the work continues."""

@@ -1,7 +1,7 @@
 """Files and folders that are either whole or absent.
 
-Everything medvae writes goes to a temporary name beside its destination and is renamed when it is complete,
-so that a full disk, a Ctrl-C or a killed process leaves no half-written file that looks like a result.
+Everything medvae writes goes to a temporary name next to its destination and is renamed when it is complete, so that a
+full disk, a Ctrl-C or a killed process leaves no half-written file that looks like a result.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def whole_folder(destination: Path | str, *, replace: bool = True) -> Iterator[P
     """Give a temporary folder that takes the name ``destination`` when the block ends without an error.
 
     A folder already standing at ``destination`` is replaced at that moment, never before; with ``replace=False`` it
-    stays and the new one is dropped, also when another process was faster by a moment.
+    stays and the new one is dropped, even if another process finished first.
     """
     destination = Path(destination)
     with told(destination):
@@ -93,7 +93,7 @@ def whole_folder(destination: Path | str, *, replace: bool = True) -> Iterator[P
 
 
 def remove_leftovers(destination: Path | str) -> None:
-    """Clear away what a killed process left of `whole_folder` at ``destination``; nobody may be writing to it.
+    """Remove what a killed process left of `whole_folder` at ``destination``; nobody may be writing to it.
 
     If it was killed between putting the old folder aside and naming the new one, the old one gets its name back.
     """

@@ -56,13 +56,13 @@ def fit(
     out
         The run folder; the detector is saved in ``out/detector``.
     cache
-        Folder of prepared scans: those it holds are not prepared again, the others are added to it.
+        Folder of prepared scans: those it holds are reused, new ones are added.
     resume
         Continue a run that was stopped.
     overwrite
         Replace a run that ``out`` holds, whatever its config; files that are not a run's stay.
     device
-        Where to train and to calibrate, as in `medvae.devices.find_device`.
+        Device for training and calibration, as in `medvae.devices.find_device`.
     quiet
         No progress display.
 
@@ -123,7 +123,7 @@ def fit(
 
 
 def _validation_subjects(manifest: Manifest, config: Config) -> list[str]:
-    """Whose the healthy validation scans are; refuses levels that so few people cannot promise."""
+    """Subjects of the healthy validation scans; refuses levels that so few subjects cannot guarantee."""
     people = [case.subject_id for case in manifest.of_split("validation", healthy=True)]
     try:
         check_levels(config.calibration.promised, len(set(people)), config.calibration)
@@ -143,7 +143,7 @@ def fit_ensemble(
     device: str = AUTO,
     quiet: bool = False,
 ) -> Ensemble:
-    """Average the detectors of some runs, with thresholds from the cohort's healthy validation scans.
+    """Average the detectors of several runs, with thresholds from the cohort's healthy validation scans.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def fit_ensemble(
     out
         A new folder; the ensemble is saved in ``out/detector``, with copies of its members.
     name
-        Of the ensemble, in tables and sidecars.
+        Name of the ensemble, in tables and sidecars.
     cache
         As in `fit`.
     overwrite

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 def ctrl_c_later() -> Iterator[None]:
     """Ctrl-C waits until the block is left, and never reaches a process that is started in it.
 
-    The signal is blocked, which new processes inherit. That alone does not do: the system may hand it to another thread
-    of this process, and Python would then interrupt the main one half-way through starting a child, which is left
-    without its work. So the handler waits too. Outside the main thread, which cannot change it, only the block is left.
+    The signal is blocked, which new processes inherit. That alone is not enough: the system may deliver it to another
+    thread of this process, and Python would then interrupt the main one half-way through starting a child, which is
+    left without its work. So the handler waits too. Outside the main thread, which cannot change it, only the block is
+    left.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield

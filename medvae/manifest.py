@@ -23,7 +23,7 @@ Split = Literal["train", "validation", "test"]
 
 
 class Case(Strict):
-    """One scan session of one subject: its images on one common grid, and what is known of it."""
+    """One scan session of one subject: its images on one common grid, and what is known about it."""
 
     id: str = Field(min_length=1, pattern=r"^[^/\\\s]+$")
     """Name of the case, unique in the manifest; output files begin with it."""
@@ -34,11 +34,11 @@ class Case(Strict):
     label: str | None = None
     """Path of the lesion label map. A case without a label is healthy, unless it says ``unlabelled``."""
     unlabelled: bool = False
-    """True for a case that may hold lesions of which no truth is known; it is never used as healthy."""
+    """True for a case that may contain lesions but has no ground truth; it is never used as healthy."""
     split: Split
     """Training, validation and test cases never share a subject."""
     subject: str | None = None
-    """The person; the case's id if not given."""
+    """The subject; the case's id if not given."""
     site: str | None = None
     """Hospital or scanner."""
     age: float | None = None
@@ -55,7 +55,7 @@ class Case(Strict):
 
     @property
     def kind(self) -> Literal["healthy", "lesion", "unlabelled"]:
-        """What the manifest says of it: free of lesions, with a lesion label, or neither."""
+        """Its status in the manifest: free of lesions, with a lesion label, or neither."""
         return "unlabelled" if self.unlabelled else "healthy" if self.healthy else "lesion"
 
     @property
@@ -70,9 +70,9 @@ class Manifest(Strict):
     name: str
     """Name of the cohort, used in reports."""
     licence: str | None = None
-    """Under which terms the scans may be used, and whom to cite."""
+    """Terms of use of the scans, and whom to cite."""
     modality: dict[str, str]
-    """Index (as a string, from "0") to modality name, for instance {"0": "T1", "1": "FLAIR"}. Common spellings, as
+    """Index (as a string, from "0") to modality name, for instance {"0": "T1", "1": "FLAIR"}. Common spellings, such as
     "T1w" or "flair", mean the same sequence."""
     label_values: dict[str, list[int]] | None = None
     """Region name to the label values it is made of; the first region is the one evaluated.
@@ -98,7 +98,7 @@ class Manifest(Strict):
         return self
 
     def inconsistencies(self) -> list[tuple[str, str]]:
-        """What contradicts itself in the manifest: case id and problem, in the order of the cases."""
+        """Contradictions in the manifest: case id and problem, in the order of the cases."""
         problems = []
         count = Counter(case.id for case in self.cases)
         for name in (name for name, times in count.items() if times > 1):
@@ -148,7 +148,7 @@ class Manifest(Strict):
         Raises
         ------
         MedvaeError
-            If it lacks one of them, or two of its modalities have one name.
+            If it lacks one of them, or two of its modalities share a name.
         """
         places = places_of(wanted, self.modalities)
         if places is None:
@@ -239,8 +239,8 @@ def read_manifest_as_it_is(path: Path | str) -> tuple[Manifest, list[tuple[str |
     Returns
     -------
     manifest, malformed
-        The cases that are well formed, which may contradict each other (`Manifest.inconsistencies`); and of each of the
-        others its id, if it has one, and what is wrong with it. Files are not looked for.
+        The cases that are well formed, which may contradict each other (`Manifest.inconsistencies`); and for each of
+        the others its id, if it has one, and what is wrong with it. Files are not looked for.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Which MR sequences a scan, a manifest or a detector is of: their names, and the spellings of a name."""
+"""The MR sequences of a scan, a manifest or a detector: their names, and the spellings of a name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 UNKNOWN = "unknown"
-"""The modality of a detector that does not say which one it has learned, as those of earlier versions."""
+"""The modality of a detector that does not state which one it learned, such as those of earlier versions."""
 
 _SPELLINGS = {
     "FLAIR": r"(3d)?(t2w?)?flair(w|3d|space)?|t2f",
@@ -20,7 +20,7 @@ _SPELLINGS = {
     "DWI": r"dwi",
     "ADC": r"adc",
 }
-"""Name to its spellings in small letters without ``-``, ``_`` and spaces: those of BIDS, BraTS, IXI and nnU-Net."""
+"""Name to its spellings in lower case without ``-``, ``_`` and spaces: those of BIDS, BraTS, IXI and nnU-Net."""
 
 _BIDS_ENTITY = re.compile(r"(sub|ses|acq|space|desc|run|rec|label|res|den|dir|echo|part|task|mod|chunk|split)-", re.I)
 
@@ -32,7 +32,7 @@ def modality_name(written: str) -> str:
 
 
 def modality_of_file(path: Path | str) -> str | None:
-    """The sequence that a file's name ends in, as BIDS and BraTS have it; None if it names none.
+    """The sequence at the end of a file's name, as in BIDS and BraTS; None if there is none.
 
     ``sub-01_FLAIR.nii.gz`` and ``p7_flair_brain.nii`` are FLAIR, ``IXI012-HH-1211-T1.nii.gz`` is T1,
     ``sub-01_ce-gadolinium_T1w.nii.gz`` is T1c; ``sub-01_space-T1w_mask.nii.gz`` says nothing.
@@ -59,7 +59,7 @@ def same_modalities(one: Sequence[str], other: Sequence[str]) -> bool:
 def places_of(wanted: Sequence[str], declared: Sequence[str]) -> list[int] | None:
     """Where each wanted sequence is among the declared ones; None if one is missing or declared more than once.
 
-    Of unknown sequences as many are wanted as are declared, in that order.
+    Unknown sequences match only if as many are wanted as are declared, in that order.
     """
     if same_modalities(wanted, declared):
         return list(range(len(wanted)))

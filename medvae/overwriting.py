@@ -20,7 +20,7 @@ from medvae.training.run_folder import COHORT, CONFIG
 
 RUN_FILES = (SCALE, "metrics.jsonl", WEIGHTS, "loss.png", "reconstructions.png")
 RUN_FOLDERS = (FOLDER, Path(CHECKPOINT).parts[0], tensorboard.FOLDER)
-"""What `medvae.fitting.fit` writes into a run folder, beside the config and the cohort that mark it as one."""
+"""What `medvae.fitting.fit` writes into a run folder, next to the config and the cohort that mark it as one."""
 
 
 def check_replaceable_run(out: Path | str, sources: Sequence[Path | str] = ()) -> Path:
@@ -31,7 +31,7 @@ def check_replaceable_run(out: Path | str, sources: Sequence[Path | str] = ()) -
     out
         The run folder.
     sources
-        Runs that the new one needs, as a prior's: they are never overwritten.
+        Runs that the new one needs, such as a prior's: they are never overwritten.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def check_replaceable_run(out: Path | str, sources: Sequence[Path | str] = ()) -
     begun = record.is_file() and "healthy_scans" in read_document(record)
     if not (out / CONFIG).is_file() or not (begun or _only(out, CONFIG)):
         raise MedvaeError(f"{out}: is not empty and not a run of medvae, so --overwrite leaves it as it is. {_OTHER}")
-    read_config(out / CONFIG)  # somebody else's config.yaml is told as such
+    read_config(out / CONFIG)  # a foreign config.yaml is reported as such
     _keep(sources, out)
     return out
 
@@ -57,7 +57,7 @@ def check_replaceable_run(out: Path | str, sources: Sequence[Path | str] = ()) -
 def restart_run(out: Path, config: Config) -> None:
     """Remove the files of a run and write the config of the new one.
 
-    What marks the folder as a run goes last, so that after a Ctrl-C the rest can still be replaced.
+    The files that mark the folder as a run go last, so that the rest can still be replaced after a Ctrl-C.
     """
     with told(out):
         for name in RUN_FOLDERS:

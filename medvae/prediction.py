@@ -42,9 +42,9 @@ class Prediction:
     threshold: float
     """Value of the map above which the mask is 1."""
     case_p_value: float | None = None
-    """How unusual the scan is among the healthy validation subjects; None if the detector does not know them."""
+    """How unusual the scan is among the healthy validation subjects; None if the detector does not store them."""
     notes: tuple[str, ...] = ()
-    """What a person should know before trusting the maps, as that the scan looks like another sequence."""
+    """What a person should know before trusting the maps, e.g. that the scan looks like another sequence."""
 
 
 def predict(
@@ -61,28 +61,27 @@ def predict(
 ) -> tuple[list[Prediction], dict[str, str]]:
     """Write anomaly map, lesion mask and sidecars of every scan; a scan that fails does not stop the others.
 
-    A scan that this very detector has already predicted into ``out``, and that has not changed since, is not computed
-    again.
+    A scan that this very detector has already predicted into ``out`` is not computed again unless it has changed.
 
     Parameters
     ----------
     detector
         A calibrated detector or ensemble, loaded from a folder.
     scans
-        What to predict.
+        The scans to predict.
     out
         The folder of the derivatives.
     rate
         False-positive rate of the operating point that the lesion mask uses; the config's by default.
     at
-        Name of the operating point instead, as ``fwer_0.2`` or ``fpv_5ml``; see `medvae.detection.guarantees`.
+        Name of the operating point instead, such as ``fwer_0.2`` or ``fpv_5ml``; see `medvae.detection.guarantees`.
     cache
-        Folder of prepared scans: those it holds are not prepared again, the others are added to it.
+        Folder of prepared scans: those it holds are reused, new ones are added.
     overwrite
-        Remove what another detector, or this one at another operating point, has predicted into ``out``: all of its
-        scans, and no file that medvae did not write.
+        Remove the predictions of another detector, or of this one at another operating point, from ``out``: those of
+        all scans, but no file that medvae did not write.
     device
-        Where to predict, as in `medvae.devices.find_device`; where the detector is by default.
+        Device, as in `medvae.devices.find_device`; the detector's present one by default.
     quiet
         No progress display.
 
@@ -94,8 +93,8 @@ def predict(
     Raises
     ------
     MedvaeError
-        If ``out`` holds the predictions of another detector, there is no such operating point, its healthy subjects
-        are too few for it, or there is no such device.
+        If ``out`` holds the predictions of another detector, there is no such operating point, it has too few healthy
+        subjects for it, or there is no such device.
     """
     out = Path(out)
     mask_at = at if at is not None else rate if rate is not None else detector.config.calibration.mask_at
@@ -227,7 +226,7 @@ def _threshold_source(detector: Calibrated, point: OperatingPoint) -> str:
 def _common_fields(
     detector: Calibrated, point: OperatingPoint, scan: Scan, volume: PreparedVolume
 ) -> dict[str, object]:
-    # Only what a threshold on the map says in full: no smallest finding, no threshold of a single scan.
+    # Only points that a threshold on the map defines completely: no minimum size, no threshold of a single scan.
     points = {p.name: p for p in (*detector.points, point) if not p.minimum_lesion_ml and p.kind != "false_discovery"}
     return {
         "Sources": [image.name for image in scan.images],
@@ -265,7 +264,7 @@ def _quality(volume: PreparedVolume) -> dict[str, object] | None:
 
 def _open_folder(out: Path, detector: Calibrated, point: OperatingPoint, *, overwrite: bool) -> None:
     marker = out / DESCRIPTION
-    voxel_rate = point.kind == "voxel_rate"  # under this key since the first version: its folders are gone on with
+    voxel_rate = point.kind == "voxel_rate"  # under this key since the first version: its folders can be continued
     mask_at = {"mask_false_positive_rate": point.false_positive_rate} if voxel_rate else {"mask_at": point.name}
     identity = {"model": detector.config.name, "fingerprint": detector.fingerprint, **mask_at}
     if marker.exists():
@@ -336,7 +335,7 @@ def _sidecar(path: Path) -> Path:
 
 
 def _way_to(scan: Path, out: Path) -> str:
-    """The path of the scan from the folder of the derivatives, by which viewers' files find it again."""
+    """The path of the scan relative to the derivatives folder, by which viewers' files find it."""
     try:
         return (
             Path(os.path.relpath(os.path.realpath(scan.parent), os.path.realpath(out))).joinpath(scan.name).as_posix()

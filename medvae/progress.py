@@ -32,7 +32,7 @@ class Progress:
         return self
 
     def update(self, done: int, **values: float | str) -> None:
-        """Report that ``done`` of the steps are done; ``values`` are shown beside."""
+        """Report that ``done`` of the steps are done; ``values`` are shown with it."""
         shown = "  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
         if self._live:
             self._live.update(self._task, completed=done, values=shown)

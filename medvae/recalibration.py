@@ -1,4 +1,4 @@
-"""Thresholds of a finished detector set anew, on healthy scans of the place where it is to be used."""
+"""Recalibrate a finished detector's thresholds on healthy scans of the site where it will be used."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from medvae.training.run_folder import record_thresholds, refuse_learned
 
 @dataclass(frozen=True)
 class HealthyScan:
-    """A scan without a lesion, and whose it is."""
+    """A scan without a lesion, and its subject."""
 
     scan: Scan
     subject: str
@@ -33,7 +33,7 @@ class HealthyScan:
 
 @dataclass(frozen=True)
 class Recalibrated:
-    """A detector with new thresholds, and what the old ones were worth."""
+    """A detector with new thresholds, and how the old ones performed."""
 
     detector: Calibrated
     realised: dict[float, float]
@@ -41,7 +41,7 @@ class Recalibrated:
     before: dict[float, float]
     """The old thresholds, on the same score."""
     notes: dict[str, tuple[str, ...]]
-    """What a person should know of a scan, by its name, as that it looks like another sequence."""
+    """What a person should know about a scan, by its name, e.g. that it looks like another sequence."""
 
 
 def healthy_scans(manifest: Manifest, splits: Sequence[Split] = ("validation",)) -> list[HealthyScan]:
@@ -65,10 +65,10 @@ def recalibrate(
     device: str = AUTO,
     quiet: bool = False,
 ) -> Recalibrated:
-    """Set the thresholds of a detector on other healthy scans; what it learned and its score stay as they are.
+    """Set the thresholds of a detector on other healthy scans; what it learned and its score do not change.
 
     A threshold that 0.1 % of the voxels of one scanner's healthy scans exceed may be exceeded by more, or fewer, of
-    another's. Everything that rests on healthy subjects is set anew: the operating points, their promises, the
+    another's. Everything derived from healthy subjects is recomputed: the operating points, their guarantees, the
     p-value of a scan and the scale of the anomaly map.
 
     Parameters
@@ -80,11 +80,11 @@ def recalibrate(
     out
         A new folder; the detector is saved in ``out/detector``.
     where
-        What the scans are called in an error, as the manifest's path.
+        Name of the scans in errors, e.g. the manifest's path.
     name
-        Of the new detector, in tables and sidecars; the old one's and ``_recalibrated`` by default.
+        Name of the new detector, in tables and sidecars; the old one's with ``_recalibrated`` by default.
     cache
-        Folder of prepared scans: those it holds are not prepared again, the others are added to it.
+        Folder of prepared scans: those it holds are reused, new ones are added.
     overwrite
         Replace a recalibrated detector, or an ensemble, that ``out`` holds; not the one that ``run`` names.
     device
@@ -95,8 +95,8 @@ def recalibrate(
     Raises
     ------
     MedvaeError
-        If there is no scan, one cannot be prepared or was learned from, the people are too few for what the
-        detector's config promises, ``out`` is not empty, or there is no such device.
+        If there is no scan, one cannot be prepared or was learned from, there are too few subjects for what the
+        detector's config guarantees, ``out`` is not empty, or there is no such device.
     """
     folder = find_detector(run)
     out = check_new(out, [folder], overwrite=overwrite)

@@ -11,7 +11,7 @@ Implementation = TypeVar("Implementation")
 
 
 class Registry(Generic[Implementation]):
-    """What implements each of some declared names, in one package.
+    """The implementations of declared names, in one package.
 
     The files of the package register themselves with ``@registry("name")``. They are imported when the first
     implementation is asked for, so a new file needs no entry in a list of imports.

@@ -27,9 +27,9 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     RENAMED: ClassVar[dict[str, str]] = {}
-    """Keys that earlier versions wrote, and what they are called now: both are read."""
+    """Keys that earlier versions wrote, and their present names: both are read."""
     REMOVED: ClassVar[dict[str, object]] = {}
-    """Keys that earlier versions wrote, and the value at which they did nothing: with that they are passed over."""
+    """Keys that earlier versions wrote, and the value at which they had no effect: with it they are ignored."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,7 +1,7 @@
 """Every option of a run as one typed, frozen, documented model.
 
 A config is a YAML file; ``key.key=value`` on the command line overrides single values. The resolved config is
-written beside every output.
+saved with every output.
 """
 
 from medvae.augmentation.options import AugmentationConfig

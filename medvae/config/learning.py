@@ -19,23 +19,22 @@ class LesionConfig(Strict):
     count: tuple[int, int] = (0, 5)
     """Fewest and most lesions per tile; per scan with ``network.deformable``."""
     radius_mm: tuple[float, float] = (2.0, 25.0)
-    """Smallest and largest mean radius, drawn so that each octave is equally likely, unless ``smallness`` says
-    otherwise."""
+    """Smallest and largest mean radius, drawn with every octave equally likely unless ``smallness`` changes that."""
     smallness: float = Field(1.0, gt=0)
-    """Power of the uniform number that sets the radius: above 1 smaller octaves are more likely than larger ones."""
+    """Exponent of the uniform random number that sets the radius: above 1, smaller octaves are more likely."""
     kinds: tuple[LesionKind, ...] = Field(
         ("dark", "bright", "grey", "foreign", "texture", "ring", "oedema"), min_length=1
     )
-    """What a lesion does to its tissue, each with equal probability (one that is named twice, twice as often)."""
+    """Effects of a lesion on its tissue, drawn with equal probability (one listed twice is drawn twice as often)."""
     faintness: float = Field(1.0, gt=0)
-    """Power of the uniform number that sets how much a lesion darkens, brightens or replaces: above 1 most are faint.
-    A warp and a loss of detail are as strong as ever."""
+    """Exponent of the uniform random number that sets how much a lesion darkens, brightens or replaces: above 1, most
+    are faint. Warps and loss of detail are unaffected."""
     follows_tissue: float = Field(0.0, ge=0, le=1)
-    """Share of the lesions that stop where tissue becomes darker: at fluid, or at the edge of the white matter."""
+    """Fraction of lesions that end where tissue becomes darker: at fluid, or at the edge of the white matter."""
     cores: float = Field(0.0, ge=0, le=1)
-    """Share of the lesions from 6 mm of radius on that have a core of another kind."""
+    """Fraction of lesions with a radius of 6 mm or more that have a core of another kind."""
     white_matter: float = Field(0.5, ge=0, le=1)
-    """Share of the lesions below 16 mm of radius that are placed in the brighter half of the brain."""
+    """Fraction of lesions with a radius below 16 mm that are placed in the brighter half of the brain."""
 
     @model_validator(mode="after")
     def _ranges(self) -> LesionConfig:
@@ -47,14 +46,14 @@ class LesionConfig(Strict):
 
 
 class ReconstructorConfig(Strict):
-    """A network that has learned what healthy scans look like, whose opinion another is shown."""
+    """A network trained on healthy scans, whose output is an input of another network."""
 
     run: str
-    """Its run folder, of a VAE, a ceVAE or a denoising network with the same preparation and tiles; read when training
-    begins, and kept with the detector from then on."""
+    """Run folder of a VAE, a ceVAE or a denoising network with the same preparation and tiles. It is read when training
+    starts, and stored with the detector from then on."""
     shows: tuple[Literal["residual", "kl_gradient"], ...] = Field(("residual",), min_length=1)
-    """"residual": scan − reconstruction, of each modality. "kl_gradient": |∂KL/∂x| over its mean in the brain of the
-    tile. The context score would take hundreds of passes for each tile, and is not offered."""
+    """"residual": scan − reconstruction, of each modality. "kl_gradient": |∂KL/∂x| divided by its mean in the tile's
+    brain. The context score is not offered: it would take hundreds of passes per tile."""
     network: NetworkConfig | None = None
     """The reconstructor's own network section: filled in when training begins."""
 
@@ -68,11 +67,11 @@ class NetworkConfig(Strict):
     """A network of `medvae.config.methods.NETWORKS`."""
     widths: tuple[int, ...] = Field((16, 32, 64, 128), min_length=1)
     """Channels after each stride-2 convolution; their number is the depth. "autoencoder_kl": channels of each level,
-    of which the first is the full resolution."""
+    the first is full resolution."""
     latent: Literal["dense", "spatial"] = "dense"
-    """"dense": one vector for the whole slice or patch. "spatial": a vector at each place of the lowest level."""
+    """"dense": one vector for the whole slice or patch. "spatial": a vector at each position of the lowest level."""
     latent_size: int = Field(128, ge=1)
-    """Length of the latent vector, or of each place's."""
+    """Length of the latent vector, or of the vector at each position."""
     squeeze: int = Field(32, ge=1)
     """Channels kept by a 1×1 convolution before the dense latent, which keeps its weight matrix small."""
     normalisation: Literal["none", "instance", "group"] = "none"
@@ -80,29 +79,28 @@ class NetworkConfig(Strict):
     activation: Literal["leaky_relu", "silu", "gelu"] = "leaky_relu"
     """Nonlinearity; "leaky_relu" has slope 0.1."""
     atlas: bool = False
-    """Show the network the mean of the healthy training scans at each place, and the scan's z score against them,
-    beside the scan ("segmenter")."""
+    """Additional inputs: the mean of the healthy training scans at each voxel, and the scan's z score against them
+    ("segmenter")."""
     mirror: bool = False
-    """Show it also the scan mirrored left to right, and the z score of that: what is alike on both sides is rarely a
-    lesion (with ``atlas``)."""
+    """Additional inputs: the scan mirrored left to right, and its z score. What is symmetric is rarely a lesion (with
+    ``atlas``)."""
     texture: bool = False
-    """Show it also the local SD of fine detail around each voxel, as a z score against healthy scans: lesions can lack
-    detail, or have some that does not belong there (with ``atlas``; see ``medvae/normative/texture.py``)."""
+    """Additional input: the local SD of fine detail around each voxel, as a z score against healthy scans. Lesions can
+    lack detail, or have abnormal detail (with ``atlas``; see ``medvae/normative/texture.py``)."""
     deformable: bool = False
-    """Bend the atlas onto each scan before it is shown, by a smooth field, and show how much more room tissue takes
-    than in healthy brains as well (with ``atlas``; see ``medvae/normative/deformation.py``).
-    Lesions to learn from are then put into whole scans, ``objective.lesions.count`` of them, and what is bent onto is
-    the scan with its lesions, as it will be in patients."""
+    """Warp the atlas to each scan with a smooth field first, and also input how much more volume tissue takes up than
+    in healthy brains (with ``atlas``; see ``medvae/normative/deformation.py``). Synthetic lesions are then inserted
+    into whole scans, ``objective.lesions.count`` per scan, and the atlas is warped to the scan with its lesions, as it
+    will be in patients."""
     detail: int = Field(0, ge=0)
-    """Channels in which the U-Net ends, for two pointwise layers at full resolution that see them beside all that the
-    network is shown; 0 ends in the logit itself ("segmenter")."""
+    """Output channels of the U-Net, which two pointwise layers at full resolution receive together with all inputs of
+    the network; 0 outputs the logit itself ("segmenter")."""
     bias_field: Literal["kept", "removed"] = "kept"
-    """"removed" divides each scan, before the network sees it, by the residual bias field: the smooth field in which it
+    """"removed" divides each scan, before the network sees it, by its residual bias field: the smooth field by which it
     differs from the mean of the healthy training scans (``medvae/normative/bias_field.py``). With ``atlas`` it is
     always removed."""
     reconstructor: ReconstructorConfig | None = None
-    """Show it also what a network that was trained before makes of the scan: reconstruct, then discriminate
-    ("segmenter")."""
+    """Additional input: the output of a network trained earlier. Reconstruct, then discriminate ("segmenter")."""
     residual_blocks: int = Field(0, ge=0)
     """Residual blocks at each level below the full resolution ("autoencoder_kl": at every level; "unet": convolutions
     in each level's residual unit)."""
@@ -151,17 +149,17 @@ class ObjectiveConfig(Strict):
     kl_warmup_steps: int = Field(0, ge=0)
     """Steps over which β rises from 0 to its value."""
     geco_target: float | None = None
-    """Reconstruction term, in nats per brain voxel, that training is held to: β then starts at its value and falls
-    while the reconstruction is worse, and rises while it is better (GECO: Rezende & Viola 2018, arXiv 1810.00597).
-    The scale is that of "reconstruction" in metrics.jsonl; null keeps β."""
+    """Target of the reconstruction term, in nats per brain voxel: β starts at its value, falls while the reconstruction
+    is worse and rises while it is better (GECO: Rezende & Viola 2018, arXiv 1810.00597). The scale is that of
+    "reconstruction" in metrics.jsonl; null keeps β fixed."""
     geco_speed: float = Field(0.05, gt=0)
     """Change of log β per step and nat of difference from the target (GECO)."""
     free_nats: float = Field(0.0, ge=0)
-    """KL that each latent dimension may spend without being charged for less (Kingma 2016, arXiv 1606.04934)."""
+    """Free bits: KL of each latent dimension below which it is not penalised (Kingma 2016, arXiv 1606.04934)."""
     noise_cell: int = Field(8, ge=1)
     """Voxels between two nodes of the coarse noise (DAE)."""
     noise_standard_deviation: float = Field(0.2, gt=0)
-    """Of the coarse noise, in normalised intensity (DAE)."""
+    """Standard deviation of the coarse noise, in normalised intensity (DAE)."""
     context_weight: float = Field(0.5, ge=0, le=1)
     """λ, the share of the context-encoding term (ceVAE only)."""
     context_squares: tuple[int, int] = (1, 3)
@@ -171,17 +169,19 @@ class ObjectiveConfig(Strict):
     context_fill: Literal["zero", "value", "noise"] = "value"
     """What replaces the blanked voxels: 0, one random value per square, or uniform noise."""
     dice_weight: float = Field(1.0, ge=0)
-    """Of 1 − soft Dice beside the cross-entropy ("discrepancy"). 0 asks for honest probabilities and nothing else."""
+    """Weight of 1 − soft Dice, added to the cross-entropy ("discrepancy"). 0 trains for calibrated probabilities
+    only."""
     balance: float = Field(0.0, ge=0, le=1)
-    """How much the voxels of small lesions count for more ("discrepancy"): as 300 voxels over the lesion's own, to this
-    power, between ½ and 6 times. With 0 a lesion of 2 ml counts for as much as a hundred of 0.02 ml."""
+    """Extra weight of the voxels of small lesions ("discrepancy"): 300 voxels divided by the lesion's number of voxels,
+    to this power, limited to ½–6. With 0, a lesion of 2 ml weighs as much as a hundred of 0.02 ml."""
     lesions: LesionConfig = LesionConfig()
-    """What is inserted (discrepancy)."""
+    """Synthetic lesions to insert ("discrepancy")."""
     appearance: AugmentationConfig = AugmentationConfig(
         rotation_degrees=0, scale=(1, 1), mirror=False, bias_field=0.3, gamma=(0.6, 1.6), brightness=(0.8, 1.2),
         contrast=(0.7, 1.4), sharpness=(-0.9, 1.5), noise_variance=(0.0, 0.001),
     )  # fmt: skip
-    """Changes to the scan after lesions were inserted, so that both look alike: other scanners (discrepancy)."""
+    """Changes to the scan after lesion insertion, applied to tissue and lesions alike: other scanners
+    ("discrepancy")."""
 
     @model_validator(mode="after")
     def _geco(self) -> ObjectiveConfig:
@@ -194,7 +194,7 @@ class ObjectiveConfig(Strict):
 
 
 class TrainingConfig(Strict):
-    """The loop."""
+    """The training loop."""
 
     steps: int = Field(2000, ge=0)
     """Optimiser steps."""
@@ -203,13 +203,13 @@ class TrainingConfig(Strict):
     warmup_steps: int = Field(100, ge=0)
     """Linear warm-up; a cosine to zero follows."""
     clip_gradient_norm: float = Field(1.0, gt=0)
-    """Gradients longer than this are shortened; loss in nats per voxel."""
+    """Gradients are clipped to this norm; the loss is in nats per voxel."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Automatic mixed precision. KL and sums stay in float32."""
     ema_decay: float = Field(0.0, ge=0, lt=1)
-    """Decay of an exponential moving average of the weights, which is then what is kept; 0 keeps the last weights."""
+    """Decay of an exponential moving average of the weights, which is then saved; 0 saves the last weights."""
     compile: bool = False
-    """Compile the network with ``torch.compile``: pays on long runs only."""
+    """Compile the network with ``torch.compile``: worthwhile for long runs only."""
     channels_last: bool = False
     """Store activations channels-last: helps convolutions on a GPU, not on a CPU."""
     log_every: int = Field(20, ge=1)

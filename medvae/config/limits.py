@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from medvae.config.learning import NetworkConfig
 
 MOST_DENSE_WEIGHTS = 50_000_000
-"""Weights that the two linear layers of a dense latent may have together: 200 MB, and as much again for each of
-gradient and Adam's two moments."""
+"""Most weights that the two linear layers of a dense latent may have together: 200 MB, and as much again for the
+gradient and for each of Adam's two moments."""
 
 
 def require_fit(options: NetworkConfig, size: Sequence[int]) -> None:

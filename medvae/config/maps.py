@@ -27,23 +27,23 @@ class ScoreConfig(Strict):
     polarity: Literal["bright", "dark", "both"] = "both"
     """Which sign is anomalous: brighter than expected, darker than expected, or either."""
     one_sided: bool = False
-    """A departure to the other side counts as none: scores below 0 become 0. For a member of an ensemble that looks for
-    dark or for bright things, and should not speak against what others find."""
+    """Set scores below 0 to 0: deviations to the other side count as none. For an ensemble member that looks for dark
+    or for bright lesions only, and should not cancel what others find."""
     smoothing_mm: float = Field(0.0, ge=0)
     """Standard deviation of a Gaussian applied to the signed score inside the brain, in mm."""
     guided_mm: float = Field(0.0, ge=0)
-    """After the Gaussian, a filter guided by the scan, which gives the score the borders of the scan (He et al. 2013,
-    doi:10.1109/TPAMI.2012.213): half the side of its cubes, in mm; 0 is none, and less than a voxel counts as one."""
+    """Radius (half the side of the cube, in mm) of a guided filter after the Gaussian, which gives the score the edges
+    of the scan (He et al. 2013, doi:10.1109/TPAMI.2012.213). 0 is off; less than a voxel counts as one."""
     normative: bool = False
-    """Turn the score into a z score at each place, by mean and SD over the healthy training scans."""
+    """Convert the score to a z score at each voxel, with the mean and SD of the healthy training scans."""
     parts: tuple[ScorePart, ...] = (
         ScorePart(kind="kl_gradient", smoothing_mm=4.0),
         ScorePart(kind="squared_residual"),
     )
-    """What "product" and "sum" combine; each part is divided by its healthy mean first. The default product is that of
+    """Parts that "product" and "sum" combine; each is first divided by its healthy mean. The default product is that of
     Zimmerer et al. 2019, arXiv 1907.02796."""
     smoothgrad_draws: int = Field(0, ge=0)
-    """Noisy copies over which a gradient is averaged (SmoothGrad); 0 uses the scan as it is."""
+    """Noisy copies over which a gradient is averaged (SmoothGrad); 0 uses the scan itself."""
     smoothgrad_noise: float = Field(0.05, gt=0)
     """Standard deviation of that noise, in normalised intensity."""
     context_side: int = Field(16, ge=2)
@@ -55,11 +55,11 @@ class ScoreConfig(Strict):
     restoration_steps: int = Field(30, ge=1)
     """Gradient steps of the restoration score."""
     restoration_step_size: float = Field(0.01, gt=0)
-    """Root mean square change of a step, in normalised intensity."""
+    """Root mean square change per step, in normalised intensity."""
     flipped: bool = False
     """Average with the score of the mirrored scan ("discrepancy")."""
     batch_size: int = Field(64, ge=1)
-    """Slices scored at once (a sixteenth of it for patches); the score does not depend on it."""
+    """Slices scored at once (for patches, a sixteenth of this); the score does not depend on it."""
 
     @model_validator(mode="after")
     def _signed(self) -> ScoreConfig:
@@ -83,25 +83,25 @@ class CalibrationConfig(Strict):
     """Operating points, fixed on the healthy validation scans."""
 
     false_positive_rates: tuple[float, ...] = (0.01, 0.05)
-    """Shares of healthy brain voxels above each threshold."""
+    """Fractions of healthy brain voxels above each threshold."""
     mask_at: float | str = 0.01
-    """Which of them the written lesion mask uses; or the name of another operating point, as "fwer_0.2"."""
+    """The one used for the lesion mask, or the name of another operating point, such as "fwer_0.2"."""
     family_wise: tuple[float, ...] = ()
     """Levels of operating points "fwer_0.2": the probability of any false finding in a new healthy scan. n healthy
-    validation subjects promise no level below 1/(n + 1); see docs/CALIBRATION.md."""
+    validation subjects cannot guarantee a level below 1/(n + 1); see docs/CALIBRATION.md."""
     cluster_above: float | None = None
     """Calibrated score above which findings are measured for "cluster_fwer_0.2": the probability of any false finding
-    beyond a size. A number fixed beforehand, as 3 for a normative z; null measures none."""
+    above a certain size. A number fixed beforehand, such as 3 for a normative z; null measures none."""
     false_positive_volume_ml: tuple[float, ...] = ()
-    """Bounds of operating points "fpv_5ml": the expected volume flagged in a new healthy scan, in ml. n subjects
-    promise no less than false_positive_volume_cap_ml / (n + 1)."""
+    """Bounds of operating points "fpv_5ml": the expected volume flagged in a new healthy scan, in ml. n subjects cannot
+    guarantee less than false_positive_volume_cap_ml / (n + 1)."""
     false_positive_volume_cap_ml: float = Field(20.0, gt=0)
-    """What a scan with a larger false-positive volume counts, in ml; no promise without a largest loss."""
+    """Cap on the false-positive volume of a scan, in ml; the guarantee needs a bounded loss."""
     case_statistic: Literal["maximum", "percentile", "largest_cluster"] = "maximum"
-    """What the p-value of a case compares: its largest score, the 99.9th percentile of its score, or the volume of its
-    largest finding above cluster_above."""
+    """Statistic behind the p-value of a case: its largest score, the 99.9th percentile of its score, or the volume of
+    its largest finding above cluster_above."""
     normative_shrinkage: float = Field(5.0, ge=0)
-    """Pseudo-subjects with which the variance of each place is drawn towards the average variance."""
+    """Pseudo-subjects by which the variance at each voxel is shrunk towards the average variance."""
 
     @model_validator(mode="after")
     def _known(self) -> CalibrationConfig:
@@ -130,7 +130,7 @@ class CalibrationConfig(Strict):
 
     @property
     def promised(self) -> tuple[str, ...]:
-        """Names of the operating points that come with a promise, as ``docs/CALIBRATION.md`` explains."""
+        """Names of the operating points that come with a guarantee, as ``docs/CALIBRATION.md`` explains."""
         names = [f"fwer_{level:g}" for level in self.family_wise]
         if self.cluster_above is not None:
             names += [f"cluster_fwer_{level:g}" for level in self.family_wise]
@@ -141,13 +141,14 @@ class PostprocessingConfig(Strict):
     """From the anomaly map to the lesion mask; all off by default. Choose values on healthy validation scans only."""
 
     erosion_mm: float = Field(0.0, ge=0, le=20)
-    """Nothing is flagged this near to the outside of the brain, in mm of the standard grid; nor does the rim count in
-    the maxima and volumes of the healthy scans behind family_wise and false_positive_volume_ml."""
+    """Nothing within this distance of the brain's edge is flagged, in mm of the standard grid. The rim is also excluded
+    from the maxima and volumes of the healthy scans behind family_wise and false_positive_volume_ml."""
     grow_to: float | None = None
-    """False-positive rate (one of calibration.false_positive_rates) down to whose threshold findings grow: a voxel
-    above it is flagged if it is connected with one above the mask's own threshold (hysteresis)."""
+    """Findings grow down to the threshold of this false-positive rate (one of calibration.false_positive_rates): a
+    voxel above it is flagged if it is connected to one above the mask's own threshold (hysteresis)."""
     peak_share: float = Field(1.0, gt=0, le=1)
-    """Findings are removed that nowhere exceed the threshold of this share of the mask's own false-positive rate: with
-    0.2, and a mask at 0.1 %, a finding stays if it holds a value that 0.02 % of the healthy voxels exceed."""
+    """Findings are removed if they nowhere exceed the threshold for this fraction of the mask's own false-positive
+    rate. With 0.2 and a mask at 0.1 %, a finding stays if it contains a value that 0.02 % of the healthy voxels
+    exceed."""
     minimum_lesion_ml: float = Field(0.0, ge=0)
     """Findings of this volume or less are removed, in ml."""

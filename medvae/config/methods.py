@@ -1,8 +1,8 @@
-"""The networks, objectives and scores there are: what each is, and what it needs of the others.
+"""The available networks, objectives and scores: what each is, and what it needs of the others.
 
 They are declared here, where nothing imports PyTorch, and implemented under the same names in `medvae.networks`,
-`medvae.training.objectives` and `medvae.scoring`. The texts of the options, and the refusals of what does not fit
-together, follow from these tables.
+`medvae.training.objectives` and `medvae.scoring`. The texts of the options, and the refusal of combinations that do not
+fit, follow from these tables.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class ScoreKind:
     combines: bool = False
     """It is made of the scores in ``score.parts``, each divided by its healthy mean."""
     values: Literal["signed", "magnitude", "logit"] = "signed"
-    """"signed": a departure to either side is told apart. "magnitude": never negative, a departure to either side is
-    high. "logit": high where a lesion is, low where none is."""
+    """"signed": distinguishes deviations to either side. "magnitude": never negative, high for a deviation to either
+    side. "logit": high where a lesion is, low where none is."""
 
 
 NETWORKS: Mapping[str, NetworkKind] = {
@@ -118,7 +118,7 @@ PARTS: Mapping[str, ScoreKind] = {name: kind for name, kind in SCORES.items() if
 
 
 FORMER_NAMES: Mapping[str, str] = {"deviation": "z_score"}
-"""Names in finished detectors, and what they are called now."""
+"""Names in earlier detectors, and their present names."""
 
 
 def _one_of(what: str, known: Mapping[str, object]) -> Callable[[str], str]:

@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 from medvae.config.run import Config
 
 UNITS = {"_mm": "mm", "_ml": "ml", "_degrees": "degrees", "_steps": "steps", "steps": "steps"}
-"""By the end of an option's name."""
+"""Unit of an option, by the end of its name."""
 
 HEAD = """# Options of a run
 

@@ -30,7 +30,7 @@ class Config(Strict):
     seed: int = Field(0, ge=0)
     """Every random number of a run is derived from it."""
     preparation: PreparationConfig = PreparationConfig()
-    """From a scan as it comes to the standard grid."""
+    """From the input scan to the standard grid."""
     sampling: SamplingConfig = SamplingConfig()
     """From prepared volumes to batches."""
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -40,7 +40,7 @@ class Config(Strict):
     objective: ObjectiveConfig = ObjectiveConfig()
     """What the network minimises."""
     training: TrainingConfig = TrainingConfig()
-    """The loop."""
+    """The training loop."""
     score: ScoreConfig = ScoreConfig()
     """From volume to score."""
     calibration: CalibrationConfig = CalibrationConfig()
@@ -50,12 +50,12 @@ class Config(Strict):
 
     @property
     def grid(self) -> Grid:
-        """The standard grid on which everything between preparation and overlay lies."""
+        """The standard grid of everything between preparation and overlay."""
         return GRIDS[self.preparation.grid]
 
     @property
     def network_options(self) -> NetworkConfig:
-        """`network`, of a run that has one; what builds or shows a network has no use for another."""
+        """`network`, of a run that has one; code that builds or shows a network needs one."""
         if self.network is None:
             raise ValueError(f'"{self.name}" has no network; one was expected.')
         return self.network

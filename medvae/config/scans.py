@@ -14,19 +14,20 @@ BrainMethod = Literal["auto", "background", "deepbet", "hdbet"]
 
 
 class PreparationConfig(Strict):
-    """From a scan as it comes to the standard grid; see ``docs/PREPARATION.md``."""
+    """From the input scan to the standard grid; see ``docs/PREPARATION.md``."""
 
     grid: str = DEFAULT_GRID.name
     """The standard grid, by its name: "mni152-2mm" is 80 × 96 × 80 voxels of 2 mm (``medvae/imaging/grid.py``).
     Options in mm hold on any grid; those in voxels, such as the size of patches, were chosen for 2 mm."""
     brain: BrainMethod = "auto"
-    """Where the brain of a scan without a mask in the manifest is: "background", what is not zero in a skull-stripped
-    scan; "deepbet" or "hdbet", what these tools find in a head; "auto", the background, or deepbet if it is a head."""
+    """How to find the brain without a mask in the manifest: "background", the nonzero voxels of a skull-stripped scan;
+    "deepbet" or "hdbet", skull stripping with these tools; "auto", the background, or deepbet if the scan is a whole
+    head."""
     bias_field: Literal["none", "n4"] = "none"
     """"n4" corrects the bias field (Tustison et al. 2010, doi:10.1109/TMI.2010.2046908)."""
     registration: Literal["auto", "none", "affine"] = "auto"
-    """"affine" moves the scan to the MNI152 template; "none" leaves it where it is; "auto" moves it unless its brain
-    already lies on the template's."""
+    """"affine" registers the scan to the MNI152 template; "none" leaves it where it is; "auto" registers it unless its
+    brain already lies on the template's."""
     intensity: Literal["percentile", "zscore", "landmarks", "white_matter"] = "percentile"
     """"percentile": the chosen percentiles in the brain become 0 and 1. "zscore": mean 0 and SD 1 in the brain.
     "landmarks": the percentiles and the deciles between them become those of the healthy training scans (Nyúl et al.
@@ -63,10 +64,10 @@ class SamplingConfig(Strict):
     patches_per_volume: int = Field(8, ge=1)
     """Patches drawn from a volume per epoch."""
     patch_overlap: float = Field(0.5, ge=0, lt=1)
-    """Share of a patch that its neighbour covers too, when a volume is scored."""
+    """Fraction of a patch that its neighbour overlaps when a volume is scored."""
     min_brain_fraction: float = Field(0.02, ge=0, lt=1)
-    """Slices with less brain than this fraction of their pixels are not trained on."""
+    """Slices with less brain than this fraction of their pixels are excluded from training."""
     batch_size: int = Field(16, ge=1)
     """Slices, or patches, per step."""
     workers: int = Field(1, ge=0)
-    """Processes that cut and augment; 0 does so in the training process."""
+    """Worker processes that cut and augment tiles; 0 uses the training process."""
