@@ -159,7 +159,7 @@ def test_a_scan_without_room_or_of_standardised_intensities_is_refused(scan):
 def test_the_benchmark_is_independent_of_what_methods_learn_from():
     """No module of the benchmark families imports the training's synthesis, nor the other way round."""
     package = ROOT / "medvae" / "lesions"
-    for name in ("families", "forms", "displacement", "cohort", "insertion", "shapes", "tissue", "synthesis"):
+    for name in ("families", "geometry", "displacement", "cohort", "insertion", "outlines", "tissue", "synthesis"):
         tree = ast.parse((package / f"{name}.py").read_text(encoding="utf-8"))
         modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         ours = {module for module in modules if module and module.startswith("medvae.lesions")}

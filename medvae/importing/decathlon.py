@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from medvae.errors import MedvaeError
-from medvae.imaging.volume import Geometry, Volume, write_volume
 from medvae.importing.found import Found, Skipped
 from medvae.importing.importer import Importer, Request
 from medvae.importing.labels import LESION, channels_of, choose_channels, read_dataset, regions_of
 from medvae.importing.listing import list_files, nothing_found, stem
 from medvae.importing.scan import FoundScan, tidy
-from medvae.progress import Progress
 
 if TYPE_CHECKING:
     from medvae.imaging.volume import Volume
@@ -83,6 +81,9 @@ def find_decathlon(
         )
     scans = []
     names = [channels[index] for index in chosen]
+    from medvae.imaging.volume import write_volume
+    from medvae.progress import Progress
+
     with Progress("Unpacking", len(readable), quiet=quiet or not packed) as progress:
         for done, (image, label, many) in enumerate(readable, start=1):
             paths = [unpack / f"{stem(image)}_{tidy(name)}.nii.gz" for name in names] if many and unpack else [image]
@@ -135,7 +136,7 @@ def _read_volumes(image: Path, chosen: Sequence[int]) -> list[Volume]:
     import nibabel as nib
     import numpy as np
 
-    from medvae.imaging.volume import Volume
+    from medvae.imaging.volume import Geometry, Volume
 
     packed = cast("nib.Nifti1Image", nib.load(image))
     x, y, z, *_ = packed.shape
