@@ -1,4 +1,4 @@
-"""What a detector and an ensemble of them share: a score with operating points, brought to an anomaly map."""
+"""What detectors and ensembles share: a calibrated score, its operating points and the anomaly map."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ SCALE = "intensity_scale.json"
 
 
 class StandardMaps(NamedTuple):
-    """What is made of a scan on the standard grid, ``(X, Y, Z)`` float32 each, 0 outside the brain."""
+    """Maps of a scan on the standard grid, ``(X, Y, Z)`` float32 each, 0 outside the brain."""
 
     anomaly: np.ndarray
     """In [0, 1]; 0.5 is the threshold of the first operating point."""
     spread: np.ndarray | None = None
-    """SD of the anomaly maps of an ensemble's members, at most 0.5: where they disagree."""
+    """SD of the anomaly maps of an ensemble's members, at most 0.5: high where they disagree."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Maps:
     spread: np.ndarray | None
     """SD of the anomaly maps of an ensemble's members, float32 in [0, 0.5]; None for a single detector."""
     brain_mask: np.ndarray
-    """Bool: where anything was looked for."""
+    """Bool: the voxels that were searched."""
     point: OperatingPoint
     """The operating point of the lesion mask."""
     findings: Findings
@@ -57,7 +57,7 @@ class Maps:
     lesion_volume_ml: float
     """Volume of the lesion mask, rounded to 0.1 microlitres."""
     notes: tuple[str, ...] = ()
-    """What a person should know of the scan before trusting its maps, as that it looks like another sequence."""
+    """Warnings to read before trusting the maps, for instance that the scan looks like another sequence."""
 
     @property
     def lesion_mask(self) -> np.ndarray:
@@ -71,7 +71,7 @@ class Maps:
 
     @property
     def case_p_value(self) -> float | None:
-        """How unusual the scan is among the healthy validation subjects; None if the detector does not know them."""
+        """How unusual the scan is among the healthy validation subjects; None if the detector does not store them."""
         return self.findings.case_p_value
 
 
@@ -81,19 +81,19 @@ class Calibrated(ABC):
 
     config: Config
     modalities: tuple[str, ...]
-    """The sequences it was trained on, in the order in which it is given their images: ``("T1",)``. "unknown" for a
-    detector of an earlier version, which takes any."""
+    """The sequences it was trained on, in the order of its input images: ``("T1",)``. "unknown" for a detector of an
+    earlier version, which accepts any."""
     calibrated_on: dict[str, int]
     """Number of healthy scans: ``{"training": …, "validation": …}``."""
     points: tuple[OperatingPoint, ...] = ()
     healthy_median: float = 0.0
     """Median score of the healthy validation scans' brain voxels."""
     scale: LandmarkScale | None = None
-    """The intensity scale of the training scans: what `prepare_scan` needs for intensities by landmarks."""
+    """The intensity scale of the training scans, which `prepare_scan` needs for landmark-based normalisation."""
     healthy: HealthySubjects | None = None
-    """What promises and p-values rest on; None for a detector that an earlier version saved."""
+    """Basis of guarantees and p-values; None for a detector that an earlier version saved."""
     fingerprint: str = ""
-    """SHA-256 of the saved files; two detectors with one fingerprint give the same maps."""
+    """SHA-256 of the saved files; two detectors with the same fingerprint give the same maps."""
 
     @property
     def channels(self) -> int:
@@ -108,7 +108,7 @@ class Calibrated(ABC):
         *,
         at: float | str | None = None,
     ) -> Maps:
-        """Find lesions in a scan in memory; the values are those that `medvae.prediction.predict` writes for its file.
+        """Find lesions in a scan in memory, with the same values that `medvae.prediction.predict` writes for its file.
 
         Parameters
         ----------
@@ -118,15 +118,15 @@ class Calibrated(ABC):
         affine
             ``(4, 4)``, voxel index to world coordinates in mm, RAS+ (as ``nibabel.load(path).affine``).
         mask
-            ``(X, Y, Z)``, the brain, where it is above 0.5; found as ``config.preparation.brain`` says without it.
+            ``(X, Y, Z)``, the brain where above 0.5; without it the brain is found as ``config.preparation.brain`` says.
         at
-            Operating point of the lesion mask, by its false-positive rate or its name; the config's by default.
+            Operating point of the lesion mask, as a false-positive rate or a name; the config's by default.
 
         Raises
         ------
         MedvaeError
-            For an array of another shape or with NaN, an affine that places it nowhere, a brain that is not found or
-            not registered, or an operating point that the detector does not have.
+            For an array of another shape or with NaN, an invalid affine, a brain that cannot be found or registered,
+            or an operating point that the detector does not have.
         """
         array = np.asarray(array)
         images = array[None] if array.ndim == 3 else array
@@ -135,12 +135,12 @@ class Calibrated(ABC):
             if self.channels > 1:
                 shape = f"({self.channels}, X, Y, Z)"
             raise MedvaeError(f"The array has shape {array.shape}; {shape} was expected, for {names}.")
-        point = self.point(self.config.calibration.mask_at if at is None else at)  # before minutes of preparation
+        point = self.point(self.config.calibration.mask_at if at is None else at)  # fail before minutes of preparation
         volume = prepare_array(images, affine, self.config.preparation, mask=mask, scale=self.scale)
         return self.native_maps(volume, point)
 
     def native_maps(self, volume: PreparedVolume, point: OperatingPoint) -> Maps:
-        """What is found in a prepared scan, on the scan's own grid, with the lesion mask at an operating point."""
+        """Maps of a prepared scan on the scan's own grid, with the lesion mask at an operating point."""
         maps = self.maps(volume)
         anomaly = volume.restore(maps.anomaly)
         findings = find_lesions(self, point, volume, maps.anomaly, anomaly)
@@ -149,7 +149,7 @@ class Calibrated(ABC):
         return Maps(anomaly, spread, volume.source_mask, point, findings, volume_ml, self.doubts(volume))
 
     def doubts(self, volume: PreparedVolume) -> tuple[str, ...]:
-        """A sentence for each image of a prepared scan that does not look like the modality it is taken for."""
+        """A warning for each image of a prepared scan that does not look like its declared modality."""
         image, mask = volume.image, volume.mask
         found = (unlike(name, channel, mask, volume.grid) for name, channel in zip(self.modalities, image, strict=True))
         return tuple(sentence for sentence in found if sentence)
@@ -160,21 +160,21 @@ class Calibrated(ABC):
 
     @abstractmethod
     def on(self, device: str) -> Self:
-        """The same with its networks on another device, as in `medvae.devices.find_device`."""
+        """The same detector with its networks on another device, as in `medvae.devices.find_device`."""
 
     @property
     @abstractmethod
     def device(self) -> str:
-        """Where its networks work; ``auto`` without one."""
+        """Device of its networks; ``auto`` without one."""
 
     def maps(self, volume: PreparedVolume) -> StandardMaps:
         """The maps of a prepared scan on the standard grid."""
         return StandardMaps(self.anomaly_map(volume))
 
     def anomaly_map(self, volume: PreparedVolume) -> np.ndarray:
-        """The score brought to [0, 1], ``(X, Y, Z)`` float32, comparable between patients.
+        """The score mapped to [0, 1], ``(X, Y, Z)`` float32, comparable between patients.
 
-        A strictly increasing function of the score, so that AP and AUROC are the score's own: 0.5 is the threshold
+        A strictly increasing function of the score, so AP and AUROC are unchanged: 0.5 is the threshold
         of the first operating point, and the distance from the median healthy score to that threshold is the unit.
         """
         return self.bounded(self.score(volume), volume.mask)
@@ -188,14 +188,14 @@ class Calibrated(ABC):
         return float(self.map_values(np.array(point.threshold, np.float32)))
 
     def point(self, at: float | str) -> OperatingPoint:
-        """The operating point of a false-positive rate, or of a name as ``fpr_0.01``, ``fwer_0.2`` or ``fpv_5ml``.
+        """The operating point of a false-positive rate or of a name such as ``fpr_0.01``, ``fwer_0.2`` or ``fpv_5ml``.
 
-        Those with a promise (`medvae.detection.guarantees`) need not have been asked for in the config.
+        Those with a guarantee (`medvae.detection.guarantees`) need not be listed in the config.
 
         Raises
         ------
         MedvaeError
-            If the detector has none for it, those it has are named; or if its healthy subjects cannot promise it.
+            If the detector has none for it (those it has are listed), or too few healthy subjects to guarantee it.
         """
         for point in self.points:
             if at == point.name or (at == point.false_positive_rate and point.kind == "voxel_rate"):
@@ -218,20 +218,20 @@ class Calibrated(ABC):
     def recalibrated(
         self, healthy: Sequence[PreparedVolume], scores: Sequence[np.ndarray], subjects: Sequence[str] | None = None
     ) -> Self:
-        """The same score with operating points from other healthy scans, as of another scanner.
+        """The same score with operating points from other healthy scans, for instance of another scanner.
 
-        An ensemble's members keep theirs, which weigh them: the score is the one that was measured, voxel by voxel.
+        An ensemble's members keep theirs, which set their weights, so the score stays the same voxel by voxel.
 
         Parameters
         ----------
         healthy, scores, subjects
-            Prepared scans that nothing was learned from, their scores by `score`, and whose they are; each another
-            person's by default.
+            Prepared scans that nothing was learned from, their scores by `score`, and their subjects; by default each
+            scan is a subject of its own.
 
         Raises
         ------
         MedvaeError
-            Without a scan, or with fewer people than an operating point of the config promises for.
+            Without a scan, or with too few subjects for the guarantee of an operating point of the config.
         """
         made = replace(self, calibrated_on=self.calibrated_on | {"validation": len(healthy)})
         return made._with_points(healthy, scores, subjects)
@@ -239,7 +239,7 @@ class Calibrated(ABC):
     def _with_points(
         self, validation: Sequence[PreparedVolume], scores: Sequence[np.ndarray], subjects: Sequence[str] | None
     ) -> Self:
-        """With the operating points that healthy validation scans set; each is a subject of its own by default."""
+        """With operating points from healthy validation scans; by default each scan is a subject of its own."""
         config = self.config.calibration
         points, median = operating_points(scores, [v.mask for v in validation], config.false_positive_rates)
         made = replace(self, points=tuple(points), healthy_median=median)
@@ -262,7 +262,7 @@ class Calibrated(ABC):
 
     @contextmanager
     def _saved(self, folder: Path | str, **more: object) -> Iterator[Path]:
-        """A temporary folder with config and calibration that takes its name when the block ends."""
+        """A temporary folder with config and calibration, renamed to ``folder`` when the block ends."""
         with whole_folder(folder) as temporary:
             write_text(temporary / "config.yaml", dump_config(self.config))
             content = {
@@ -281,7 +281,7 @@ class Calibrated(ABC):
 
 
 class Saved(TypedDict):
-    """What a saved folder tells of any `Calibrated`: the arguments of that name."""
+    """The constructor arguments of a `Calibrated` that a saved folder holds."""
 
     config: Config
     modalities: tuple[str, ...]
@@ -312,7 +312,7 @@ def read_calibrated(folder: Path) -> tuple[Saved, dict[str, Any]]:
 
 
 def _modalities(folder: Path, content: dict[str, Any]) -> tuple[str, ...]:
-    """Those of a calibration file; of an older one, those of a file beside the folder, which keeps its fingerprint."""
+    """Modalities of a calibration file; for older ones, of a file next to the folder, which keeps the fingerprint."""
     beside = folder.with_name(f"{folder.name}.json")
     if "modalities" not in content and beside.is_file():
         content = read_document(beside)

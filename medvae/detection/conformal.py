@@ -1,8 +1,8 @@
-"""What healthy subjects can promise of the next one: functions of arrays, the unit being the subject.
+"""Conformal guarantees from healthy subjects for the next one: functions of arrays; the unit is the subject.
 
-Voxels of a scan depend on each other, subjects do not: all that is promised here rests on the healthy subjects and the
-new one being *exchangeable* (any order of them equally likely), and holds for any distribution and any number of
-subjects, on average over the choice of the healthy ones. `voxel_p_values` is the exception and is called approximate.
+Voxels of a scan are dependent, subjects are not. All guarantees here assume that the healthy subjects and the new one
+are *exchangeable* (any order of them equally likely). They hold for any distribution and any number of subjects, on
+average over the choice of the healthy ones. `voxel_p_values` is the exception and is called approximate.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ ROUNDING = 1e-9
 
 
 def subjects_needed(level: float) -> int:
-    """Fewest healthy subjects that can promise ``level``: n subjects promise nothing below 1/(n + 1)."""
+    """Fewest healthy subjects that can guarantee ``level``: n subjects guarantee nothing below 1/(n + 1)."""
     return max(1, math.ceil(1 / level - ROUNDING) - 1)
 
 
 def worst_of_subjects(values: ArrayLike, subjects: Sequence[str]) -> np.ndarray:
-    """One row per subject, the largest of his scans': ``(scans, ...)`` to ``(subjects, ...)``, in order of appearance.
+    """The largest value over each subject's scans: ``(scans, ...)`` to ``(subjects, ...)``, in order of appearance.
 
-    Scans of one person are not exchangeable with those of others; the worst of them is one honest unit.
+    Scans of one person are not exchangeable with those of others; the worst of them is one valid unit.
     """
     of_scans = np.asarray(values)
     rows: dict[str, list[int]] = {}
@@ -53,7 +53,7 @@ def family_wise_threshold(healthy: np.ndarray, level: float) -> float:
     Raises
     ------
     MedvaeError
-        Where n subjects cannot promise the level; says how many could.
+        If n subjects cannot guarantee the level; says how many could.
     """
     n = len(healthy)
     allowed = math.floor((n + 1) * level + ROUNDING)  # how many of n + 1 may lie above
@@ -83,7 +83,7 @@ def risk_controlled(losses: np.ndarray, bound: float, largest_loss: float) -> in
     Raises
     ------
     MedvaeError
-        Where n subjects cannot promise the bound, whatever the threshold; says how many could.
+        If n subjects cannot guarantee the bound at any threshold; says how many could.
     """
     n = len(losses)
     risk = (np.minimum(losses, largest_loss).sum(axis=0) + largest_loss) / (n + 1)
@@ -107,11 +107,11 @@ def p_value(case: float, healthy: np.ndarray) -> float:
 
 
 def voxel_p_values(values: np.ndarray, thresholds: np.ndarray, at_or_above: np.ndarray, voxels: int) -> np.ndarray:
-    """Share of healthy voxels, of all places and subjects together, that lie as high as each value. *Approximate*.
+    """Share of healthy voxels, pooled over locations and subjects, at or above each value. *Approximate*.
 
-    Pooling takes every place of the brain to be alike, which a normative score is only roughly, and the voxels to
-    stand for as many subjects: the tail of a few subjects' voxels says little of another subject's. Read the result as
-    a scale, not as a promise.
+    Pooling assumes that all brain locations are alike, which holds only roughly for a normative score, and that
+    voxels are independent: the tail of a few subjects' voxels says little about another subject's. Read the result
+    as a scale, not as a guarantee.
 
     Parameters
     ----------

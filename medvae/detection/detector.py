@@ -1,12 +1,12 @@
-"""The thing a user shares and loads: network, score, calibration and resolved config in one folder.
+"""A detector that users share and load: network, score, calibration and resolved config in one folder.
 
 ``detector/config.yaml``               the resolved config
-``detector/calibration.json``          operating points and where they come from
+``detector/calibration.json``          operating points and their provenance
 ``detector/network.safetensors``       weights, unless the method needs no network
-``detector/healthy.safetensors``       what promises and p-values rest on
-``detector/atlas.safetensors``         healthy mean and SD of intensity at each place, if they are needed
-``detector/bias_field.safetensors``    mean and SD against which the bias field is estimated, if it is removed
-``detector/normative.safetensors``     mean and SD of the score at each place, if the config asks for it
+``detector/healthy.safetensors``       basis of guarantees and p-values
+``detector/atlas.safetensors``         healthy mean and SD of intensity at each voxel, if needed
+``detector/bias_field.safetensors``    reference mean and SD for estimating the residual bias field, if it is corrected
+``detector/normative.safetensors``     mean and SD of the score at each voxel, if the config asks for it
 ``detector/intensity_scale.json``      the intensity scale of the training scans, if the config asks for it
 """
 
@@ -56,9 +56,9 @@ class Detector(Calibrated):
     network: Network | None
     normative: NormativeMap | None = None
     atlas: Atlas | None = None
-    """Of the healthy training scans, if the network is shown it."""
+    """Atlas of the healthy training scans, if the network receives it as input."""
     bias_field: BiasFieldReference | None = None
-    """Mean and SD of the healthy training scans, if the residual bias field is removed against them."""
+    """Mean and SD of the healthy training scans, if the residual bias field is estimated against them."""
     part_scales: tuple[float, ...] = ()
     """Healthy mean of each part of a combined score."""
 
@@ -79,11 +79,11 @@ class Detector(Calibrated):
     ) -> Detector:
         """Fit the normative map on healthy training scans and the operating points on healthy validation scans.
 
-        ``scale`` is the one that both were prepared with; ``subjects`` says whose the validation scans are, without
-        it each is another person's. ``compact`` rounds network and normative map to half precision first, which
-        halves the files that `save` writes. ``atlas`` is that of the training scans, if it was made before. The
-        network is put on the ``device``, as in `medvae.devices.find_device`. ``modalities`` are the names of the
-        scans' sequences, in the order of their channels.
+        ``scale`` is the intensity scale of both sets. ``subjects`` names the subject of each validation scan;
+        without it each scan is a subject of its own. ``compact`` first rounds network and normative map to half
+        precision, which halves the files that `save` writes. ``atlas`` is that of the training scans, if already made.
+        The network is moved to the ``device``, as in `medvae.devices.find_device`. ``modalities`` are the names of
+        the sequences, in channel order.
 
         Raises
         ------
@@ -117,7 +117,7 @@ class Detector(Calibrated):
     def score(self, volume: PreparedVolume, fitted: FittedScan | None = None) -> np.ndarray:
         """The calibrated score on the standard grid, ``(X, Y, Z)`` float32: higher is more anomalous, 0 outside.
 
-        ``fitted`` is the scan fitted to the detector's atlas, if that was done before.
+        ``fitted`` is the scan fitted to the detector's atlas, if already computed.
 
         Raises
         ------
@@ -143,23 +143,23 @@ class Detector(Calibrated):
     def save(self, folder: Path | str) -> Detector:
         """Write the detector to ``folder``, whole or not at all, and return it with its fingerprint.
 
-        Weights and maps that half precision holds without loss are written so.
+        Weights and maps are written in half precision where that loses nothing.
         """
         self.write(folder)
         return Detector.load(folder, device=self.device)
 
     def on(self, device: str) -> Detector:
-        """The same detector with its network, which is moved, on another device, as `medvae.devices.find_device`."""
+        """The same detector with its network moved to another device, as in `medvae.devices.find_device`."""
         place = find_device(device)
         return self if self.network is None else replace(self, network=self.network.to(place))
 
     @property
     def device(self) -> str:
-        """Where the network works; ``auto`` without one."""
+        """Device of the network; ``auto`` without one."""
         return AUTO if self.network is None else str(next(self.network.parameters()).device)
 
     def write(self, folder: Path | str, *, with_atlas: bool = True) -> None:
-        """As `save`, without reading it back; the atlas can be left out where an ensemble keeps it for all members."""
+        """As `save`, without reading it back; the atlas can be omitted where an ensemble stores it for all members."""
         with self._saved(folder, part_scales=self.part_scales) as temporary:
             if self.network is not None:
                 weights = {k: v.cpu().contiguous() for k, v in self.network.state_dict().items()}
@@ -180,14 +180,13 @@ class Detector(Calibrated):
     def load(cls, folder: Path | str, *, atlas: Atlas | None = None, device: str = AUTO) -> Detector:
         """Load a detector from its folder, or from the run folder that holds it.
 
-        ``atlas`` is used where the folder has none: members of an ensemble may share one. The network is put on the
+        ``atlas`` is used if the folder has none: members of an ensemble may share one. The network is moved to the
         ``device``, as in `medvae.devices.find_device`.
 
         Raises
         ------
         MedvaeError
-            If there is no such device, or no detector, for instance because the run has not finished, or several: an
-            ensemble.
+            If there is no such device, no detector (for instance because the run has not finished), or several: an ensemble.
         """
         place = find_device(device)
         folder = find_detector(folder)
@@ -218,11 +217,11 @@ class Detector(Calibrated):
 
     @property
     def inputs(self) -> NetworkInputs:
-        """What the network is shown."""
+        """The inputs of the network."""
         return NetworkInputs(Inputs.of(self.config.network_options, self.channels), self.atlas, self.bias_field)
 
     def shown(self, volume: PreparedVolume, fitted: FittedScan | None = None) -> np.ndarray:
-        """What is judged of a scan, ``(C, X, Y, Z)`` float32: the maps that the network is shown, or z scores.
+        """The input maps of a scan, ``(C, X, Y, Z)`` float32: those of the network, or z scores.
 
         ``fitted`` as in `score`.
         """
@@ -260,7 +259,7 @@ def pretrained() -> list[str]:
 def find_detector(folder: Path | str) -> Path:
     """The folder of a detector: ``folder`` itself, ``folder/detector`` of a run, or one of `pretrained` by its name.
 
-    What is on the disk comes before what comes with medvae.
+    A folder on disk takes precedence over a detector that comes with medvae.
 
     Raises
     ------

@@ -1,9 +1,9 @@
-"""Several detectors as one: networks of other kinds, planes or seeds, whose scores are averaged.
+"""Several detectors as one: the averaged scores of networks of different kinds, planes or seeds.
 
 ``detector/config.yaml``       name, preparation and calibration of the ensemble; the rest is the first member's
 ``detector/calibration.json``  operating points of the averaged score, and the members' names
-``detector/members/NAME/``     the members, each a detector's folder of its own
-``detector/atlas.safetensors`` the atlas of the members, if all that have one have the same
+``detector/members/NAME/``     the members, each a complete detector folder
+``detector/atlas.safetensors`` the members' atlas, if they share one
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ MEMBERS = "members"
 class Ensemble(Calibrated):
     """The mean of its members' scores, each in units of the distance from its healthy median to its first threshold.
 
-    That unit comes from the healthy validation scans, so that scores of any kind can be averaged. Where the members
-    disagree is told by the spread of their anomaly maps.
+    That unit comes from the healthy validation scans, so scores of any kind can be averaged. The spread of the anomaly
+    maps shows where members disagree.
     """
 
     members: dict[str, Detector]
@@ -50,18 +50,18 @@ class Ensemble(Calibrated):
         Parameters
         ----------
         name
-            Of the ensemble, in tables and sidecars.
+            Name of the ensemble in tables and sidecars.
         members
-            At least two calibrated detectors that prepare scans alike, by name.
+            At least two calibrated detectors with the same preparation, by name.
         validation
             Prepared healthy scans that no member was trained on.
         subjects
-            Whose they are; each another person's by default.
+            Subject of each scan; by default each scan is a subject of its own.
 
         Raises
         ------
         MedvaeError
-            With fewer than two members, or members that do not fit together.
+            With fewer than two members, or incompatible members.
         """
         first = agreeing(members)
         config = parse(Config, first.config.model_dump() | {"name": name}, f'ensemble "{name}"')
@@ -84,7 +84,7 @@ class Ensemble(Calibrated):
         return StandardMaps(mean, np.std(bounded, axis=0, dtype=np.float32))
 
     def _scores(self, volume: PreparedVolume) -> list[np.ndarray]:
-        """Of each member; an atlas that they share is bent onto the scan once."""
+        """Score of each member; a shared atlas is warped onto the scan only once."""
         atlas = self.shared_atlas
         if atlas is None:
             return [member.score(volume) for member in self.members.values()]
@@ -109,17 +109,17 @@ class Ensemble(Calibrated):
         return Ensemble.load(folder, device=self.device)
 
     def on(self, device: str) -> Ensemble:
-        """The same ensemble with its members' networks, which are moved, on another device."""
+        """The same ensemble with its members' networks moved to another device."""
         return replace(self, members={name: member.on(device) for name, member in self.members.items()})
 
     @property
     def device(self) -> str:
-        """Where the first network of the members works; ``auto`` where none has one."""
+        """Device of the first member's network; ``auto`` if no member has one."""
         return next((member.device for member in self.members.values() if member.network is not None), AUTO)
 
     @property
     def shared_atlas(self) -> Atlas | None:
-        """The atlas of all members that have one, if it is the same object, as `load` makes it."""
+        """The atlas shared by all members that have one, if it is the same object, as after `load`."""
         atlases = [member.atlas for member in self.members.values() if member.atlas is not None]
         return atlases[0] if len(atlases) > 1 and all(atlas is atlases[0] for atlas in atlases) else None
 
@@ -127,7 +127,7 @@ class Ensemble(Calibrated):
     def load(cls, folder: Path | str, *, device: str = AUTO) -> Ensemble:
         """Load an ensemble from its folder, or from the folder that holds it as ``detector``.
 
-        The networks are put on the ``device``, as in `medvae.devices.find_device`.
+        The networks are moved to the ``device``, as in `medvae.devices.find_device`.
 
         Raises
         ------
@@ -148,7 +148,7 @@ class Ensemble(Calibrated):
 def load_detector(folder: Path | str, *, device: str = AUTO) -> Detector | Ensemble:
     """A detector or an ensemble, from its folder or from the run folder that holds it.
 
-    Its networks are put on the ``device``, as in `medvae.devices.find_device`.
+    Its networks are moved to the ``device``, as in `medvae.devices.find_device`.
 
     Raises
     ------
@@ -161,14 +161,14 @@ def load_detector(folder: Path | str, *, device: str = AUTO) -> Detector | Ensem
 
 
 def member_names(names: Sequence[str]) -> list[str]:
-    """Names for members: as given where all differ, else numbered."""
+    """Names for members: as given if all differ, else numbered."""
     if len(set(names)) == len(names):
         return list(names)
     return [f"{number}_{name}" for number, name in enumerate(names, start=1)]
 
 
 def _sharing(members: dict[str, Detector]) -> dict[str, Detector]:
-    """The members, with one atlas for those whose atlases hold the same numbers."""
+    """The members, with one atlas object for those whose atlases are equal."""
     known: list[Atlas] = []
     shared = {}
     for name, member in members.items():
@@ -180,13 +180,13 @@ def _sharing(members: dict[str, Detector]) -> dict[str, Detector]:
 
 
 def common_modalities(members: Iterable[Detector]) -> tuple[str, ...]:
-    """Those of the first member that says which it was trained on."""
+    """The modalities of the first member that states them."""
     said = [member.modalities for member in members]
     return next((names for names in said if UNKNOWN not in names), said[0])
 
 
 def agreeing(members: dict[str, Detector]) -> Detector:
-    """The first member, when all of them fit together.
+    """The first member, if all of them are compatible.
 
     Raises
     ------

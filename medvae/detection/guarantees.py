@@ -1,8 +1,8 @@
-"""What a detector remembers of its healthy validation subjects, and the operating points that they can promise.
+"""What a detector stores of its healthy validation subjects, and the operating points they can guarantee.
 
-Names: ``fwer_0.2`` (family-wise error), ``cluster_fwer_0.2`` (the same for findings of a size), ``fpv_5ml`` (expected
+Names: ``fwer_0.2`` (family-wise error), ``cluster_fwer_0.2`` (the same above a finding size), ``fpv_5ml`` (expected
 false-positive volume), ``fdr_0.1`` (false discovery rate of voxels, approximate). ``docs/CALIBRATION.md`` says what
-each promises and what it does not.
+each guarantees and what it does not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from medvae.preparation.prepared import PreparedVolume
 FILE = "healthy.safetensors"
 NAMES = re.compile(r"(?P<kind>fwer|cluster_fwer|fdr|fpv)_(?P<level>\d+(\.\d+)?(e-?\d+)?)(?P<unit>ml)?")
 THRESHOLDS = 400
-"""Thresholds at which false-positive volumes are kept, evenly spaced in the logarithm of the voxels above."""
+"""Thresholds at which false-positive volumes are stored, evenly spaced in the log of the voxels above."""
 
 ASSUMPTION = (
     "This assumes that the scan's subject is exchangeable with the healthy validation subjects, and holds on average "
@@ -42,7 +42,7 @@ APPROXIMATE = (
 
 @dataclass(frozen=True)
 class HealthySubjects:
-    """The n healthy validation subjects as far as a promise needs them; of several scans the worst one counts."""
+    """Statistics of the n healthy validation subjects that guarantees need; of several scans the worst one counts."""
 
     maximum: np.ndarray
     """``(n,)`` largest score."""
@@ -65,7 +65,7 @@ class HealthySubjects:
         return len(self.maximum)
 
     def threshold_of(self, rate: float) -> float:
-        """The lowest of the kept scores that no more than a share ``rate`` of the pooled voxels reach or exceed."""
+        """The lowest stored score that at most a share ``rate`` of the pooled voxels reaches or exceeds."""
         rare = np.flatnonzero(self.at_or_above <= rate * self.voxels)
         return float(self.thresholds[rare[0] if len(rare) else -1])
 
@@ -76,7 +76,7 @@ class HealthySubjects:
 
     @classmethod
     def load(cls, folder: Path) -> HealthySubjects | None:
-        """What `save` wrote; None for a detector of an earlier version, which did not."""
+        """Read what `save` wrote; None for a detector of an earlier version, which did not write it."""
         if not (folder / FILE).is_file():
             return None
         arrays = load_arrays(folder / FILE)
@@ -92,7 +92,7 @@ class HealthySubjects:
 
 
 def case_statistic(kind: str, values: np.ndarray) -> float:
-    """The largest or the 99.9th percentile of ``(V,)`` voxels: values that occur, so that any rising map keeps them."""
+    """The largest or the 99.9th percentile of ``(V,)`` voxels: observed values, which any increasing map preserves."""
     return float(values.max() if kind == "maximum" else np.quantile(values, 0.999, method="inverted_cdf"))
 
 
@@ -106,15 +106,15 @@ def measure_healthy(
 ) -> HealthySubjects:
     """Measure the healthy validation scans.
 
-    The largest score and the percentile are taken on the standard grid: what is written on a scan's own grid is
-    interpolated between its values and never exceeds them. Volumes are those that would be written.
+    The largest score and the percentile are taken on the standard grid: maps on a scan's own grid are interpolated
+    from it and never exceed its values. Volumes are those of the maps as written.
 
     Parameters
     ----------
     volumes, scores, subjects
-        Prepared scans, their calibrated scores ``(X, Y, Z)`` and whose they are.
+        Prepared scans, their calibrated scores ``(X, Y, Z)`` and their subjects.
     to_map
-        From score to anomaly map, voxel by voxel and rising.
+        From score to anomaly map, voxelwise and increasing.
     config, erosion_mm
         ``cluster_above``; how far the brain is eroded before anything is flagged.
     """
@@ -148,12 +148,12 @@ def measure_healthy(
 
 
 def guaranteed_point(name: str, healthy: HealthySubjects, config: CalibrationConfig) -> OperatingPoint | None:
-    """The operating point of a name such as ``fwer_0.2``; None if it is no name of one.
+    """The operating point of a name such as ``fwer_0.2``; None if the name is not one of these.
 
     Raises
     ------
     MedvaeError
-        If the healthy subjects are too few for the level: says how many would be needed.
+        If the healthy subjects are too few for the level; says how many are needed.
     """
     parsed = _parse(name)
     if parsed is None:
@@ -193,12 +193,12 @@ def guaranteed_point(name: str, healthy: HealthySubjects, config: CalibrationCon
 
 
 def check_levels(names: Sequence[str], subjects: int, config: CalibrationConfig) -> None:
-    """Refuse operating points that ``subjects`` healthy subjects cannot promise, before a network is trained for them.
+    """Refuse operating points that ``subjects`` healthy subjects cannot guarantee, before a network is trained.
 
     Raises
     ------
     MedvaeError
-        Saying which level is the smallest, and how many subjects would be needed.
+        Naming the smallest possible level and how many subjects are needed.
     """
     for name in names:
         parsed = _parse(name)

@@ -1,4 +1,4 @@
-"""What is flagged in one scan at an operating point, what that promises, and how unusual the scan is."""
+"""The lesion mask of a scan at an operating point, its guarantee, and the p-value of the scan."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Thresholds(Protocol):
 
     @property
     def healthy(self) -> HealthySubjects | None:
-        """What promises and p-values rest on."""
+        """Basis of guarantees and p-values."""
         ...
 
     def point(self, at: float | str) -> OperatingPoint:
@@ -52,18 +52,18 @@ class CaseFields(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Findings:
-    """The lesion mask of a scan and what its sidecar says of it."""
+    """The lesion mask of a scan and its sidecar fields."""
 
     mask: np.ndarray
     """``(X, Y, Z)`` uint8 on the scan's own grid."""
     threshold: float
     """Value of the map above which a voxel is flagged."""
     guarantee: str
-    """What the operating point promises, after the post-processing that was done."""
+    """What the operating point guarantees after post-processing."""
     postprocessing: dict[str, object]
-    """Sidecar fields; empty where the mask is the thresholded map."""
+    """Sidecar fields of post-processing; empty if the mask is the thresholded map."""
     case: CaseFields
-    """Empty for a detector that knows no healthy subjects."""
+    """Empty for a detector that stores no healthy subjects."""
 
     @property
     def case_p_value(self) -> float | None:
@@ -74,18 +74,18 @@ class Findings:
 def find_lesions(
     detector: Thresholds, point: OperatingPoint, volume: PreparedVolume, anomaly: np.ndarray, native: np.ndarray
 ) -> Findings:
-    """Flag what lies above an operating point's threshold.
+    """Flag the voxels above an operating point's threshold.
 
     Parameters
     ----------
     detector
-        Whose map it is; its config says how to post-process.
+        The detector that made the map; its config sets the post-processing.
     point
-        Threshold and, for "family_wise_cluster", smallest finding.
+        Threshold and, for "family_wise_cluster", minimum size of a finding.
     volume
         The prepared scan.
     anomaly, native
-        Its anomaly map on the standard grid and on its own.
+        Its anomaly map on the standard grid and on the scan's own.
     """
     options, voxel_ml = detector.config.postprocessing, volume.source.geometry.voxel_volume_ml
     region = erode(volume.mask, volume.grid.spacing_mm, options.erosion_mm)
@@ -121,9 +121,9 @@ def find_lesions(
 
 
 def _peak(detector: Thresholds, point: OperatingPoint, threshold: float) -> float:
-    """What a finding must exceed somewhere, a value of the map; the operating point's own threshold at least."""
+    """The map value that a finding's peak must exceed; at least the operating point's own threshold."""
     share = detector.config.postprocessing.peak_share
-    if share == 1 or point.kind == "false_discovery":  # which has no rate that healthy voxels know
+    if share == 1 or point.kind == "false_discovery":  # its rate is not defined on healthy voxels
         return threshold
     if detector.healthy is None:
         raise MedvaeError(
@@ -135,7 +135,7 @@ def _peak(detector: Thresholds, point: OperatingPoint, threshold: float) -> floa
 
 
 def _false_discovery_threshold(detector: Thresholds, level: float, values: np.ndarray) -> float:
-    """The map's threshold above which Benjamini and Hochberg find the voxels of a scan, ``values`` ``(V,)``."""
+    """The map threshold that Benjamini-Hochberg gives for the voxels of a scan, ``values`` ``(V,)``."""
     healthy = detector.healthy
     if healthy is None:
         raise ValueError("a false discovery rate needs the detector's healthy subjects; found None.")

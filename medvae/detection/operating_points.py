@@ -1,4 +1,4 @@
-"""Healthy scores turned into thresholds. No lesion is ever seen here."""
+"""Thresholds from healthy scores only; no lesion is used."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class OperatingPoint:
     name: str
     """``"fpr_0.01"`` for a false-positive rate of 1 %; `medvae.detection.guarantees` makes others."""
     false_positive_rate: float
-    """The asked share of healthy brain voxels above the threshold; of another kind, about the share that is."""
+    """Nominal share of healthy brain voxels above the threshold; for other kinds, the approximate observed share."""
     threshold: float
-    """On the calibrated score."""
+    """Threshold on the calibrated score."""
     kind: str = "voxel_rate"
-    """"voxel_rate" or, with a promise, "family_wise", "family_wise_cluster", "false_positive_volume"."""
+    """"voxel_rate" or, with a guarantee, "family_wise", "family_wise_cluster", "false_positive_volume"."""
     guarantee: str = ""
-    """What is promised of a new healthy scan, and under which assumption; nothing for a voxel rate."""
+    """The guarantee for a new healthy scan and its assumption; empty for a voxel rate."""
     minimum_lesion_ml: float = 0.0
     """Findings of this volume or less are not flagged ("family_wise_cluster")."""
 
@@ -33,8 +33,7 @@ def operating_points(
 ) -> tuple[list[OperatingPoint], float]:
     """Thresholds from healthy validation scans, and the median healthy score.
 
-    The threshold for a rate is the smallest score of the pooled brain voxels such that at most that share of them
-    lies above it.
+    The threshold for a rate is the smallest score of the pooled brain voxels with at most that share of them above it.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Reconstruct, then discriminate: a network that has learned healthy scans, shown to one that looks for lesions."""
+"""Reconstruct, then discriminate: a network trained on healthy scans provides input to one that detects lesions."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ def with_reconstructor(config: Config, manifest: Manifest) -> tuple[Config, Netw
     Raises
     ------
     MedvaeError
-        If there is no such run, it does not fit the config (other modalities, another preparation, other tiles, a
-        network that restores nothing or has no KL divergence to show), or it was trained on a validation scan of the
-        manifest.
+        If there is no such run, it does not match the config (other modalities, preparation or tiles, a network without
+        reconstruction or KL divergence), or it was trained on a validation scan of the manifest.
     """
     section = config.network_options
     options = section.reconstructor

@@ -1,4 +1,4 @@
-"""A scan as it is given to a detector: its files, its brain mask, and which sequences it is declared to be of."""
+"""The input of a detector: a scan's files, its brain mask and its declared sequences."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Scan:
     images: tuple[Path, ...]
     mask: Path | None = None
     modalities: tuple[str, ...] | None = None
-    """The sequence of each image, if it is declared somewhere."""
+    """The sequence of each image, if declared."""
     declared_in: str = ""
     """Where the sequences are declared: the manifest, or "the file's name"."""
 
@@ -41,8 +41,7 @@ class Scan:
         Raises
         ------
         MedvaeError
-            If it is declared to be of other sequences than the detector was trained on, or has another number of
-            images.
+            If its declared sequences differ from those the detector was trained on, or it has another number of images.
         """
         wanted = detector.modalities
         places = places_of(wanted, self.modalities or (UNKNOWN,) * len(self.images))
@@ -90,7 +89,7 @@ def scans_of_files(paths: Sequence[Path | str]) -> list[Scan]:
     Raises
     ------
     MedvaeError
-        If two files would give outputs of one name.
+        If two files would give outputs of the same name.
     """
     scans: dict[str, Scan] = {}
     for path in map(Path, paths):

@@ -1,1 +1,1 @@
-"""Maps and truth turned into numbers."""
+"""Evaluation of anomaly maps against the truth."""

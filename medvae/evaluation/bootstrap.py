@@ -1,10 +1,10 @@
-"""Confidence intervals by drawing people again, with replacement: subjects, never voxels or scans.
+"""Bootstrap confidence intervals over subjects, never over voxels or scans.
 
-Voxels of one brain, and scans of one person, are alike; an interval that takes them for independent is far too narrow.
-A resample is a vector of how often each subject was drawn. Cumulative counts of voxels are linear in it, so the curves
-of all resamples are one product of matrices, ``(resamples, subjects) @ (subjects, thresholds)``. Thresholds are a few
-thousand of those that the scores have, laid where the curves bend; with fewer different scores all of them are used.
-What that costs on the cohort as it is (some 1e-4 in AP) is known, and taken off every resample.
+Voxels of one brain and scans of one person are correlated; an interval that treats them as independent is far too
+narrow. A resample is a vector of how often each subject was drawn. Cumulative voxel counts are linear in it, so the
+curves of all resamples are one matrix product, ``(resamples, subjects) @ (subjects, thresholds)``. The thresholds are
+a few thousand of the distinct scores, placed where the curves bend; with fewer distinct scores all are used. The error
+of this approximation on the original cohort (some 1e-4 in AP) is known and subtracted from every resample.
 
 Intervals are percentile intervals (Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 13).
 """
@@ -23,9 +23,9 @@ RESAMPLES = 2000
 LEVEL = 0.95
 SEED = 0
 FEW_SUBJECTS = 5
-"""With fewer an interval means little: five people can be drawn in 126 ways, three in 10."""
+"""With fewer an interval means little: five subjects give 126 distinct resamples, three give 10."""
 THRESHOLDS = 1000
-"""Thresholds for each of the three ways in which they are laid."""
+"""Thresholds for each of the three ways of placing them."""
 _CHUNK = 100  # resamples at a time: some 10 MB per array
 
 
@@ -37,11 +37,11 @@ class SubjectCurves:
     true_positives: np.ndarray
     false_positives: np.ndarray
     correction: dict[str, float]
-    """Each number from all thresholds less that from these, with everybody drawn once."""
+    """Each number from all thresholds minus that from these, on the original cohort."""
 
     @classmethod
     def of(cls, cases: Sequence[tuple[str, SparseCounts]], *, thresholds: int = THRESHOLDS) -> SubjectCurves:
-        """Merge the scans of each subject, given as (subject, counts), on thresholds chosen from all of them."""
+        """Merge the scans of each subject, given as (subject, counts), on thresholds chosen from all scans."""
         subjects = tuple(dict.fromkeys(name for name, _ in cases))
         pooled = SparseCounts.merged([counts for _, counts in cases])
         edges = _common_edges(pooled, thresholds)
@@ -68,7 +68,7 @@ class SubjectCurves:
 
 @dataclass(frozen=True)
 class Interval:
-    """A number and where 95 % of its resamples lie."""
+    """A number and its 95 % percentile interval."""
 
     value: float
     low: float
@@ -79,15 +79,15 @@ class Interval:
 
 
 def draw(n_subjects: int, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
-    """How often each subject is drawn in each resample, ``(resamples, n_subjects)``; every row adds up to the number.
+    """How often each subject is drawn in each resample, ``(resamples, n_subjects)``; every row sums to ``n_subjects``.
 
-    The same for every method on the same subjects, so that differences between methods are paired.
+    The same draws for every method on the same subjects, so that differences between methods are paired.
     """
     return np.random.default_rng(seed).multinomial(n_subjects, np.full(n_subjects, 1 / n_subjects), size=resamples)
 
 
 def interval(value: float, resampled: np.ndarray, n_subjects: int) -> Interval:
-    """The percentile interval of a number, over the resamples that have one; NaN with fewer than 2 subjects."""
+    """The percentile interval of a number over the resamples where it is defined; NaN with fewer than 2 subjects."""
     kept = resampled[np.isfinite(resampled)]
     if n_subjects < 2 or not len(kept) or not math.isfinite(value):
         return Interval(value, math.nan, math.nan, n_subjects, True)
@@ -104,7 +104,7 @@ def curve_intervals(curves: SubjectCurves, *, resamples: int = RESAMPLES, seed: 
 
 
 def subject_sums(cases: Sequence[tuple[str, Sequence[float]]]) -> np.ndarray:
-    """Numbers of each case, given as (subject, numbers), added over the cases of each subject, ``(S, numbers)``."""
+    """Per-case numbers, given as (subject, numbers), summed over the cases of each subject, ``(S, numbers)``."""
     sums: dict[str, np.ndarray] = {}
     for subject, numbers in cases:
         added = np.asarray(numbers, dtype=np.float64)
@@ -121,14 +121,14 @@ def of_sums(sums: np.ndarray, number: Callable[..., np.ndarray], weights: np.nda
 def sum_interval(
     sums: np.ndarray, number: Callable[..., np.ndarray], *, resamples: int = RESAMPLES, seed: int = SEED
 ) -> Interval:
-    """The interval of a number made of sums over subjects, as a pooled Dice or a share.
+    """The interval of a number made of sums over subjects, such as a pooled Dice or a proportion.
 
     Parameters
     ----------
     sums
-        ``(S, numbers)``: of each subject; see `subject_sums`.
+        ``(S, numbers)`` of each subject; see `subject_sums`.
     number
-        From each of the added numbers, ``(R,)``, to the number, ``(R,)``.
+        From each of the summed numbers, ``(R,)``, to the number, ``(R,)``.
     """
     value = float(of_sums(sums, number, np.ones((1, len(sums))))[0])
     return interval(value, of_sums(sums, number, draw(len(sums), resamples, seed)), len(sums))
@@ -141,10 +141,10 @@ def paired_difference(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> dict[str, Interval]:
-    """Pooled AUROC, AP, oracle Dice and FPR at 95 % TPR of one method minus those of another, on the same people.
+    """Pooled AUROC, AP, oracle Dice and FPR at 95 % TPR of one method minus those of another, on the same subjects.
 
-    Both methods see the same people in every resample, so that what makes a person hard for both cancels out. An
-    interval that does not hold 0 is a difference at the 5 % level, if it was the only one looked at.
+    Both methods share every resample, so that subject difficulty cancels out. An interval that excludes 0 is a
+    significant difference at the 5 % level, if it was the only comparison.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def paired_difference(
     Raises
     ------
     ValueError
-        If the two do not have the same subjects.
+        If the subjects of the two differ.
     """
     first, second = SubjectCurves.of(a), SubjectCurves.of(b)
     if sorted(first.subjects) != sorted(second.subjects):
@@ -170,10 +170,10 @@ def paired_difference(
 
 
 def _common_edges(pooled: SparseCounts, thresholds: int) -> np.ndarray:
-    """The lowest bins of the groups in which scores are counted, ``(T,)`` rising.
+    """The lowest bin of each group in which scores are counted, ``(T,)`` ascending.
 
-    Each of three ways divides the scores evenly: by lesion voxels (the sum that AP is), by healthy voxels (the
-    integral that AUROC is) and by the logarithm of the number flagged (precision at the very top).
+    The scores are divided evenly in three ways: by lesion voxels (for the sum in AP), by healthy voxels (for the
+    integral in AUROC) and by the log of the number flagged (for precision at the highest scores).
     """
     bins, lesion, healthy = pooled.bins, pooled.lesion, pooled.healthy
     if len(bins) <= 3 * thresholds:

@@ -1,13 +1,13 @@
 """Lesion-wise Dice and HD95 as in the BraTS challenges of 2023, for gliomas.
 
-Truth is dilated only to tell which components belong to one lesion: those that then touch. A predicted component
-belongs to every lesion whose dilated truth it meets, and each lesion is compared, undilated, with all that belongs to
-it. A lesion that was missed, and a predicted component that belongs to none, has Dice 0 and HD95 374 mm; lesions of 50
-mm³ or less are left out, whether found or not, while false components count whatever their size. The number of a case
-is the mean over lesions and false components.
+Truth is dilated only to group components into lesions: those that then touch are one. A predicted component belongs to
+every lesion whose dilated truth it overlaps, and each undilated lesion is compared with all components that belong to
+it. A missed lesion and a predicted component that belongs to none each have Dice 0 and HD95 374 mm. Lesions of 50 mm³
+or less are excluded, whether found or not; false components count whatever their size. The value of a case is the mean
+over lesions and false components.
 
-The rules are those of the organisers' program (https://github.com/rachitsaluja/BraTS-2023-Metrics, for GLI), written
-anew; HD95 is that of `medvae.evaluation.surfaces`.
+The rules are those of the organisers' program (https://github.com/rachitsaluja/BraTS-2023-Metrics, for GLI),
+reimplemented; HD95 is that of `medvae.evaluation.surfaces`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from medvae.evaluation.surfaces import surface_distances
 from medvae.imaging.components import components
 
 DILATIONS = 3
-"""Times that truth is dilated by a voxel and its 18 neighbours (voxels of 1 mm in BraTS)."""
+"""Number of dilations of the truth with the 18-neighbourhood (voxels of 1 mm in BraTS)."""
 SMALLEST_MM3 = 50.0
 PENALTY_MM = 374.0
-"""HD95 of what was missed or is false: the diagonal of the BraTS grid."""
+"""HD95 of missed lesions and false components: the diagonal of the BraTS grid."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class LesionWise:
     lesions: int
     """True lesions that count."""
     missed: int
-    """Of these."""
+    """Of these, those found."""
     false: int
     """Predicted components that belong to no lesion."""
 
 
 def lesion_wise(flagged: np.ndarray, truth: np.ndarray, spacing_mm: tuple[float, ...]) -> LesionWise:
-    """Compare what was flagged with a region of the truth, ``(X, Y, Z)`` bool each, lesion by lesion.
+    """Compare the flagged voxels with a region of the truth, ``(X, Y, Z)`` bool each, lesion by lesion.
 
-    Where there is neither lesion nor finding Dice is 1 and HD95 0.
+    Without any lesion or finding, Dice is 1 and HD95 0.
     """
     grown = ndimage.binary_dilation(truth, ndimage.generate_binary_structure(3, 2), iterations=DILATIONS)
     lesions, lesion_sizes = components(grown)

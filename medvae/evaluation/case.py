@@ -1,4 +1,4 @@
-"""The numbers of one case: its curves, what each operating point finds in it, and one score for the whole scan."""
+"""The numbers of one case: its curves, those of each operating point, and one score for the whole scan."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medvae.manifest import Case
 
 @dataclass(frozen=True)
 class MeasuredCase:
-    """What was measured in one case, and what the numbers of many cases are made of."""
+    """The measurements of one case, from which pooled numbers are computed."""
 
     result: CaseResult
     counts: SparseCounts = field(repr=False)
@@ -43,15 +43,15 @@ def measure_case(
     Parameters
     ----------
     case, voxels
-        Whose numbers; its map, truth and brain.
+        The case, and its map, truth and brain.
     points
-        Operating points. The one called `MASK` stands for the mask that the method itself has made of its map.
+        Operating points. The one called `MASK` stands for the lesion mask written by the method itself.
     overlap, smallest_ml
-        When a lesion counts as found, and as a lesion; see `medvae.evaluation.lesions.match_lesions`.
+        The criteria for a found lesion and for a lesion; see `medvae.evaluation.lesions.match_lesions`.
     missing
         The method gave no map.
     regions
-        ``(X, Y, Z)`` bool by name: what is flagged is also compared with each as in `lesion_wise`.
+        ``(X, Y, Z)`` bool by name: flagged voxels are also compared with each, as in `lesion_wise`.
     """
     scores, truth = voxels.scores[voxels.brain], voxels.truth[voxels.brain]
     counts = SparseCounts.of(scores, truth)
@@ -83,7 +83,7 @@ def _flagged(voxels: CaseVoxels, point: Point, overlap: float, smallest_ml: floa
 
 
 def _at_point(flagged: Flagged, *, healthy: bool) -> dict[str, float]:
-    """The numbers of a single case by metric: those that healthy cases have as well come first."""
+    """The numbers of a single case by metric; those that healthy cases also have come first."""
     of_case = [(metric, metric.of_case) for metric in registered(PointMetric) if metric.of_case is not None]
     every = {metric.name: number(flagged) for metric, number in of_case if metric.in_healthy}
     return every if healthy else every | {m.name: number(flagged) for m, number in of_case if not m.in_healthy}

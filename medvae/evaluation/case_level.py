@@ -1,13 +1,13 @@
-"""One number per scan: does this scan hold a lesion at all?
+"""Scan-level detection: does this scan contain a lesion at all?
 
 A scan's score is the mean, the 99th percentile or the maximum of its map in the brain. Lesion cases (with a lesion
 voxel in the brain) are ranked against cases declared healthy; a labelled case without a lesion voxel is neither.
 
-Intervals draw people again. A person who is drawn twice must not be compared with himself: where somebody has a scan
-with a lesion and a healthy one, as with inserted lesions, such pairs are the easy ones, and counting them as pairs of
-different people lifts a whole interval above its number. So each lesion scan is ranked among its own person's scans,
-counted once, and those of the other people drawn, weighted to as many as there are others in the cohort. For AUROC the
-mean of the resamples is then the number itself.
+Intervals resample subjects. A subject who is drawn twice must not be compared with himself: with inserted lesions, one
+subject has a lesion scan and a healthy one. Such pairs are the easy ones, and counting them as pairs of different
+subjects lifts the whole interval above its number. So each lesion scan is ranked among its own subject's scans, counted
+once, and those of the other subjects drawn, weighted to the number of other subjects in the cohort. For AUROC the mean
+of the resamples is then the number itself.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class CaseLevel:
     n_lesion: int = 0
     n_healthy: int = 0
     prevalence: float = math.nan
-    """The AP of chance; NaN if one of the two kinds is missing."""
+    """The AP of a random score; NaN if one of the two kinds is missing."""
     scores: dict[str, dict[str, Interval]] = field(default_factory=dict)
-    """For each score of a scan `NUMBERS`, with intervals over subjects; empty if one of the two kinds is missing."""
+    """`NUMBERS` of each scan-level score, with intervals over subjects; empty if one of the two kinds is missing."""
 
 
 def case_scores(values: np.ndarray) -> dict[str, float]:
@@ -56,14 +56,14 @@ def case_level(
     Parameters
     ----------
     subjects, diseased
-        The person of each scan, and whether it holds a lesion.
+        The subject of each scan, and whether it contains a lesion.
     scores
-        One score per scan under each name.
+        One score per scan, by name of the score.
     """
     n_lesion, n = sum(diseased), len(diseased)
     if not 0 < n_lesion < n:
         return CaseLevel(n_lesion, n - n_lesion)
-    few = fewest_people(subjects, diseased) < FEW_SUBJECTS  # two patients among a hundred healthy people are two
+    few = fewest_people(subjects, diseased) < FEW_SUBJECTS  # two patients among a hundred healthy subjects count as two
     n_subjects = len(set(subjects))
     weights = np.concatenate([np.ones((1, n_subjects), np.int64), draw(n_subjects, resamples)])
     found = {}
@@ -77,27 +77,27 @@ def case_level(
 
 
 def fewest_people(subjects: Sequence[str], diseased: Sequence[bool]) -> int:
-    """People with a lesion scan or people with a healthy one, whichever are fewer: what a number of scans rests on."""
+    """Effective sample size: subjects with a lesion scan or with a healthy one, whichever are fewer."""
     return min(len(set(compress(subjects, kind))) for kind in (diseased, [not ill for ill in diseased]))
 
 
 def case_numbers(
     subjects: Sequence[str], diseased: Sequence[bool], scores: Sequence[float], weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """AUROC and AP of scans, of people drawn ``weights`` ``(R, S)`` times, in the order in which they first appear.
+    """AUROC and AP of scans, with subjects drawn ``weights`` ``(R, S)`` times, in order of first appearance.
 
     Returns
     -------
     dict
-        ``auroc`` and ``ap``, ``(R,)`` each; NaN where nobody with a lesion scan, or with a healthy one, was drawn. With
-        everybody drawn once they are those of all scans.
+        ``auroc`` and ``ap``, ``(R,)`` each; NaN if nobody with a lesion scan, or with a healthy one, was drawn. With every
+        subject drawn once they are those of all scans.
     """
     people = list(dict.fromkeys(subjects))
     person = np.array([people.index(one) for one in subjects])
     ill, values = np.asarray(diseased, dtype=bool), np.asarray(scores, dtype=np.float64)
     member = (person[:, None] == np.arange(len(people))).astype(np.float64)
     own = person[ill]
-    # Scans of each person that are as high as each lesion scan, (lesion scans, people); ties count half in AUROC.
+    # Each subject's scans that score at least as high as each lesion scan, (lesion scans, people); ties count half in AUROC.
     high = (values >= values[ill][:, None]).astype(np.float64)
     equal = values == values[ill][:, None]
     true, false = (high[:, kind] @ member[kind] for kind in (ill, ~ill))
@@ -114,7 +114,7 @@ def case_numbers(
             def among(
                 table: np.ndarray, times: np.ndarray = times, mine: np.ndarray = mine, factor: np.ndarray = factor
             ) -> np.ndarray:
-                """Sums over the person's own scans once, and over those of the others drawn, ``(R, lesion scans)``."""
+                """Sums over the subject's own scans once, and over those of the others drawn, ``(R, lesion scans)``."""
                 once = table[np.arange(len(own)), own]
                 return once + (times @ table.T - mine * once) * factor
 

@@ -1,4 +1,4 @@
-"""What a protocol does to a map before it is measured, and to the numbers that only some protocols have."""
+"""How a protocol transforms a map before evaluation, and the numbers that only some protocols have."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medvae.imaging.volume import Geometry
 
 
 def as_measured(voxels: CaseVoxels, protocol: Protocol) -> CaseVoxels:
-    """A case with its map as the protocol measures it, and the voxels that count under ``brain``."""
+    """A case with its map as the protocol evaluates it; ``brain`` holds the voxels that count."""
     scores, brain = voxels.scores, voxels.brain
     if not np.isneginf(scores[brain]).all():  # no map: nothing to filter
         kept = _without_rim(brain, voxels.geometry, protocol.rim) if protocol.rim else brain
@@ -36,7 +36,7 @@ def best_threshold(counts: SparseCounts, steps: int | None) -> tuple[float, floa
     """The best Dice and its threshold, over all scores or over ``steps`` thresholds from the lowest to the highest.
 
     Voxels *above* the threshold are flagged where it is one of ``steps``, voxels at or above it where it is a score;
-    what is returned is the largest number that no flagged voxel is at or below.
+    the returned threshold is the largest number below all flagged voxels.
     """
     floors = np.array([bin_floor(key) for key in counts.bins.tolist()])
     hits, alarms = (np.cumsum(a[::-1])[::-1].astype(np.float64) for a in (counts.lesion, counts.healthy))

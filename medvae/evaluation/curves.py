@@ -1,8 +1,7 @@
 """Voxel curves in one pass: counts of lesion and healthy voxels at every score, mergeable by addition.
 
-Scores are real numbers of any range. They are counted in bins that keep the 13 leading mantissa bits of float32, in
-the order of the numbers: the relative width of a bin is 1.2e-4 everywhere, so heavy tails are resolved as well as the
-bulk. Everything else (AUROC, AP, Dice at all thresholds) is computed from the counts.
+Scores are real numbers of any range. They are counted in ordered bins that keep the 13 leading mantissa bits of
+float32: the relative width of a bin is 1.2e-4 everywhere, so heavy tails are resolved as well as the bulk. Everything else (AUROC, AP, Dice at all thresholds) is computed from the counts.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _NOTHING = (np.zeros(0, np.uint32), np.zeros(0, np.int64))
 
 @dataclass(frozen=True)
 class VoxelCounts:
-    """Number of lesion and healthy voxels in every bin of score, ``(BINS,)`` int64 each, lowest score first."""
+    """Number of lesion and healthy voxels in every score bin, ``(BINS,)`` int64 each, lowest score first."""
 
     lesion: np.ndarray
     healthy: np.ndarray
@@ -58,7 +57,7 @@ class VoxelCounts:
         return self.sparse().summary()
 
     def sparse(self) -> SparseCounts:
-        """The bins that hold a voxel."""
+        """The non-empty bins."""
         used = np.flatnonzero(self.lesion + self.healthy)
         return SparseCounts(used.astype(np.uint32), self.lesion[used], self.healthy[used])
 
@@ -67,7 +66,7 @@ class VoxelCounts:
 class SparseCounts:
     """The same counts without the empty bins: for one scan some 100 kB instead of 67 MB.
 
-    ``bins`` rise; ``bins``, ``lesion`` and ``healthy`` are ``(U,)`` each.
+    ``bins`` are ascending; ``bins``, ``lesion`` and ``healthy`` are ``(U,)`` each.
     """
 
     bins: np.ndarray
@@ -76,7 +75,7 @@ class SparseCounts:
 
     @classmethod
     def of(cls, scores: np.ndarray, truth: np.ndarray) -> SparseCounts:
-        """Count the voxels of one case, as `VoxelCounts.of` does; a million at a time, which needs 20 MB or so."""
+        """Count the voxels of one case, as `VoxelCounts.of` does, a million at a time (some 20 MB)."""
         scores, truth = np.asarray(scores).reshape(-1), np.asarray(truth, dtype=bool).reshape(-1)
         values, counts = np.zeros(0, np.uint32), np.zeros(0, np.int64)
         pending: list[tuple[np.ndarray, np.ndarray]] = []
@@ -103,7 +102,7 @@ class SparseCounts:
             bins, lesion = _added([(case.bins, case.lesion) for case in cases])
             return cls(bins, lesion, _added([(case.bins, case.healthy) for case in cases])[1])
         total = VoxelCounts(np.zeros(BINS, np.int64), np.zeros(BINS, np.int64))
-        for case in cases:  # of so many bins, much faster than sorting
+        for case in cases:  # with so many bins, much faster than sorting
             total.lesion[case.bins] += case.lesion
             total.healthy[case.bins] += case.healthy
         return total.sparse()
@@ -122,9 +121,9 @@ class SparseCounts:
         )
 
     def threshold(self, rate: float) -> float:
-        """The smallest score such that at most ``rate`` of the healthy voxels lies above it, rounded up to its bin.
+        """The smallest score with at most ``rate`` of the healthy voxels above it, rounded up to its bin.
 
-        The same definition as that of a detector's operating points, within 1.2e-4 of the score.
+        Same definition as a detector's operating points, within 1.2e-4 of the score.
 
         Raises
         ------
@@ -140,18 +139,18 @@ class SparseCounts:
 
 @dataclass(frozen=True)
 class CurveSummary:
-    """Threshold-free numbers of a set of voxels; NaN where one of the two classes is absent."""
+    """Threshold-free numbers of a set of voxels; NaN if one of the two classes is absent."""
 
     auroc: float
     """Area under the ROC curve; ties count half."""
     ap: float
     """Average precision, Σ (R_n − R_{n−1}) P_n over thresholds, without interpolation."""
     oracle_dice: float
-    """⌈Dice⌉: the largest Dice over all thresholds. It needs the truth, so no detector reaches it."""
+    """⌈Dice⌉: the largest Dice over all thresholds. Choosing it needs the truth: an upper bound."""
     oracle_threshold: float
-    """A threshold that reaches it: voxels with this score or more are flagged."""
+    """A threshold that attains it: voxels with this score or more are flagged."""
     fpr_at_95_tpr: float
-    """The smallest share of healthy voxels flagged at a threshold that finds 95 % of the lesion voxels or more."""
+    """The smallest share of healthy voxels flagged at a threshold that finds at least 95 % of the lesion voxels."""
     n_lesion: int
     """Lesion voxels."""
     n_healthy: int
@@ -159,12 +158,12 @@ class CurveSummary:
 
     @property
     def prevalence(self) -> float:
-        """Share of lesion voxels: the AP of chance."""
+        """Share of lesion voxels: the AP of a random score."""
         return self.n_lesion / max(1, self.n_lesion + self.n_healthy)
 
 
 def curve_numbers(true_positives: np.ndarray, false_positives: np.ndarray) -> dict[str, np.ndarray]:
-    """Numbers of curves, all of them at once.
+    """The numbers of one or more curves, computed together.
 
     Parameters
     ----------
@@ -175,7 +174,7 @@ def curve_numbers(true_positives: np.ndarray, false_positives: np.ndarray) -> di
     Returns
     -------
     dict
-        ``auroc``, ``ap``, ``oracle_dice`` and ``fpr_at_95_tpr``, each ``(...)``; NaN where a class is absent.
+        ``auroc``, ``ap``, ``oracle_dice`` and ``fpr_at_95_tpr``, each ``(...)``; NaN if a class is absent.
     """
     lesion, healthy = true_positives[..., -1], false_positives[..., -1]
     flagged = true_positives + false_positives
@@ -195,26 +194,26 @@ def curve_numbers(true_positives: np.ndarray, false_positives: np.ndarray) -> di
 
 def score_bins(scores: np.ndarray) -> np.ndarray:
     """The bin of each score, ``(V,)`` uint32: larger scores never have smaller bins."""
-    scores = np.array(scores, dtype=np.float32, order="C").ravel()  # a copy: what follows works in place
+    scores = np.array(scores, dtype=np.float32, order="C").ravel()  # a copy: the following works in place
     if np.isnan(scores).any():
         raise ValueError("a score is NaN")
     scores += np.float32(0)  # −0 becomes 0
     bits = scores.view(np.uint32)
     sign = (bits.view(np.int32) >> 31).view(np.uint32)  # all ones for a negative number
     sign |= np.uint32(0x80000000)
-    bits ^= sign  # negative numbers are turned over, the others lifted above them
+    bits ^= sign  # negative numbers are reversed, the others moved above them
     bits >>= np.uint32(SHIFT)
     return bits
 
 
 def _runs(ordered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different values of a sorted array, and how often each is there."""
+    """The distinct values of a sorted array, and how often each occurs."""
     first = np.flatnonzero(np.concatenate([ordered[:1] == ordered[:1], ordered[1:] != ordered[:-1]]))
     return ordered[first], np.diff(first, append=len(ordered))
 
 
 def _added(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Counts under different values, ``(values, counts)`` each, added where values are the same; values rise."""
+    """Counts by value, ``(values, counts)`` each, summed over equal values; values are ascending."""
     values, counts = (np.concatenate(found) for found in zip(*parts, strict=True)) if parts else _NOTHING
     order = np.argsort(values, kind="stable")
     values = values[order]

@@ -1,4 +1,4 @@
-"""What an operating point flags: in one case, with what metrics are made of, and in all cases together."""
+"""Flagged voxels at an operating point, in one case and in all cases, and the counts that metrics need."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from medvae.imaging.volume import Geometry
 
 @dataclass(frozen=True)
 class Flagged:
-    """What is flagged in one case against its truth, ``(X, Y, Z)`` bool each; the rest is measured when asked for."""
+    """Flagged voxels and truth of one case, ``(X, Y, Z)`` bool each; the rest is computed on demand."""
 
     mask: np.ndarray
     truth: np.ndarray
     brain: np.ndarray
     geometry: Geometry
     overlap: float
-    """When a lesion counts as found, and as a lesion; see `medvae.evaluation.lesions.match_lesions`."""
+    """The criteria for a found lesion and for a lesion; see `medvae.evaluation.lesions.match_lesions`."""
     smallest_ml: float
 
     @cached_property
@@ -59,12 +59,12 @@ class Flagged:
 
     @cached_property
     def distances(self) -> SurfaceDistances:
-        """Between the surfaces of the two, in mm."""
+        """Distances between the two surfaces, in mm."""
         return surface_distances(self.mask, self.truth, self.geometry.spacing_mm)
 
     @cached_property
     def slices(self) -> SliceAlarms:
-        """Slices without lesion, and those of them with an alarm."""
+        """Lesion-free slices, and those with a false alarm."""
         return SliceAlarms.of(self.mask, self.truth, self.brain, self.geometry)
 
 
@@ -73,7 +73,7 @@ class CaseAtPoint:
     """One case at one operating point, without its voxels."""
 
     numbers: dict[str, float]
-    """By metric: those of a single case."""
+    """Per-case numbers by metric."""
     voxels: int
     """Voxels that count."""
     lesion_voxels: int
@@ -83,24 +83,24 @@ class CaseAtPoint:
 
 @dataclass(frozen=True)
 class CasesAtPoint:
-    """All cases at one operating point: what the pooled numbers are functions of."""
+    """All cases at one operating point, from which pooled numbers are computed."""
 
     ill: Sequence[CaseAtPoint]
-    """With a lesion label."""
+    """Cases with a lesion label."""
     well: Sequence[CaseAtPoint]
-    """Healthy."""
+    """Healthy cases."""
 
     def each(self, metric: str) -> list[float]:
         """A number of each case with a lesion label."""
         return [case.numbers[metric] for case in self.ill]
 
     def total(self, metric: str) -> float:
-        """A number added over the cases with a lesion label."""
+        """A number summed over the cases with a lesion label."""
         return sum(self.each(metric))
 
     @cached_property
     def lesion_voxels(self) -> int:
-        """Of the cases with a lesion label."""
+        """Lesion voxels of the cases with a lesion label."""
         return sum(case.lesion_voxels for case in self.ill)
 
     @cached_property
@@ -115,5 +115,5 @@ class CasesAtPoint:
 
     @cached_property
     def slices(self) -> SliceAlarms:
-        """Slices without lesion, of all cases."""
+        """Lesion-free slices of all cases."""
         return SliceAlarms.added(case.slices for case in (*self.ill, *self.well))

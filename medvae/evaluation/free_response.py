@@ -1,13 +1,14 @@
-"""Lesions found against false findings per scan, the most certain findings first: the free-response curve.
+"""The free-response curve: lesion sensitivity against false findings per scan.
 
-A reader is given findings with a confidence each, and looks at them from the top (Bunch et al. 1977,
-doi:10.1117/12.955926; the numbers of false findings per scan are those of LUNA16, Setio et al. 2017,
+A reader reviews findings in order of decreasing confidence (Bunch et al. 1977,
+doi:10.1117/12.955926; the false-finding rates are those of LUNA16, Setio et al. 2017,
 doi:10.1016/j.media.2017.06.015). Here a finding is a component of the map above the detector's first operating
-point, and its confidence is its highest value. So a lesion is one finding, as large as in the mask, however certain one
-has to be; a map without an operating point is cut at each confidence instead, and a lesion's peak is a speck then.
+point, and its confidence is its highest value. So a lesion is one finding, with the extent of the mask, at every
+confidence. A map without an operating point is thresholded at each confidence instead; at a high confidence only the
+peak of a lesion then remains.
 
-How certain one has to be for so many false findings is read off the scans that are measured, so this compares methods;
-it does not say what a detector with a fixed threshold finds.
+The confidence for a given number of false findings is taken from the evaluated scans, so this compares methods; it does
+not give the sensitivity of a detector with a fixed threshold.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from medvae.imaging.components import components
 
 FALSE_PER_SCAN = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 SMALLEST_LESION_ML = 0.3
-"""Smaller lesions are not asked for; finding one is no mistake either."""
+"""Smaller lesions are ignored: neither required nor counted as false findings."""
 FLAGGED = (1e-5, 0.1)
 """Share of the voxels above the highest and the lowest threshold."""
 THRESHOLDS = 40
@@ -37,7 +38,7 @@ class FreeResponseStep:
     """A point of the curve."""
 
     threshold: float
-    """Of the confidence."""
+    """Threshold on the confidence."""
     false_per_scan: float
     sensitivity: float
 
@@ -47,14 +48,14 @@ class FreeResponse:
     """The curve over some scans."""
 
     lesions: int
-    """Of `SMALLEST_LESION_ML` or more."""
+    """Lesions of `SMALLEST_LESION_ML` or more."""
     scans: int
     findings_above: float | None
-    """What lies above it is a finding; None where the confidence itself cuts the findings out."""
+    """Findings are components above this value; None if each confidence defines its own findings."""
     sensitivity: Mapping[float, float]
-    """By number of false findings per scan (`FALSE_PER_SCAN`); NaN without a lesion."""
+    """Sensitivity by number of false findings per scan (`FALSE_PER_SCAN`); NaN without a lesion."""
     curve: tuple[FreeResponseStep, ...]
-    """The most certain findings first."""
+    """In order of decreasing confidence."""
 
 
 def thresholds_of(counts: SparseCounts) -> list[float]:
@@ -76,19 +77,18 @@ def free_response(
 ) -> FreeResponse:
     """The curve over some scans, and the sensitivity at given numbers of false findings per scan.
 
-    Below a threshold where there were too many false findings no sensitivity counts: lower still, findings flow
-    together and become few again.
+    Thresholds below the first with too many false findings do not count: there, findings merge and become few again.
 
     Parameters
     ----------
     cases
         Scans with and without lesions; false findings are counted in both.
     thresholds
-        Of the confidence, highest first.
+        Thresholds on the confidence, highest first.
     overlap, smallest_ml
         Of `medvae.evaluation.lesions.match_lesions`.
     findings_above
-        What lies above it is a finding. A threshold that is lower is taken for both.
+        Findings are components above this value. A lower threshold replaces it.
     """
     found, false = np.zeros(len(thresholds)), np.zeros(len(thresholds))
     lesions = scans = 0

@@ -1,10 +1,10 @@
-"""Lesions as things, not voxels: which were found, and which findings are none.
+"""Lesion-level detection: which lesions were found, and which findings are false.
 
-A lesion is a 26-connected component. By default a true lesion is found if 10 % of its volume or more is flagged, and a
-flagged component is right if 10 % of its volume or more is lesion: the overlap that the MSSEG challenge of 2016 asks
-for (Commowick et al. 2018, doi:10.1038/s41598-018-31911-7), in both directions, without that challenge's further
-condition on lesions that merge. One voxel in common (``overlap=0``) is the more usual rule, and the weaker one: a
-detector that flags the whole brain then finds everything without a false alarm.
+A lesion is a 26-connected component. By default a true lesion is found if at least 10 % of its volume is flagged, and a
+flagged component is a true positive if at least 10 % of its volume is lesion: the overlap criterion of the MSSEG 2016
+challenge (Commowick et al. 2018, doi:10.1038/s41598-018-31911-7), in both directions, without that challenge's further
+condition on merging lesions. One voxel in common (``overlap=0``) is the more usual rule, and the weaker one: a detector
+that flags the whole brain then finds everything without a false positive.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ import numpy as np
 from medvae.imaging.components import Components, components
 
 OVERLAP = 0.1
-"""Share of a component that has to be covered."""
+"""Share of a component that must be covered."""
 SMALLEST_ML = 0.003
-"""Smaller components are no lesions and no findings: 3 mm³, as in MSSEG 2016."""
+"""Smaller components count neither as lesions nor as findings: 3 mm³, as in MSSEG 2016."""
 SIZE_BINS_ML = (0.1, 0.3, 1.0, 3.0)
-"""Where lesion sizes are divided, in ml."""
+"""Boundaries of the lesion size classes, in ml."""
 
 
 @dataclass(frozen=True)
 class LesionMatch:
-    """The lesions of one scan against what was flagged in it."""
+    """The lesions of one scan matched with its findings."""
 
     sizes_ml: np.ndarray
     """``(L,)`` volume of each true lesion."""
     found: np.ndarray
-    """``(L,)`` bool."""
+    """``(L,)`` bool: which were found."""
     flagged_ml: np.ndarray
     """``(P,)`` volume of each flagged component."""
     right: np.ndarray
-    """``(P,)`` bool: it lies on a lesion."""
+    """``(P,)`` bool: whether it overlaps a lesion."""
 
 
 @dataclass(frozen=True)
 class LesionNumbers:
-    """Lesions and findings of several scans, pooled; NaN where there is nothing to divide by."""
+    """Lesions and findings of several scans, pooled; NaN where a denominator is 0."""
 
     lesions: int
     lesions_found: int
@@ -50,24 +50,24 @@ class LesionNumbers:
     """Share of the lesions that were found."""
     findings: int
     false_positives: int
-    """Findings that lie on no lesion."""
+    """Findings that overlap no lesion."""
     false_positives_per_scan: float
     lesion_precision: float
-    """Share of the findings that lie on a lesion."""
+    """Share of the findings that overlap a lesion."""
     lesion_f1: float
     """The harmonic mean of sensitivity and precision, 0 where nothing was flagged."""
 
 
 @dataclass(frozen=True)
 class SizeClass:
-    """Lesions of a class of volume, and how many of them were found."""
+    """Lesions of a volume class, and how many were found."""
 
     size_ml: str
-    """In words: "0.1–0.3"."""
+    """As text: "0.1–0.3"."""
     lesions: int
     found: int
     sensitivity: float
-    """Share of them that was found; NaN without a lesion."""
+    """Share that was found; NaN without a lesion."""
 
 
 def match_lesions(
@@ -87,10 +87,10 @@ def match_lesions(
     voxel_ml
         Volume of a voxel in ml.
     overlap
-        Share of a component, from 0 to 1, that has to be covered for it to count; at least one voxel in any case.
+        Share of a component, from 0 to 1, that must be covered for it to count; always at least one voxel.
     smallest_ml
-        Components below this volume count neither as lesions nor as findings. A small lesion still makes the finding
-        that covers it a right one.
+        Components below this volume count neither as lesions nor as findings. A finding that
+        covers a small lesion is still a true positive.
     """
     return match_components(flagged, components(truth), voxel_ml, overlap=overlap, smallest_ml=smallest_ml)
 
@@ -98,13 +98,13 @@ def match_lesions(
 def match_components(
     flagged: np.ndarray, lesions: Components, voxel_ml: float, *, overlap: float, smallest_ml: float
 ) -> LesionMatch:
-    """`match_lesions` of ``flagged`` ``(X, Y, Z)`` bool with true lesions that are told apart already.
+    """`match_lesions` of ``flagged`` ``(X, Y, Z)`` bool with true lesions that are already labelled.
 
-    For one scan at many thresholds, whose lesions stay the same.
+    For one scan at many thresholds, with the same lesions.
     """
     labels, sizes = lesions
     findings, finding_sizes = components(flagged)
-    kept = finding_sizes * voxel_ml >= smallest_ml * (1 - 1e-6)  # a voxel of just this size counts
+    kept = finding_sizes * voxel_ml >= smallest_ml * (1 - 1e-6)  # a component of exactly this size counts
     covering = np.concatenate([[False], kept])[findings]
     covered = np.bincount(labels[covering], minlength=len(sizes) + 1)[1:]
     lesion_inside = np.bincount(findings[labels > 0], minlength=len(finding_sizes) + 1)[1:]
@@ -142,7 +142,7 @@ def lesion_numbers(matches: Iterable[LesionMatch]) -> LesionNumbers:
 
 
 def sensitivity_by_size(matches: Iterable[LesionMatch]) -> list[SizeClass]:
-    """Lesions and how many were found, per class of volume (`SIZE_BINS_ML`); a border belongs to the larger class."""
+    """Lesions and how many were found, per volume class (`SIZE_BINS_ML`); a boundary belongs to the larger class."""
     matches = list(matches)
     sizes = np.concatenate([match.sizes_ml for match in matches]) if matches else np.zeros(0)
     found = np.concatenate([match.found for match in matches]) if matches else np.zeros(0, dtype=bool)

@@ -1,4 +1,4 @@
-"""One case's anomaly map beside its truth and its brain, and everything that can be wrong with another tool's map."""
+"""One case's anomaly map with its truth and brain, and the checks of maps from other tools."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from medvae.manifest import Case, Manifest
 from medvae.preparation.extraction import brain_mask
 
 TOLERANCE_MM = 0.1
-"""Grids whose corners lie closer than this are one grid: headers are rounded."""
+"""Grids whose corners lie closer than this count as the same: headers are rounded."""
 OUTSIDE_SHARE = 0.01
-"""Share of a lesion outside the brain that is worth a note."""
+"""Share of a lesion outside the brain above which a note is added."""
 
 
 @dataclass(frozen=True)
 class CaseVoxels:
     """A case on its scan's own grid: ``scores`` float32, ``truth`` and ``brain`` bool, ``(X, Y, Z)`` each.
 
-    ``truth`` lies inside ``brain``. ``notes`` say what a reader of the numbers should know. Without a map every score
-    is −∞: nothing was found. ``mask``, bool, is what the method itself flags, where that is read.
+    ``truth`` lies inside ``brain``. ``notes`` are caveats for a reader of the numbers. Without a map every score is
+    −∞: nothing was found. ``mask``, bool, is the method's own lesion mask, if it is read.
     """
 
     scores: np.ndarray
@@ -39,13 +39,13 @@ class CaseVoxels:
 def find_maps(
     folder: Path, manifest: Manifest, cases: Sequence[Case], pattern: str, *, resampled: bool
 ) -> dict[str, Path | None]:
-    """The map of each case by id, None where there is none; only headers are read.
+    """The map of each case by id, None if missing; only headers are read.
 
     Raises
     ------
     MedvaeError
-        If the folder is missing or the pattern does not name the case, if there is no map at all, or, naming every
-        one of them, if maps lie on another grid than their scans and are not to be resampled.
+        If the folder is missing, the pattern does not contain the case, there is no map at all, or maps lie on another
+        grid than their scans and may not be resampled (all are named).
     """
     if not folder.is_dir():
         raise MedvaeError(f"{folder}: is not a folder; a folder of anomaly maps ({pattern}) was expected.")
@@ -78,24 +78,24 @@ def read_case(
     Parameters
     ----------
     manifest, case
-        Whose scan, mask and label are read.
+        The case whose scan, mask and label are read.
     file
-        The map, or None where the method gave none.
+        The map, or None if the method gave none.
     mask
-        What the method itself flags, on the scan's grid, to be read as well.
+        The method's own lesion mask, on the scan's grid, to be read as well.
     resampled
-        Bring a map on another grid onto the scan's, linearly.
+        Resample a map on another grid to the scan's, linearly.
     everywhere
-        Lesion outside the brain is truth too.
+        Lesion voxels outside the brain also count as truth.
     zeros_for_failures
-        A map that is missing, cannot be read or has another shape than the scan is 0 everywhere; positions in headers
-        are not compared. Scores must be finite outside the brain too.
+        A map that is missing, unreadable or of another shape than the scan is 0 everywhere; header affines are not
+        compared. Scores must be finite outside the brain too.
 
     Raises
     ------
     MedvaeError
         Naming case and file: if the map is not on the scan's grid or not finite in the brain, or the label map is not
-        on it, holds values that are not whole, or values that the manifest does not name.
+        on it, or holds non-integer values or values that the manifest does not name.
     """
     try:
         scan = read_volume(manifest.images(case)[0])
@@ -122,16 +122,16 @@ def lesion_truth(manifest: Manifest, case: Case) -> np.ndarray:
     Raises
     ------
     MedvaeError
-        If the label map lies on another grid, or holds a value that is not whole or that the manifest does not name.
+        If the label map lies on another grid, or holds a non-integer value or one that the manifest does not name.
     """
     return next(iter(lesion_regions(manifest, case).values()))
 
 
 def lesion_regions(manifest: Manifest, case: Case) -> dict[str, np.ndarray]:
-    """The lesion of a labelled case and the regions that are part of it, by name, ``(X, Y, Z)`` bool each.
+    """The lesion of a labelled case and its subregions, by name, ``(X, Y, Z)`` bool each.
 
-    The first region of the manifest is the lesion; a region with values that it does not have (a resection cavity) is
-    left out. Errors are those of `lesion_truth`.
+    The first region of the manifest is the lesion; a region with values outside it (a resection cavity) is left
+    out. Errors are those of `lesion_truth`.
     """
     path = _label(manifest, case)
     volume = read_volume(path)
@@ -157,7 +157,7 @@ def lesion_regions(manifest: Manifest, case: Case) -> dict[str, np.ndarray]:
 
 
 def _label(manifest: Manifest, case: Case) -> Path:
-    """The label map of a case that has one; a ValueError for another, which no user can cause."""
+    """The label map of a labelled case; ValueError for another, which no user can cause."""
     if case.label is None:
         raise ValueError(f'case "{case.id}" has no label')
     return manifest.resolve(case.label)
@@ -182,7 +182,7 @@ def _truth(manifest: Manifest, case: Case, brain: np.ndarray) -> tuple[np.ndarra
 
 
 def _failure(file: Path | None, scan: Volume, resampled: bool) -> str:
-    """Why a map is none, empty if it is one."""
+    """Why a map is unusable; empty if it is usable."""
     if file is None:
         return ""
     try:
@@ -197,7 +197,7 @@ def _failure(file: Path | None, scan: Volume, resampled: bool) -> str:
 def _scores(
     file: Path, scan: Volume, brain: np.ndarray, resampled: bool, *, placed: bool = True
 ) -> tuple[np.ndarray, list[str]]:
-    """The map and notes; with ``placed=False`` a map of the scan's shape is taken wherever its header says it lies."""
+    """The map and notes; with ``placed=False`` a map of the scan's shape is accepted whatever its affine."""
     map_ = read_volume(file, finite=False)
     notes = []
     same_shape = map_.geometry.shape == scan.geometry.shape
@@ -237,7 +237,7 @@ def _flagged(mask: Path, scan: Volume) -> np.ndarray:
 
 
 def _onto(map_: Volume, grid: Geometry) -> np.ndarray:
-    """The map on the scan's grid; beyond its field of view the lowest score it has."""
+    """The map resampled to the scan's grid; outside its field of view, its lowest score."""
     finite = map_.array[np.isfinite(map_.array)]
     return resample(map_.array, map_.geometry, grid, outside=float(finite.min()) if len(finite) else 0.0)
 

@@ -1,4 +1,4 @@
-"""How a folder of maps is to be measured."""
+"""Options for evaluating a folder of maps."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ class EvaluationOptions:
     pattern: str = PATTERN
     """Name of a map in the folder; ``{id}`` stands for the case."""
     thresholds: Sequence[float] = ()
-    """Further operating points: voxels above such a score are flagged."""
+    """Additional operating points: voxels above such a score are flagged."""
     resampled: bool = False
-    """Bring maps on another grid onto their scan's. Otherwise they are refused."""
+    """Resample maps on another grid to their scan's. Otherwise they are refused."""
     overlap: float = OVERLAP
     """Share of a lesion, from 0 to 1, that must be flagged, and of a finding that must be lesion; 0 is one voxel.
     See `medvae.evaluation.lesions.match_lesions`."""
     smallest_ml: float = SMALLEST_ML
     """Smaller lesions and findings do not count."""
     resamples: int = RESAMPLES
-    """Of the bootstrap over subjects."""
+    """Resamples of the bootstrap over subjects."""
     protocol: str = "medvae"
     """Whose conventions to follow, by name; see `medvae.evaluation.protocols`."""
     free_response: bool = False
     """Also count lesions and false findings at 40 levels of confidence, see `medvae.evaluation.free_response`: each
     map is read twice."""
     masks: bool = True
-    """Also measure the lesion masks that medvae has written beside its maps, where they were post-processed, as the
+    """Also measure the lesion masks that medvae has written next to its maps, if they were post-processed, as the
     operating point `medvae.evaluation.result.MASK`."""

@@ -1,4 +1,4 @@
-"""Operating points: thresholds that saw no lesion, from sidecars, from healthy validation maps, or given."""
+"""Operating points: thresholds set without lesions, from sidecars or healthy validation maps, or given."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medvae.manifest import Manifest
 from medvae.schema import read_document
 
 RATES = (0.01, 0.05)
-"""False-positive rates of the operating points that are set here, on healthy validation scans."""
+"""False-positive rates of the operating points set here, on healthy validation scans."""
 
 
 @dataclass(frozen=True)
@@ -25,27 +25,27 @@ class Point:
 
     name: str
     asked_fpr: float
-    """NaN for a threshold that was given as such."""
+    """NaN for a threshold given directly."""
     threshold: float
-    """NaN for the method's own mask, which no threshold on the map tells."""
+    """NaN for the method's own mask, which is not a threshold on the map."""
 
 
 def recorded_points(file: Path) -> tuple[list[Point], str | None]:
-    """Operating points and the model's name from the sidecar of a map; nothing if medvae did not write it."""
+    """Operating points and the model's name from the sidecar of a map; empty if medvae did not write it."""
     content = _sidecar(file)
     try:
         points = content.get("OperatingPoints", {})
         found = [Point(name, float(p["FalsePositiveRate"]), float(p["Threshold"])) for name, p in points.items()]
         return found, content.get("Model")
-    except (AttributeError, KeyError, TypeError, ValueError):  # another tool's sidecar, with other things under a name
+    except (AttributeError, KeyError, TypeError, ValueError):  # another tool's sidecar, with other content under a name
         return [], None
 
 
 def own_masks(files: Mapping[str, Path | None]) -> dict[str, Path]:
-    """The lesion masks beside medvae's maps, by case, where they are more than the map above one of its thresholds.
+    """The lesion masks next to medvae's maps, by case, if they are not just the map above one of its thresholds.
 
-    They are where findings were post-processed, and where each scan has a threshold of its own. Empty unless every
-    map has such a mask, of the same detector.
+    That is so if findings were post-processed or each scan has its own threshold. Empty unless every map has such a
+    mask from the same detector.
     """
     found = {}
     for case, file in files.items():
@@ -68,12 +68,12 @@ def _sidecar(file: Path) -> dict[str, Any]:
 
 
 def validation_points(folder: Path, manifest: Manifest, pattern: str, *, resampled: bool) -> list[Point]:
-    """Thresholds at `RATES` from the maps of healthy validation cases in the folder; none if there is no such map.
+    """Thresholds at `RATES` from the maps of healthy validation cases in the folder; empty if there are none.
 
     Raises
     ------
     MedvaeError
-        If such a map is there and cannot be used.
+        If such a map exists but cannot be used.
     """
     cases = [
         c for c in manifest.of_split("validation", healthy=True) if (folder / pattern.replace("{id}", c.id)).exists()
@@ -90,7 +90,7 @@ def validation_points(folder: Path, manifest: Manifest, pattern: str, *, resampl
 
 
 def given_points(thresholds: Sequence[float]) -> list[Point]:
-    """Thresholds that the user gave.
+    """Thresholds given by the user.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Numbers of many cases together: pooled over voxels, lesions and scans, with intervals over subjects."""
+"""Numbers pooled over the voxels, lesions and scans of many cases, with intervals over subjects."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ class MeasuredCases:
 
     @property
     def ill(self) -> list[MeasuredCase]:
-        """Those with a lesion label."""
+        """Cases with a lesion label."""
         return [case for case in self.every if not case.result.healthy]
 
     @property
     def well(self) -> list[MeasuredCase]:
-        """Those declared healthy."""
+        """Cases declared healthy."""
         return [case for case in self.every if case.result.healthy]
 
     @property
     def pool(self) -> list[MeasuredCase]:
-        """Those whose voxels are pooled."""
+        """Cases whose voxels are pooled."""
         return list(self.every) if self.healthy_pooled else self.ill
 
 
 def pooled_numbers(cases: MeasuredCases, missing: Sequence[str] = ()) -> dict[str, float]:
-    """Numbers of cases, and the curve numbers over the pooled voxels; ``missing`` are the cases without a map."""
+    """Case counts, and the curve numbers over the pooled voxels; ``missing`` are the cases without a map."""
     pooled: dict[str, float] = {
         "n_cases": len(cases.ill), "n_healthy": len(cases.well), "n_missing": len(missing),
         "n_subjects": len(subjects(cases.ill)), "n_healthy_subjects": len(subjects(cases.well)),
@@ -64,7 +64,7 @@ def pooled_numbers(cases: MeasuredCases, missing: Sequence[str] = ()) -> dict[st
 def protocol_numbers(
     rules: Protocol, pool: Sequence[MeasuredCase], read: Callable[[str], CaseVoxels]
 ) -> dict[str, float]:
-    """The pooled numbers that only some protocols have; cases are read again, by id, to look for small components."""
+    """The pooled numbers of some protocols only; cases are read again, by id, to find small components."""
     counts, found = SparseCounts.merged([case.counts for case in pool]), {}
     if rules.trapezoid:
         found["auprc_trapezoid"] = trapezoid_area(counts)
@@ -82,7 +82,7 @@ def protocol_numbers(
 
 
 def point_result(point: Point, cases: MeasuredCases) -> PointResult:
-    """What an operating point gives."""
+    """Results of an operating point."""
     at = CasesAtPoint([case.at[point.name] for case in cases.ill], [case.at[point.name] for case in cases.well])
     numbers = {m.name: m.of_cases(at) for m in registered(PointMetric) if m.of_cases is not None}
     by_size = sensitivity_by_size(case.match for case in at.ill)
@@ -90,7 +90,7 @@ def point_result(point: Point, cases: MeasuredCases) -> PointResult:
 
 
 def pooled_intervals(cases: MeasuredCases, points: Sequence[Point], resamples: int) -> dict[Quantity, Interval]:
-    """Intervals over subjects of the curve numbers of the pooled voxels, and of what each operating point flags."""
+    """Intervals over subjects of the pooled curve numbers and of those of each operating point."""
     found: dict[Quantity, Interval] = {}
     if sum(int(case.counts.lesion.sum()) for case in cases.ill):
         counts = [(case.result.subject, case.counts) for case in cases.pool]
@@ -108,7 +108,7 @@ def pooled_intervals(cases: MeasuredCases, points: Sequence[Point], resamples: i
 
 
 def summed(of: OfSums, cases: Sequence[CaseResult], point: str) -> np.ndarray:
-    """The terms of a number at an operating point, added over the cases of each subject, ``(S, terms)``."""
+    """The terms of a number at an operating point, summed over the cases of each subject, ``(S, terms)``."""
     own = {metric.name for metric in registered(PointMetric)}
     terms = [Quantity(name, point if name in own else None) for name in of.terms]
     counted = [case for case in cases if case.healthy == of.healthy]
@@ -138,7 +138,7 @@ def region_results(
 
 
 def per_case_summary(ill: Sequence[MeasuredCase]) -> dict[Quantity, MeanSd]:
-    """Mean, SD and number of each number over the lesion cases in which it exists."""
+    """Mean, SD and count of each number over the lesion cases where it is defined."""
     quantities = [quantity for quantity in (ill[0].result.numbers if ill else ()) if quantity.metric.summarised]
     return {quantity: mean_sd([case.result.numbers[quantity] for case in ill]) for quantity in quantities}
 
@@ -164,5 +164,5 @@ def all_voxel_numbers(cases: MeasuredCases) -> dict[str, float]:
 
 
 def subjects(cases: Sequence[MeasuredCase]) -> set[str]:
-    """Who the cases are of."""
+    """The subjects of the cases."""
     return {case.result.subject for case in cases}

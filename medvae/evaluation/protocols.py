@@ -1,8 +1,8 @@
-"""Named protocols: how others measured, so that numbers can stand beside theirs.
+"""Named protocols: evaluation conventions of others, so that results are comparable with theirs.
 
-A protocol says which voxels count, what is done to a map before it is measured, which scans are pooled, and how the
-best Dice is searched; `medvae.evaluation.conventions` does it. The code that measures is the same for all of them. What
-each one reproduces, and what it leaves open, is in docs/EVALUATION.md.
+A protocol says which voxels count, how a map is processed before evaluation, which scans are pooled, and how the best
+Dice is searched; `medvae.evaluation.conventions` implements it. The metric code is the same for all of them.
+docs/EVALUATION.md says what each one reproduces and what it does not.
 """
 
 from __future__ import annotations
@@ -14,37 +14,37 @@ from medvae.errors import MedvaeError
 
 @dataclass(frozen=True)
 class Protocol:
-    """Conventions of measuring; the defaults are medvae's own."""
+    """Evaluation conventions; the defaults are medvae's own."""
 
     name: str
     source: str
-    """Where the conventions are from."""
+    """Source of the conventions."""
     whole_volume: bool = False
     """Count every voxel of the file, and lesion outside the brain too; else the voxels of the brain."""
     zeroed_background: bool = False
-    """Outside the brain a map gets 0, or its lowest value if that is below 0: the rank that nothing goes below."""
+    """Outside the brain a map is set to 0, or to its lowest value if that is negative: the lowest rank."""
     rim: int = 0
-    """Width in voxels of the square in the axial plane that erodes the brain; what it takes away gets the same value.
+    """Width in voxels of the square in the axial plane that erodes the brain; removed voxels get the same value.
     A voxel stays if more than 95 % of the square lies in the brain. 0: no erosion."""
     median: int = 0
     """Width in voxels of a median filter in the axial plane. 0: none."""
     clipped: bool = False
     """Scores are rounded to half precision and clipped to [0, 1]."""
     zeros_for_failures: bool = False
-    """A map that is missing, unreadable or of another shape counts as 0 everywhere, of a healthy scan too; positions
-    in headers are not compared."""
+    """A map that is missing, unreadable or of another shape counts as 0 everywhere, for healthy scans too; header
+    affines are not compared."""
     healthy_pooled: bool = False
-    """Healthy scans are pooled with those that hold a lesion."""
+    """Healthy scans are pooled with lesion scans."""
     smallest_component: int = 0
-    """At the threshold of the best Dice, components of so many voxels or fewer are removed, and Dice is taken again."""
+    """At the threshold of the best Dice, components of at most this many voxels are removed, and Dice is recomputed."""
     dice_steps: int | None = None
-    """The best Dice is that of so many thresholds, evenly from the lowest to the highest score; None: of all."""
+    """Number of thresholds for the best Dice, evenly spaced from the lowest to the highest score; None: all scores."""
     trapezoid: bool = False
-    """Also give the area under the precision-recall curve by trapezoids."""
+    """Also report the area under the precision-recall curve by trapezoids."""
     operating_points: bool = True
-    """Thresholds are taken from sidecars or healthy validation maps; else there are none but those that are given."""
+    """Thresholds are taken from sidecars or healthy validation maps; else only given ones are used."""
     brats_lesions: bool = False
-    """Also give lesion-wise Dice and HD95, see `medvae.evaluation.brats`."""
+    """Also report lesion-wise Dice and HD95, see `medvae.evaluation.brats`."""
 
 
 PROTOCOLS = {
@@ -74,11 +74,11 @@ PROTOCOLS = {
         ),
     )
 }  # fmt: skip
-"""By name."""
+"""Protocols by name."""
 
 
 def named_protocol(name: str) -> Protocol:
-    """The protocol of a name.
+    """The protocol with this name.
 
     Raises
     ------

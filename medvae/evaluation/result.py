@@ -1,4 +1,4 @@
-"""What a measurement gives: typed numbers, each of which knows its metric, its operating point and its unit."""
+"""Results of an evaluation: typed numbers, each with its metric, operating point and unit."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from medvae.evaluation.protocols import PROTOCOLS, Protocol
 from medvae.evaluation.summaries import MeanSd
 
 MASK = "mask"
-"""Name of the operating point that is no threshold but the method's own mask, post-processed."""
+"""Name of the operating point that is the method's own post-processed mask instead of a threshold."""
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a number is of."""
+    """What a number measures."""
 
     name: str
-    """Of the metric."""
+    """Name of the metric."""
     point: str | None = None
     """Name of the operating point; None for a number without a threshold."""
     part: str | None = None
-    """One of several under a name: a region of the truth, or a score of a scan."""
+    """One of several parts: a region of the truth, or a scan-level score."""
 
     @property
     def metric(self) -> Metric:
-        """Its metric, with the unit and the direction that is better."""
+        """Its metric, with unit and better direction."""
         return named_metric(self.name)
 
     @property
     def column(self) -> str:
-        """Its name in files, as ``dice_fpr_0.01`` or ``brats_dice_whole_fpr_0.01``."""
+        """Its name in files, such as ``dice_fpr_0.01`` or ``brats_dice_whole_fpr_0.01``."""
         return "_".join(word for word in (self.name, self.part, self.point) if word is not None)
 
     def __str__(self) -> str:
         return self.column
 
     def at(self, point: str | None) -> Quantity:
-        """The same at another operating point."""
+        """The same quantity at another operating point."""
         return replace(self, point=point)
 
 
 def quantities(points: Iterable[str], regions: Iterable[str] = ()) -> dict[str, Quantity]:
-    """All quantities of the registered metrics by the name of their column.
+    """All quantities of the registered metrics by column name.
 
     Parameters
     ----------
@@ -81,10 +81,10 @@ class CaseResult:
     missing: bool
     """The method gave no map."""
     numbers: Mapping[Quantity, float]
-    """In the order of the columns of ``per_case.csv``."""
+    """In the column order of ``per_case.csv``."""
 
     def number(self, metric: str, at: str | None = None, part: str | None = None) -> float:
-        """A number by its metric and operating point; NaN where the case does not have it.
+        """A number by its metric and operating point; NaN if the case does not have it.
 
         Raises
         ------
@@ -96,26 +96,26 @@ class CaseResult:
 
     @property
     def is_ranked(self) -> bool:
-        """It is one of the scans that are told apart: declared healthy, or with a lesion voxel in the brain."""
+        """Whether it enters scan-level ranking: declared healthy, or with a lesion voxel in the brain."""
         return self.healthy or self.number("lesion_voxels") > 0
 
 
 @dataclass(frozen=True)
 class PointResult:
-    """What an operating point gives."""
+    """Results of an operating point."""
 
     name: str
     asked_fpr: float
-    """NaN for a threshold that was given as such."""
+    """NaN for a threshold given directly."""
     threshold: float
-    """Voxels above it are flagged; NaN for `MASK`, which no threshold on the map tells."""
+    """Voxels above it are flagged; NaN for `MASK`, which is not a threshold on the map."""
     numbers: Mapping[str, float]
-    """By metric: pooled over lesion cases unless the metric says otherwise; NaN where there is nothing to measure."""
+    """By metric: pooled over lesion cases unless the metric says otherwise; NaN if undefined."""
     by_size: list[SizeClass] = field(default_factory=list)
-    """Lesions and how many were found, per class of volume."""
+    """Lesions and how many were found, per volume class."""
 
     def __getitem__(self, metric: str) -> float:
-        """A number by its metric; NaN where it was not measured, a KeyError where there is no such metric."""
+        """A number by its metric; NaN if not measured, KeyError if there is no such metric."""
         return self.numbers[metric] if metric in self.numbers else _absent(metric)
 
 
@@ -126,7 +126,7 @@ class RegionResult:
     region: str
     point: str
     numbers: Mapping[str, float]
-    """By the key of the metric: means over cases, and sums of counts."""
+    """By metric key: means over cases, and sums of counts."""
 
 
 @dataclass(frozen=True)
@@ -143,12 +143,12 @@ class Settings:
 
 
 Statistic = Literal["pooled", "mean", "sd", "n"]
-"""Over what a number is: the pooled cases; or mean, sample SD and number of the lesion cases that have it."""
+"""Kind of number: of the pooled cases; or mean, sample SD and count over the lesion cases that have it."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """A single number of a study."""
+    """One number of a study."""
 
     of: Quantity
     statistic: Statistic
@@ -164,39 +164,39 @@ class Study:
     method: str
     cohort: str
     pooled: dict[str, float]
-    """By metric, over the voxels of the cases that the protocol pools; with the numbers of cases and subjects."""
+    """By metric, over the voxels of the cases that the protocol pools; with case and subject counts."""
     operating_points: list[PointResult]
     per_case: list[CaseResult]
     missing: list[str] = field(default_factory=list)
     """Cases without a prediction: failures of the method."""
     intervals: dict[Quantity, Interval] = field(default_factory=dict)
-    """95 % over subjects, of the pooled numbers and of each operating point's."""
+    """95 % over subjects, for the pooled numbers and those of each operating point."""
     per_case_summary: dict[Quantity, MeanSd] = field(default_factory=dict)
-    """Over the lesion cases in which the number exists."""
+    """Over the lesion cases where the number is defined."""
     case_level: CaseLevel = field(default_factory=CaseLevel)
     """Lesion scans against healthy scans, one score per scan."""
     all_voxels: dict[str, float] = field(default_factory=dict)
     """AP and AUROC over the brain voxels of all cases, healthy ones too, as the MOOD challenge pools them."""
     brats: list[RegionResult] = field(default_factory=list)
-    """Lesion-wise Dice and HD95 of each region at each operating point, where the protocol asks for them."""
+    """Lesion-wise Dice and HD95 of each region at each operating point, if the protocol asks for them."""
     free_response: FreeResponse | None = None
-    """Lesions found at numbers of false findings per scan, where it was asked for."""
+    """Lesion sensitivity at given numbers of false findings per scan, if requested."""
     notes: list[str] = field(default_factory=list)
-    """What a reader of the numbers should know."""
+    """Caveats for a reader of the numbers."""
     settings: Settings = field(default_factory=Settings)
     counts: list[tuple[str, str, SparseCounts]] = field(default_factory=list, repr=False)
-    """Case, subject and voxel counts of each case that is pooled, to compare methods; not written to disk."""
+    """Case, subject and voxel counts of each pooled case, to compare methods; not written to disk."""
 
     def interval(self, metric: str, at: str | None = None, part: str | None = None) -> Interval | None:
-        """The interval of a pooled number; None where it has none."""
+        """The interval of a pooled number; None if it has none."""
         return self.intervals.get(Quantity(metric, at, part))
 
     def point(self, name: str) -> PointResult | None:
-        """What an operating point gives, by its name."""
+        """Results of an operating point, by its name."""
         return next((point for point in self.operating_points if point.name == name), None)
 
     def values(self) -> Iterator[Value]:
-        """Every single number: the pooled ones, those over cases, those of whole scans."""
+        """Every number: pooled, over cases, and scan-level."""
         pooled = {Quantity(name): value for name, value in self.pooled.items()}
         for point in self.operating_points:
             pooled |= {Quantity("asked_fpr", point.name): point.asked_fpr}
@@ -216,6 +216,6 @@ class Study:
 
 
 def _absent(metric: str) -> float:
-    """NaN, for a metric that there is."""
+    """NaN for a registered metric; KeyError otherwise."""
     named_metric(metric)
     return math.nan

@@ -1,4 +1,4 @@
-"""False alarms slice by slice, as a reader scrolls through a scan."""
+"""False alarms per slice, as seen by a reader who scrolls through a scan."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medvae.imaging.volume import Geometry
 
 @dataclass(frozen=True)
 class SliceAlarms:
-    """Axial slices with brain and no lesion: how many, how many with a flagged voxel, and its area in all."""
+    """Axial slices with brain and no lesion: how many, how many with a flagged voxel, and total flagged area."""
 
     lesion_free: int
     with_alarm: int
@@ -20,7 +20,7 @@ class SliceAlarms:
 
     @classmethod
     def of(cls, flagged: np.ndarray, truth: np.ndarray, brain: np.ndarray, geometry: Geometry) -> SliceAlarms:
-        """Of one scan; ``flagged``, ``truth`` and ``brain`` are ``(X, Y, Z)`` bool."""
+        """Slices of one scan; ``flagged``, ``truth`` and ``brain`` are ``(X, Y, Z)`` bool."""
         axis = axial_axis(geometry)
         within = tuple(other for other in range(3) if other != axis)
         lesion_free = brain.any(axis=within) & ~truth.any(axis=within)
@@ -30,7 +30,7 @@ class SliceAlarms:
 
     @classmethod
     def added(cls, scans: Iterable[SliceAlarms]) -> SliceAlarms:
-        """Of several scans together."""
+        """Sum over several scans."""
         scans = list(scans)
         return cls(
             sum(scan.lesion_free for scan in scans),
@@ -40,5 +40,5 @@ class SliceAlarms:
 
 
 def axial_axis(geometry: Geometry) -> int:
-    """The array axis nearest to head-foot."""
+    """The array axis closest to the inferior-superior direction."""
     return int(np.argmax(np.abs(geometry.affine[2, :3]) / geometry.spacing_mm))

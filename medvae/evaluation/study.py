@@ -1,9 +1,9 @@
-"""A folder of anomaly maps, of medvae or of any other tool, against the truth of a manifest.
+"""Evaluate a folder of anomaly maps, from medvae or any other tool, against the truth of a manifest.
 
 Conventions: AP, AUROC and Dice are taken over the brain voxels of cases with a lesion label, pooled, and per case; the
 realised false-positive rate over the brain voxels of healthy cases. The brain is the manifest's mask, or the nonzero
 region of the skull-stripped scan. Everything is measured on the scan's own grid. A lesion case without a map counts as
-a scan in which nothing was found: a method is not rewarded for the scans it fails on.
+a scan with no findings: a method is not rewarded for the scans it fails on.
 """
 
 from __future__ import annotations
@@ -54,22 +54,22 @@ def evaluate(
     ----------
     predictions
         Folder of maps, any real-valued score, higher where it is more abnormal. Operating points are read from the
-        sidecars that medvae writes; without them they are set at FPR 1 % and 5 % on the maps of the manifest's healthy
-        validation cases, if the folder holds any.
+        sidecars of medvae; without them they are set at FPR 1 % and 5 % on the maps of the manifest's healthy validation
+        cases, if the folder holds any.
     manifest
-        Cases with labels are lesion cases, cases without are healthy; cases said to be unlabelled are left out.
+        Cases with labels are lesion cases, cases without are healthy; cases declared unlabelled are excluded.
     options
-        What is measured and by which rules; the defaults of `EvaluationOptions` without.
+        What is measured and by which rules; by default those of `EvaluationOptions`.
     method
-        Name in tables; from the sidecars, or the folder, by default.
+        Name in tables; by default from the sidecars or the folder.
     quiet
         No progress display.
 
     Raises
     ------
     MedvaeError
-        If there is no such protocol, or no prediction; or naming each of them, for maps on another grid than their
-        scan, maps that are not finite in the brain, and labels that the manifest does not know.
+        If there is no such protocol or no prediction; and for maps on another grid than their scan, maps that are not
+        finite in the brain, and labels that the manifest does not define (each is named).
     """
     job = _set_up(Path(predictions), manifest, options or EvaluationOptions())
     cases, notes = _measure(job, quiet=quiet)
@@ -115,7 +115,7 @@ def difference(study: Study, other: Study, *, resamples: int = RESAMPLES) -> dic
 
 @dataclass(frozen=True)
 class _Job:
-    """What is to be measured: everything that is known before a map is read."""
+    """What to measure: everything known before a map is read."""
 
     folder: Path
     manifest: Manifest
@@ -125,10 +125,10 @@ class _Job:
     files: Mapping[str, Path | None]
     """The map of each case by id."""
     masks: Mapping[str, Path]
-    """The method's own masks by id, where they are measured."""
+    """The method's own masks by id, if they are measured."""
     points: Sequence[Point]
     method: str | None
-    """As the sidecars call it."""
+    """Its name in the sidecars."""
     notes: Sequence[str]
 
     @property
@@ -138,7 +138,7 @@ class _Job:
 
     @property
     def measured(self) -> list[Case]:
-        """The cases that count: nothing found in a healthy scan that the method failed on would be a reward."""
+        """The cases that count: a healthy scan without a map does not, as no findings there would be a reward."""
         return [
             case
             for case in self.cases
@@ -147,14 +147,14 @@ class _Job:
 
     @property
     def settings(self) -> Settings:
-        """The options, as they are written."""
+        """The options as written to files."""
         return Settings(
             tuple(self.options.splits), self.options.pattern, self.options.resampled, self.options.overlap,
             self.options.smallest_ml, self.options.resamples, self.rules,
         )  # fmt: skip
 
     def read(self, case: Case) -> CaseVoxels:
-        """A case as the protocol measures it."""
+        """A case as the protocol evaluates it."""
         found = read_case(
             self.manifest,
             case,
@@ -185,7 +185,7 @@ def _set_up(folder: Path, manifest: Manifest, options: EvaluationOptions) -> _Jo
 def _points(
     folder: Path, manifest: Manifest, files: Mapping[str, Path | None], options: EvaluationOptions, *, set_here: bool
 ) -> tuple[list[Point], str | None, list[str]]:
-    """Operating points, the method's name if a sidecar says it, and notes; unless ``set_here``, only those given."""
+    """Operating points, the method's name if a sidecar has it, and notes; unless ``set_here``, only given points."""
     points, method, notes = None, None, []
     for file in filter(None, files.values()):
         found, name = recorded_points(file)
@@ -207,7 +207,7 @@ def _points(
 
 
 def _measure(job: _Job, *, quiet: bool) -> tuple[MeasuredCases, list[str]]:
-    """Measure each case by itself; the notes on them come after those of the job."""
+    """Measure each case; notes on cases follow those of the job."""
     found: list[MeasuredCase] = []
     notes, problems, counted = list(job.notes), [], set(case.id for case in job.measured)
     with Progress("Measuring", len(job.cases), quiet=quiet) as progress:
@@ -233,7 +233,7 @@ def _measure(job: _Job, *, quiet: bool) -> tuple[MeasuredCases, list[str]]:
 
 
 def _free_response(job: _Job, cases: MeasuredCases) -> FreeResponse:
-    """Each map is read again, at the levels of confidence that all of them together ask for."""
+    """Read each map again, at confidence levels set from all maps together."""
     with_map = [case for case in job.cases if job.files[case.id] is not None or not case.healthy]
     return free_response(
         map(job.read, with_map),

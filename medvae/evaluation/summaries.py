@@ -1,4 +1,4 @@
-"""Mean and standard deviation of numbers some of which do not exist."""
+"""Mean and standard deviation of numbers, some of which may be undefined."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class MeanSd:
-    """Of the numbers that exist; NaN where there are too few of them."""
+    """Mean and SD of the defined numbers; NaN if there are too few."""
 
     mean: float
     sd: float
     """Sample standard deviation."""
     n: int
-    """How many they are."""
+    """How many numbers are defined."""
 
 
 def mean_sd(values: Sequence[float]) -> MeanSd:
-    """Mean and sample standard deviation of the finite ones of some numbers."""
+    """Mean and sample standard deviation of the finite values."""
     there = np.array([v for v in values if math.isfinite(v)])
     return MeanSd(
         mean=float(there.mean()) if len(there) else math.nan,

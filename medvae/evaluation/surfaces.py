@@ -1,7 +1,7 @@
 """Distances between the surfaces of two masks, in millimetres.
 
-The surface of a mask is its voxels with a neighbour (6) outside, as in MONAI; distances run between voxel centres.
-Only surface points are kept and looked up in a tree, which is several times faster than distance maps of the volume.
+The surface of a mask is its voxels with a 6-neighbour outside, as in MONAI; distances are between voxel centres.
+Only surface points are kept and queried in a k-d tree, which is several times faster than distance maps of the volume.
 The values are those of MONAI's HD95 and symmetric average surface distance.
 """
 
@@ -18,7 +18,7 @@ from scipy.spatial import KDTree
 
 @dataclass(frozen=True)
 class SurfaceDistances:
-    """Both are 0 where both masks are empty, and NaN where only one is: there is no distance to nothing."""
+    """Both are 0 if both masks are empty, and NaN (undefined) if only one is."""
 
     hd95_mm: float
     """The larger of the two directed 95th percentiles."""
@@ -34,7 +34,7 @@ def surface_distances(a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[float])
     a, b
         ``(X, Y, Z)`` bool, on one grid.
     spacing_mm
-        Length of a voxel along each array axis.
+        Voxel size along each array axis.
     """
     first, second = surface_points(a, spacing_mm), surface_points(b, spacing_mm)
     if not len(first) or not len(second):
@@ -53,5 +53,5 @@ def surface_points(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
         return np.zeros((0, mask.ndim))
     corner = [int(places[0]) for places in used]
     inside = mask[tuple(slice(places[0], places[-1] + 1) for places in used)]
-    surface = inside & ~ndimage.binary_erosion(inside)  # beyond the box there is nothing, as beyond the volume
+    surface = inside & ~ndimage.binary_erosion(inside)  # outside the box is background, as outside the volume
     return (np.argwhere(surface) + corner) * np.asarray(spacing_mm)

@@ -1,4 +1,4 @@
-"""The numbers of a study on disk: one JSON file with everything, to be read back, two CSV files for a spreadsheet."""
+"""Results of a study on disk: one JSON file with everything, which can be read back, and two CSV files."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ Differences = Mapping[str, Mapping[Quantity, Interval]]
 
 
 def write_study(study: Study, out: Path | str, *, differences: Differences | None = None) -> Path:
-    """Write ``results.json``, ``summary.csv`` and ``per_case.csv`` into ``out``; what is not finite becomes null.
+    """Write ``results.json``, ``summary.csv`` and ``per_case.csv`` into ``out``; non-finite values become null.
 
     Parameters
     ----------
     study
-        What was measured.
+        The results.
     out
         The folder.
     differences
@@ -80,7 +80,7 @@ def read_study(path: Path | str) -> tuple[Study, dict[str, dict[Quantity, Interv
 
 
 def summary_rows(study: Study) -> list[dict[str, Any]]:
-    """Every single number of a study with its interval, if it has one: ``number, value, low, high, subjects``."""
+    """Every number of a study with its interval, if it has one: ``number, value, low, high, subjects``."""
     rows = []
     for found in study.values():
         name = found.of.column if found.statistic == "pooled" else f"per_case_{found.statistic}_{found.of.column}"
@@ -92,7 +92,7 @@ def summary_rows(study: Study) -> list[dict[str, Any]]:
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV with the columns of all of them; what is absent or not finite is empty."""
+    """Rows as CSV with the union of their columns; absent and non-finite values are empty."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names)
@@ -102,7 +102,7 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Dictionaries, lists and numbers, as JSON knows them; what is not finite becomes None, a quantity its column."""
+    """A value as plain JSON types; non-finite numbers become None, a quantity becomes its column name."""
     if hasattr(value, "__dataclass_fields__"):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
@@ -113,7 +113,7 @@ def plain(value: Any) -> Any:
 
 
 def _content(study: Study) -> dict[str, Any]:
-    """A study as ``results.json`` lays it out."""
+    """A study in the layout of ``results.json``."""
     scans, findings, rules = study.case_level, study.free_response, study.settings.protocol
     content = {f.name: getattr(study, f.name) for f in fields(study) if f.name != "counts"}
     return content | {
@@ -222,7 +222,7 @@ def _absent(value: Any) -> bool:
 
 
 def _numbers(value: Any) -> Any:
-    """What `plain` made, with null as NaN again: a number that does not exist."""
+    """The inverse of `plain` for numbers: null becomes NaN, an undefined number."""
     if isinstance(value, dict):
         return {key: _numbers(inner) for key, inner in value.items()}
     if isinstance(value, list):

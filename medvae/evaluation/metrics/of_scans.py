@@ -1,4 +1,4 @@
-"""Metrics of whole scans: one score per scan, and how well it tells lesion scans from healthy ones."""
+"""Case-level metrics: how well one score per scan separates lesion scans from healthy ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from medvae.evaluation.case_level import SCORES
 from medvae.evaluation.metrics.registry import CaseMetric, Column, ScanMetric, Table, register
 
 LEADING_SCORE = "p99"
-"""The score of a scan that leaderboards show."""
+"""The scan-level score that leaderboards show."""
 
 register(
     CaseMetric(

@@ -1,4 +1,4 @@
-"""How many cases and voxels there are; metrics of voxels: of their scores, and of what an operating point flags."""
+"""Case and voxel counts, and voxel metrics: of the scores, and of the voxels flagged at an operating point."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medvae.evaluation.metrics.registry import (
 
 
 def voxel_dice(hits: float, flagged: float, lesion: float) -> float:
-    """Dice from counts; 1 when both are empty, as nothing was there and nothing was flagged."""
+    """Dice from counts; 1 if both are empty: no lesion and nothing flagged."""
     return 2 * hits / (flagged + lesion) if flagged + lesion else 1.0
 
 

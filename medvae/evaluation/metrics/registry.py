@@ -1,4 +1,4 @@
-"""The kinds of metrics, and the register of them that files, tables, reports and leaderboards follow."""
+"""The kinds of metrics and their registry, which files, tables, reports and leaderboards follow."""
 
 from __future__ import annotations
 
@@ -36,88 +36,88 @@ class Column:
     title: str
     digits: int = 3
     percent: bool = False
-    """Shares in percent; ``digits`` do not count then."""
+    """Shown in percent; ``digits`` is then ignored."""
     interval: bool = True
-    """With the interval, where the number has one."""
+    """Shown with its interval, if it has one."""
     place: int = 100
-    """Columns stand in rising order of it; those with the same in the order of registration."""
+    """Columns are sorted by it in ascending order; ties in order of registration."""
     after: str = ""
-    """Said after the number."""
+    """Text after the number."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Metric:
-    """A number that is measured, and how it is to be read."""
+    """A measured number and how to read it."""
 
     name: str
     """As in files; see `medvae.evaluation.result.Quantity` for the names of columns."""
     meaning: str
-    """In a sentence, for documents."""
+    """Its definition in a sentence, for documents."""
     unit: str = ""
     """Empty for a share or a score."""
     higher_is_better: bool | None = None
-    """None where it is neither: a count, or a rate that should be what was asked for."""
+    """None if neither direction is better: a count, or a rate that should match its nominal value."""
     parts: tuple[str, ...] = ()
-    """Where one metric has several numbers: their names."""
+    """Names of its numbers, if it has several."""
     summarised: bool = True
-    """Mean and SD over lesion cases are given, where it is a number of a case."""
+    """Whether mean and SD over lesion cases are reported, for a per-case number."""
     tables: Mapping[Table, Column] = field(default_factory=dict)
-    """Where it is shown; it is in every file anyway."""
+    """Tables that show it; files always contain it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CaseMetric(Metric):
-    """A number that needs neither truth nor threshold: of every case, healthy ones too."""
+    """A number of every case, healthy ones too, that needs neither truth nor threshold."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CohortMetric(Metric):
-    """How many cases or people there are."""
+    """A number of cases or subjects."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VoxelMetric(Metric):
-    """A number of scores and truth without a threshold, of the pooled voxels or of each lesion case."""
+    """A threshold-free number from scores and truth, of the pooled voxels or of each lesion case."""
 
     of_pool: Callable[[CurveSummary], float] | None = None
-    """From the pooled voxels. With neither function it is measured where a protocol asks for it."""
+    """From the pooled voxels. With neither function it is measured only if a protocol asks for it."""
     of_case: Callable[[CurveSummary, float], float] | None = None
     """From the voxels of one case, and the volume of a voxel in ml."""
     compared: bool = False
-    """It is told of each row of a benchmark."""
+    """Whether it is reported for each row of a benchmark."""
 
 
 @dataclass(frozen=True)
 class OfSums:
-    """A number made of sums over cases, so that people can be drawn again for an interval."""
+    """A number made of sums over cases, so that subjects can be resampled for an interval."""
 
     terms: tuple[str, ...]
-    """Names of the numbers of a case that are added: of this operating point, or of the case itself."""
+    """Names of the per-case numbers that are summed: of this operating point, or of the case itself."""
     number: Callable[..., np.ndarray]
-    """From the sums of each term, ``(R,)`` for R resamples, to the number, ``(R,)``."""
+    """From the sum of each term, ``(R,)`` for R resamples, to the number, ``(R,)``."""
     healthy: bool = False
-    """Over healthy cases; else over those with a lesion label."""
+    """Summed over healthy cases; else over those with a lesion label."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PointMetric(Metric):
-    """A number of what an operating point flags: of each case, of all of them, or both."""
+    """A number of the voxels flagged at an operating point: of each case, of all cases, or both."""
 
     of_case: Callable[[Flagged], float] | None = None
     """From one case; a column of ``per_case.csv`` for each operating point."""
     in_healthy: bool = False
-    """Healthy cases have it too."""
+    """Whether healthy cases have it too."""
     of_cases: Callable[[CasesAtPoint], float] | None = None
-    """From all cases; NaN where there is nothing to measure."""
+    """From all cases; NaN if undefined."""
     of_sums: OfSums | None = None
-    """How people are drawn again for the interval of ``of_cases``; without it there is none."""
+    """How subjects are resampled for the interval of ``of_cases``; without it there is none."""
     compared: bool = True
-    """If it is a number of all cases, it is told of each row of a benchmark."""
+    """Whether it is reported for each row of a benchmark, if it is a number of all cases."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RegionMetric(Metric):
-    """A lesion-wise number of a region of the truth at an operating point, where a protocol asks for it."""
+    """A lesion-wise number of a region of the truth at an operating point, if a protocol asks for it."""
 
     key: str
     """Its name among the numbers of a region."""
@@ -128,7 +128,7 @@ class RegionMetric(Metric):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScanMetric(Metric):
-    """How well one score per scan, for each score in ``parts``, tells lesion scans from healthy ones."""
+    """How well one score per scan, for each score in ``parts``, separates lesion scans from healthy ones."""
 
     key: str
     """Its name among the numbers of a score; see `medvae.evaluation.case_level.case_numbers`."""
@@ -144,7 +144,7 @@ def register(metric: Kind) -> Kind:
     Raises
     ------
     ValueError
-        If there is one of this name.
+        If this name is already registered.
     """
     if metric.name in _METRICS:
         raise ValueError(f'there are two metrics called "{metric.name}"')
