@@ -1,1 +1,1 @@
-"""Downloaded folders to manifests: one file per layout, which says how it is read and which options its command has."""
+"""Downloaded folders to manifests: one file per layout, with its reader and the options of its command."""

@@ -1,8 +1,8 @@
-"""BIDS: raw data sets with their derivatives, or a derivative by itself.
+"""BIDS: raw data sets with their derivatives, or a derivative alone.
 
 Scans are ``sub-*/[ses-*/]anat/*_T1w.nii.gz``. A lesion mask is a file that ends in ``_mask`` or ``_roi`` and has the
 word "lesion" in its name (``label-lesion_mask``, ``desc-T1lesion_mask``, ``lesion_roi``), a brain mask one that ends
-in ``_mask`` with ``desc-brain`` or ``label-brain``. They may lie beside the scan or anywhere below ``derivatives``.
+in ``_mask`` with ``desc-brain`` or ``label-brain``. They may lie next to the scan or anywhere below ``derivatives``.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ def find_bids(
     modality
         The suffix: ``T1w``, ``T2w``, ``FLAIR``.
     space, desc
-        Which versions of a scan to take where a derivative holds several.
+        Which version of a scan to take if a derivative holds several.
     lesion_word
         What the names of lesion masks have in them.
     healthy
-        Everybody without a lesion mask is healthy. Otherwise they are unlabelled.
+        Subjects without a lesion mask are healthy. Otherwise they are unlabelled.
     controls
-        ``COLUMN=VALUE`` of participants.tsv: these people are healthy.
+        ``COLUMN=VALUE`` of participants.tsv: these subjects are healthy.
 
     Raises
     ------
@@ -178,7 +178,7 @@ def _assign(
 
 
 def _people(source: Path) -> tuple[dict[str, Row], list[str]]:
-    # A derivative lies below the data set whose table it needs: root/derivatives/NAME.
+    # A derivative lies below the data set whose participants table it needs: root/derivatives/NAME.
     above = source.resolve().parent
     for folder in (source, above.parent) if above.name == "derivatives" else (source,):
         path = folder / "participants.tsv"
@@ -188,7 +188,7 @@ def _people(source: Path) -> tuple[dict[str, Row], list[str]]:
 
 
 def _controls(people: dict[str, Row], controls: Sequence[str], source: Path) -> set[str]:
-    """Names of the people that one of the ``COLUMN=VALUE`` conditions fits."""
+    """Names of the subjects that meet one of the ``COLUMN=VALUE`` conditions."""
     chosen: set[str] = set()
     for condition in controls:
         match = re.fullmatch(r"([^=]+)=(.+)", condition)

@@ -9,8 +9,8 @@ BraTS-GLI-00005-100-t2f       the same, and 4 resection cavity, which is not tum
 BraTS-PED-00001-000-t2f       2023: as the others; from 2024: 1 enhancing, 2 non-enhancing, 3 cyst, 4 oedema
 ============================  =========================================================================
 
-Examinations after treatment are numbered from 100. Pediatric cases of 2023 and 2024 have the same names and other
-numbers: there the user must say the year. Sources: arXiv 2107.02314 (2021), 2405.18368 (2024), 2404.15009 (PED).
+Examinations after treatment are numbered from 100. Pediatric cases of 2023 and 2024 have the same names but other label
+values: there the user must give the year. Sources: arXiv 2107.02314 (2021), 2405.18368 (2024), 2404.15009 (PED).
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _patient(case: str) -> str:
 
 
 def _convention(cases: Iterable[_Case], year: int | None, source: Path) -> tuple[dict[str, list[int]], str]:
-    """Region name to label values, and the sentence that says why."""
+    """Region name to label values, and the sentence that explains the choice."""
     cases = list(cases)
     tasks = {case.task for case in cases if case.task is not None}
     old = any(case.task is None for case in cases)

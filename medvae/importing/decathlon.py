@@ -1,9 +1,9 @@
 """Medical Segmentation Decathlon: dataset.json with lists of 4D images and 3D labels.
 
-medvae works with one file per modality: overlays, viewers and checks speak of *the* grid and *the* file of a scan. So
-a 4D image is not taken as it is; on request (``unpack``) the modalities that are wanted are written as 3D files beside
-the manifest, with the very placement of the 4D file. Only then is anything written besides the manifest: the files are
-as large as the data set. What is already unpacked is kept, so that a run that was stopped goes on.
+medvae works with one file per modality: overlays, viewers and checks speak of *the* grid and *the* file of a scan. So a
+4D image is not used directly; on request (``unpack``) the wanted modalities are written as 3D files next to the
+manifest, with the exact placement of the 4D file. Only then is anything but the manifest written: the files are as
+large as the data set. Files already unpacked are kept, so that a stopped run can continue.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def find_decathlon(
     unpack
         Folder for the 3D files of 4D images.
     again
-        Write 3D files that exist already once more.
+        Rewrite 3D files that exist already.
     quiet
         No progress display.
 

@@ -1,6 +1,6 @@
 """Any folder, by patterns of file names.
 
-In a pattern, ``{id}`` is what names the case, ``*`` any part of a name and ``**/`` any folders. Where one person has
+In a pattern, ``{id}`` is the name of the case, ``*`` any part of a name and ``**/`` any folders. Where a subject has
 several scans, ``{subject}`` and ``{session}`` stand in for ``{id}``: the case is then named SUBJECT_SESSION, and all
 scans of a person go to one split. A pattern without ``/`` is looked for in every folder.
 """
@@ -53,7 +53,7 @@ def find_folder(
     Raises
     ------
     MedvaeError
-        For a pattern that is not clear or fits nothing.
+        For a pattern that is ambiguous or matches nothing.
     """
     if len(images) != len(modalities):
         raise MedvaeError(
@@ -91,7 +91,7 @@ def find_folder(
     if not scans:
         raise MedvaeError(f"{source}: no case has all its files. {skipped[-1].what} {skipped[-1].why}.")
     ill = {scan.subject_id for scan in scans if scan.label}
-    # Whoever has a lesion in one session is not known to be free of it in another.
+    # A subject with a lesion in one session is not known to be free of it in another.
     scans = [replace(scan, healthy=False) if scan.subject_id in ill else scan for scan in scans]
     unknown = sum(scan.kind == "unlabelled" for scan in scans)
     if unknown and not healthy:
@@ -105,7 +105,7 @@ def find_folder(
 def _matches(
     pattern: str, option: str, source: Path, nifti: Sequence[Path], files: Sequence[Path], skipped: list[Skipped]
 ) -> dict[tuple[str, str], Path]:
-    """Files that fit, by (subject, session)."""
+    """Matching files, by (subject, session)."""
     expression = _compile(pattern, option)
     table: dict[tuple[str, str], Path] = {}
     for path in nifti:

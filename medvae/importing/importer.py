@@ -1,4 +1,4 @@
-"""What an importer is: a layout of downloaded folders, by which name, with which options, and how it is read.
+"""What an importer is: a layout of downloaded folders, with its name, its options and its reader.
 
 An importer is a value that is defined in the file of its layout and listed in `medvae.importing.layouts`; the command
 ``medvae manifest NAME`` follows from it. These files are imported for every ``--help``, so what takes long to import
@@ -21,12 +21,12 @@ HEALTHY = "Scans without a lesion label are healthy."
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be read, and where the manifest of it will lie."""
+    """What to read, and where its manifest will lie."""
 
     source: Path
     """Folder of the data set."""
     out: Path
-    """The manifest, for an importer that writes files beside it."""
+    """The manifest, for an importer that writes files next to it."""
     force: bool = False
     """Files that exist may be replaced."""
     quiet: bool = False
@@ -35,7 +35,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Importer(Generic[Options]):
-    """A layout that ``medvae manifest`` knows."""
+    """A layout that ``medvae manifest`` reads."""
 
     name: str
     """Of the sub-command."""
@@ -50,6 +50,7 @@ class Importer(Generic[Options]):
     find: Callable[[Request, Options], Found]
     """Reads the folder."""
     has_healthy: bool
-    """Whether there can be healthy people, to be divided: the command then has --train, --validation and --seed."""
+    """Whether it can contain healthy subjects, which are split: the command then has --train, --validation and
+    --seed."""
     when_stopped: str | None = None
-    """Of an importer that takes long: what is said after Ctrl-C. Its command has --quiet."""
+    """For a slow importer: the message after Ctrl-C. Its command has --quiet."""

@@ -1,4 +1,4 @@
-"""IXI, as downloaded or in the 2 mm version with anatomy labels; everybody in it is healthy.
+"""IXI, as downloaded or in the 2 mm version with anatomy labels; all subjects are healthy.
 
 Names are IXI012-HH-1211-T1.nii.gz: person, hospital, examination, modality (also _T1). Source:
 https://brain-development.org/ixi-dataset/
@@ -32,7 +32,8 @@ def find_ixi(source: Path, modalities: Sequence[str] = ("T1",)) -> Found:
     """Scans of IXI below ``source``.
 
     A brain mask is any file of the session whose name ends in ``anatomy`` (a label map; every label is brain) or
-    ``mask``. Age and sex come from ``participants.tsv``, ``IXI.csv``, ``IXI.tsv`` or ``IXI.xls``, the first there is.
+    ``mask``. Age and sex come from ``participants.tsv``, ``IXI.csv``, ``IXI.tsv`` or ``IXI.xls``, the first that
+    exists.
 
     Raises
     ------
@@ -110,7 +111,7 @@ def _mask_role(what: str, first: str) -> str | None:
 
 
 def _people(files: Sequence[Path]) -> tuple[dict[int, Row], list[str]]:
-    """Rows by IXI number, and what to tell the user."""
+    """Rows by IXI number, and notes for the user."""
     tables = [path for name in _TABLES for path in files if path.name.lower() == name.lower()]
     if not tables:
         return {}, ["Ages are not known: no participants.tsv, IXI.csv or IXI.xls was found. Splits ignore age."]

@@ -1,4 +1,4 @@
-"""The layouts that ``medvae manifest`` knows, in the order of its help.
+"""The layouts that ``medvae manifest`` reads, in the order of its help.
 
 A new one is a file of its own and a line here.
 """

@@ -17,8 +17,8 @@ _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 def list_files(source: Path) -> tuple[list[Path], list[Skipped]]:
     """All files below ``source``, sorted, and those that cannot be used at all.
 
-    Hidden files are left out without a word (macOS writes ``._NAME.nii.gz`` beside ``NAME.nii.gz``). Links to folders
-    are followed, each folder once.
+    Hidden files are skipped silently (macOS writes ``._NAME.nii.gz`` next to ``NAME.nii.gz``). Links to folders are
+    followed, each folder once.
 
     Raises
     ------

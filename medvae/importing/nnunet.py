@@ -1,7 +1,7 @@
 """nnU-Net raw data sets, version 2 (``channel_names``) and version 1 (``modality``).
 
-Every scan with a label is a lesion case, every other one unlabelled: both are for testing. nnU-Net's own division into
-imagesTr and imagesTs says nothing here, because medvae does not learn from labels.
+Every scan with a label is a lesion case, every other one unlabelled: both are for testing. nnU-Net's own split into
+imagesTr and imagesTs is irrelevant here, because medvae does not learn from labels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Age, sex and site of people, from the table that comes with a data set."""
+"""Age, sex and site of the subjects, from the table that comes with a data set."""
 
 from __future__ import annotations
 

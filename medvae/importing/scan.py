@@ -1,4 +1,4 @@
-"""One scan session that an importer found: its files and what is known of the person."""
+"""One scan session that an importer found: its files and what is known about the subject."""
 
 from __future__ import annotations
 

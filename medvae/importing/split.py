@@ -1,4 +1,4 @@
-"""Who trains, who validates, who is tested: by person, seeded, alike in site and age."""
+"""Training, validation and test split: by subject, seeded, balanced by site and age."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AGE_GROUP_YEARS = 10
 
 @dataclass(frozen=True)
 class Fractions:
-    """Shares of the healthy people; the rest is for testing."""
+    """Fractions of the healthy subjects; the rest is for testing."""
 
     train: float = 0.7
     validation: float = 0.15
@@ -33,13 +33,12 @@ class Fractions:
 
 
 def split_subjects(scans: Sequence[FoundScan], fractions: Fractions, seed: int) -> dict[str, Split]:
-    """Split of every person.
+    """The split of every subject.
 
-    A person with a lesion, or with a scan of which nothing is known, is tested. The healthy ones are ordered by site
-    and ten-year age group, at random within a group, and dealt out one by one to the split that lacks most of its
-    share so far. So every group is divided alike, as far as its size allows, and what a small group leaves over
-    evens out in the next. The order at random is a hash of seed and person: it does not depend on the order of
-    ``scans``.
+    A subject with a lesion or an unlabelled scan goes to test. The healthy ones are ordered by site and ten-year age
+    group, at random within a group, and assigned one by one to the split that lacks most of its share so far. So every
+    group is split in the same proportions, as far as its size allows, and the remainder of a small group evens out in
+    the next. The order at random is a hash of seed and person: it does not depend on the order of ``scans``.
     """
     people: dict[str, list[FoundScan]] = {}
     for scan in sorted(scans, key=lambda scan: scan.id):

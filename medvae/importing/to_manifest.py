@@ -1,4 +1,4 @@
-"""The manifest of what an importer found: names made tidy, people split, paths relative."""
+"""The manifest of what an importer found: names tidied, subjects split, paths relative."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medvae.manifest import Case, Manifest
 def make_manifest(found: Found, out: Path, *, fractions: Fractions, seed: int = 0, checksums: bool = False) -> Manifest:
     """The manifest of what was found, with paths relative to ``out``; nothing is written.
 
-    Healthy people are split by ``fractions``; whoever has a lesion or an unlabelled scan goes to test with all scans.
+    Healthy subjects are split by ``fractions``; one with a lesion or an unlabelled scan goes to test with all scans.
 
     Raises
     ------
