@@ -1,1 +1,1 @@
-"""From a scan as it comes to a prepared volume on the standard grid, and back."""
+"""From an input scan to a prepared volume on the standard grid, and back."""

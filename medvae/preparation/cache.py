@@ -1,4 +1,4 @@
-"""Prepared scans kept in a folder, to be opened instead of made again.
+"""Prepared scans stored in a folder, to be opened instead of prepared again.
 
 ``CACHE/KEY/image.npy, mask.npy, source_mask.npy``  the arrays of a `PreparedVolume`
 ``CACHE/KEY/volume.json``   where the scan lies, and everything the key is made of
@@ -6,11 +6,11 @@
 ``CACHE/CACHEDIR.TAG``      tells backup programs that all this can be made again
 
 The key is the SHA-256 of all that decides the result: the content of the images and of the mask, the preparation
-config, the version of each step (`STEP_VERSIONS`), the template and the standard grid. Where the files lie and what
-they are called is no part of it, so a cohort can be moved. What changes any of it changes the key: an entry that is
-found is the right one, and nothing is ever updated. Entries that are no longer asked for stay until the folder is
-deleted. Versions of libraries are written beside the arrays but are no part of the key, so that a cache made where
-SimpleITK is installed serves where it is not: after changing one of them, delete the cache to have its last bits too.
+config, the version of each step (`STEP_VERSIONS`), the template and the standard grid. File locations and names are not
+part of it, so a cohort can be moved. Any change of these changes the key: an entry that is found is the right one, and
+nothing is ever updated. Entries that are no longer used stay until the folder is deleted. Library versions are stored
+with the arrays but are not part of the key, so that a cache made where SimpleITK is installed serves where it is not:
+after changing one of them, delete the cache to have its last bits too.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ INPUTS = "inputs"
 LAYOUT = 2
 """Version of the files of an entry; part of its key."""
 SETTLED_NS = 2_000_000_000
-"""A file is known by its times only when they are this old: a clock may tick as rarely as every 2 s (FAT)."""
+"""A file's times identify it only when they are this old: timestamps may have a resolution of only 2 s (FAT)."""
 
 _ABANDONED_S = 3600.0
 _TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
@@ -150,7 +150,7 @@ def prepare_cached(
 def request(
     images: Sequence[Path | str], config: PreparationConfig, *, mask: Path | str | None, cache: Path | str
 ) -> Request:
-    """Look at the content of a scan's files, which tells its place in the cache.
+    """Read the content of a scan's files, which determines its place in the cache.
 
     For intensities by landmarks the scan is kept as it is before the learned scale is applied: any scale can follow.
 
@@ -207,7 +207,8 @@ def prepare(wanted: Request) -> PreparedVolume:
 
 
 def keep(wanted: Request, volume: PreparedVolume) -> Entry:
-    """Put a prepared scan into the cache, whole or not at all; what another process put there meanwhile is as good.
+    """Put a prepared scan into the cache, whole or not at all; an entry that another process stored meanwhile is
+    equivalent.
 
     Raises
     ------
@@ -245,7 +246,7 @@ def keep(wanted: Request, volume: PreparedVolume) -> Entry:
 
 
 def known_sha256(path: Path | str, cache: Path | str) -> str:
-    """The SHA-256 of a file; it is read only if the cache does not know this file with this size and these times.
+    """The SHA-256 of a file; it is read only if the cache has no record of it with this size and these times.
 
     Writing to a file, or putting another in its place, changes its time of change (ctime) even where the time of
     modification is put back. A file that changed within the last two seconds is read the next time again.
@@ -270,7 +271,7 @@ def known_sha256(path: Path | str, cache: Path | str) -> str:
     if _stamp(path) != stamp:
         raise MedvaeError(f"{path}: changed while it was being read. Run the command again when it is complete.")
     if time.time_ns() - max(stamp[1:]) > SETTLED_NS:
-        with contextlib.suppress(MedvaeError):  # somebody else's cache, that one may read only, is of use too
+        with contextlib.suppress(MedvaeError):  # another user's read-only cache is useful too
             write_json(record, {**known, "sha256": checksum})
     return checksum
 
@@ -298,7 +299,7 @@ def open_cache(cache: Path | str) -> Path:
 
 
 def remove_abandoned(cache: Path | str) -> None:
-    """Clear away what processes that were killed more than an hour ago left half-written."""
+    """Remove what processes that were killed more than an hour ago left half-written."""
     for pattern in (".*.part", ".*.old", f"{INPUTS}/.*.part"):
         for leftover in Path(cache).glob(pattern):
             with contextlib.suppress(OSError):
@@ -322,7 +323,7 @@ def _volume(arrays: CachedArrays, content: dict[str, Any], path: Path, grid: Gri
 
 
 def _remove_damaged(wanted: Request) -> None:
-    """Put a folder that stands in the entry's place, and is not the entry, aside and delete it."""
+    """Move aside and delete a folder in the entry's place that is not the entry."""
     if wanted.folder.exists() and find(wanted) is None:
         aside = wanted.folder.with_name(f".{wanted.folder.name}.{os.getpid()}.old")
         with told(wanted.folder), contextlib.suppress(FileNotFoundError):  # another process was faster

@@ -106,7 +106,7 @@ class _Notes:
 def check_case(manifest: Manifest, case: Case) -> CaseCheck:
     """Read all files of a case and collect what is wrong with them; never raises for a bad file.
 
-    One image is in memory at a time, beside the brain mask.
+    One image is in memory at a time, together with the brain mask.
     """
     notes = _Notes(case.id)
     geometry: Geometry | None = None
@@ -252,7 +252,7 @@ def _read_brain(manifest: Manifest, case: Case, image: Volume, notes: _Notes) ->
 
 
 def _check_modality(modality: str, features: dict[str, float], path: Path, notes: _Notes) -> None:
-    """Compare the brightness of fluid with what the modality's name promises; names that promise nothing pass."""
+    """Compare the brightness of fluid with that expected of the modality; names without an expectation pass."""
     name = modality.lower().replace("-", "").replace("_", "")
     if re.search(r"flair|^t2f|^t1", name):
         expected, seen = "dark", features.get("fluid", 0) > FLUID_CUE
@@ -272,7 +272,7 @@ def _check_modality(modality: str, features: dict[str, float], path: Path, notes
 def _check_label(
     manifest: Manifest, case: Case, geometry: Geometry | None, brain: np.ndarray | None, notes: _Notes
 ) -> float | None:
-    """Volume of what the label map marks, in ml."""
+    """Labelled volume, in ml."""
     path = manifest.resolve(case.label or "")
     label = notes.read(path)
     if label is None:

@@ -36,7 +36,7 @@ ONE_THREAD = {
 """Environment of the workers: one thread each, as many workers as asked for."""
 
 State = Literal["prepared", "kept", "failed"]
-"""What became of a case; ``kept``: the cache had it already."""
+"""Outcome of a case; ``kept``: the cache had it already."""
 
 _Item = tuple[Case, cache.Request]
 _Outcome = Future[tuple[str, float]]
@@ -78,7 +78,7 @@ def prepare_cohort(
     config
         How to prepare; the cache serves runs with this very config.
     folder
-        The cache. What it holds already is kept.
+        The cache. Entries it holds already are kept.
     jobs
         Scans at a time; each takes one core, and the memory of one scan and its intermediate results.
     quiet
@@ -171,8 +171,8 @@ def _prepare_one(wanted: cache.Request) -> tuple[str, float]:
 def _in_processes(work: Iterator[_Item], jobs: int) -> Generator[tuple[_Item, _Outcome]]:
     """Do the work in ``jobs`` processes; no more of it is asked for than they can begin.
 
-    When a process dies (of want of memory, say) the pool of all of them is lost and nobody knows on which item: those
-    that were under way are done again one by one, so that the guilty one is found, and the others go on.
+    When a process dies (out of memory, say), the whole pool is lost and the item at fault is unknown: the items in
+    progress are repeated one by one to find it, and the others continue.
     """
     more = True
     while more:

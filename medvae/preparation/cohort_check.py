@@ -236,7 +236,8 @@ def _fingerprint(cases: tuple[CaseCheck, ...]) -> Fingerprint:
 
 
 def _drift(cases: tuple[CaseCheck, ...], prints: Fingerprint) -> list[Finding]:
-    """Warnings for sites and cases unlike the healthy training scans; a case is not told what its site is told for."""
+    """Warnings for sites and cases unlike the healthy training scans; a case does not repeat the warnings of its
+    site."""
     sites, findings = prints.drift_of_sites(), []
     for site, keys in sites.items():
         members = [case for case in cases if case.site == site]

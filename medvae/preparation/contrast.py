@@ -1,9 +1,9 @@
-"""Does a prepared scan look like the sequence it is taken for? Which tissue is brighter where tissue is known to be.
+"""Does a prepared scan look like its stated sequence? Compares intensities where each tissue is known to be.
 
 On T1 white matter is brighter than grey matter and fluid is darker; on FLAIR fluid is dark too, but white matter is not
-brighter; on T2 fluid is bright. Where the tissues are is known from the MNI152 template, on which a prepared scan lies.
-They are compared in small blocks, so that a bias field does not matter and a lesion matters in its own blocks only, and
-by the order of intensities, so that no normalisation matters.
+brighter; on T2 fluid is bright. The MNI152 template, to which a prepared scan is aligned, gives the location of the
+tissues. They are compared in small blocks, so that a bias field has no effect and a lesion affects its own blocks only,
+and by rank of intensity, so that normalisation has no effect.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ EXPECTED = {
 | FLAIR, tumours and MS | 6, 2 | 0.20–0.52 | 0.10–0.32 |
 | FLAIR of the elderly | 16 | 0.49–0.69 | 0.08–0.18 |
 
-So no T1 of these is announced, every T2 and inverted T1 is, and so are FLAIRs but for those of the elderly from 0.6 on,
-where T1 and FLAIR overlap.
+So none of these T1s is reported, every T2 and inverted T1 is, and so are FLAIRs but for those of the elderly from 0.6
+on, where T1 and FLAIR overlap.
 """
 BLOCK_MM = 16.0
 """Edge of a block: some folds of the cortex, and less than the lesions that matter."""
 SMALLEST_PIECE, FEWEST_BLOCKS = 10, 20
-"""Voxels of each tissue that a block must have, and blocks below which nothing is said, as of a part of a brain. Tuned
-on the grid of 2 mm, as the borders of the tissues, which are one voxel wide."""
+"""Voxels of each tissue that a block must have, and the number of blocks below which nothing is reported, as for part
+of a brain. Tuned on the grid of 2 mm, as the borders of the tissues, which are one voxel wide."""
 
 _GREY_FROM, _WHITE_FROM = 141.0, 190.0
 """Intensities of the template between its tissues: halfway between the three means of k-means in its brain."""
@@ -57,10 +57,10 @@ class TissueContrast:
     """How white matter and fluid compare with grey matter: medians over the blocks of the brain."""
 
     white: float
-    """Share of pairs of voxels in which white matter is brighter than deep grey matter (deeper than 20 mm, where
-    atrophy brings no fluid into it)."""
+    """Fraction of voxel pairs in which white matter is brighter than deep grey matter (deeper than 20 mm, where atrophy
+    adds no fluid to it)."""
     fluid: float
-    """Share of pairs of voxels in which fluid is brighter than grey matter."""
+    """Fraction of voxel pairs in which fluid is brighter than grey matter."""
 
     def fits(self, modality: str) -> bool:
         """Whether both are as `EXPECTED` of a modality."""
@@ -81,7 +81,7 @@ def tissue_contrast(image: np.ndarray, mask: np.ndarray, grid: Grid = DEFAULT_GR
     Returns
     -------
     TissueContrast or None
-        None if too little of the brain is there.
+        None if too little of the brain is covered.
     """
     white, grey, deep_grey, fluid = (tissue & mask for tissue in _tissues(grid))
     whites, fluids = (
@@ -93,9 +93,9 @@ def tissue_contrast(image: np.ndarray, mask: np.ndarray, grid: Grid = DEFAULT_GR
 
 
 def unlike(modality: str, image: np.ndarray, mask: np.ndarray, grid: Grid = DEFAULT_GRID) -> str | None:
-    """What to tell a person if a prepared image does not look like its modality: one sentence, or None.
+    """The warning if a prepared image does not look like its modality: one sentence, or None.
 
-    Judged are T1, T1c, T2 and FLAIR; of other names nothing is said.
+    T1, T1c, T2 and FLAIR are checked; other names are not.
 
     Parameters
     ----------

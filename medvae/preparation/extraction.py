@@ -1,8 +1,8 @@
-"""The brain of a whole head, found by other people's networks: deepbet in this process, HD-BET as a program.
+"""Skull stripping of a whole head with third-party networks: deepbet in this process, HD-BET as a program.
 
-Neither is a dependency of medvae. deepbet (Fisch et al. 2023, arXiv 2308.07003) brings its weights
-along and is made for T1 scans; HD-BET (Isensee et al. 2019, doi:10.1002/hbm.24750) also takes other contrasts and
-heads with tumours, and downloads its weights when it is run for the first time.
+Neither is a dependency of medvae. deepbet (Fisch et al. 2023, arXiv 2308.07003) ships with its weights and is made for
+T1 scans; HD-BET (Isensee et al. 2019, doi:10.1002/hbm.24750) also takes other contrasts and heads with tumours, and
+downloads its weights when it is run for the first time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from medvae.imaging.volume import Volume, read_volume, require_same_grid, write_
 from medvae.preparation.mask import LARGEST_BRAIN_ML, HeadFound, mask_from_background
 
 SMALLEST_BRAIN_ML = 500.0
-"""What an extraction leaves of an adult's brain when it went wrong; the smallest of 120 healthy adults has 1,080 ml."""
+"""A smaller brain of an adult means that the extraction failed; the smallest of 120 healthy adults has 1,080 ml."""
 
 _INSTALL_DEEPBET = "pip install deepbet"
 _GIVE_MASK = 'Or give the brain mask in the manifest ("mask"), or a skull-stripped scan with zero background.'

@@ -1,8 +1,8 @@
-"""What a cohort's scans are like in a few numbers, and which cases and sites are unlike its healthy training scans.
+"""A cohort's scans in a few numbers, and the cases and sites that differ from its healthy training scans.
 
 A network that has seen one scanner calls another scanner's brains abnormal: anatomy looks sharper, fluid darker, the
-brain larger. These numbers need no network and show such a drift before anything is trained. None depends on the unit
-of intensity: contrasts are shares of the range between the 2nd and the 98th percentile inside the brain.
+brain larger. These numbers need no network and reveal such drift before training. None depends on the unit of
+intensity: contrasts are shares of the range between the 2nd and the 98th percentile inside the brain.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RIM_MM, DEEP_MM = 5.0, 20.0
 matter, deep nuclei and ventricles."""
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 SMALLEST_REFERENCE = 8
-"""Fewer healthy training scans say too little of what is usual."""
+"""Fewer healthy training scans do not define a reference."""
 
 FEATURES = {
     "brain_ml": "volume of the brain mask, ml",
@@ -62,7 +62,7 @@ def intensity_features(array: np.ndarray, brain: np.ndarray, geometry: Geometry)
         return {}
     scaled = np.ascontiguousarray((array - low) / (high - low), dtype=np.float32)
 
-    # Depths are wanted to some millimetres, so every third millimetre will do.
+    # Depths are needed to a few millimetres only, so every third millimetre is enough.
     step = [max(1, round(3 / spacing)) for spacing in geometry.spacing_mm]
     sparse = tuple(slice(None, None, n) for n in step)
     edges_mm = [n * spacing for n, spacing in zip(step, geometry.spacing_mm, strict=True)]
@@ -90,7 +90,7 @@ def intensity_features(array: np.ndarray, brain: np.ndarray, geometry: Geometry)
 
 
 def sample(values: np.ndarray) -> np.ndarray:
-    """At most 200,000 of the values, evenly spaced: quantiles of millions take long and are no better."""
+    """At most 200,000 of the values, evenly spaced: quantiles of millions are slow and no better."""
     return values[:: len(values) // 200_000 + 1]
 
 

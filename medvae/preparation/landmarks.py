@@ -64,7 +64,7 @@ def landmark_percentiles(ends: tuple[float, float]) -> tuple[float, ...]:
 def fit_landmarks(
     images: Sequence[np.ndarray], masks: Sequence[np.ndarray], ends: tuple[float, float] = (1.0, 99.0)
 ) -> LandmarkScale:
-    """Learn the standard scale from healthy training scans, never from the scans that are to be judged.
+    """Learn the standard scale from healthy training scans, never from the scans to be scored.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Where the brain is: from anatomical labels, or from the empty background of a skull-stripped scan."""
+"""The brain mask: from anatomical labels, or from the empty background of a skull-stripped scan."""
 
 from __future__ import annotations
 

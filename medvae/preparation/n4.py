@@ -22,17 +22,17 @@ def correct_bias(
     """Divide a scan by the smooth field that N4 finds inside the brain.
 
     The field is estimated on every few voxels, inside the box of the mask (so that it does not depend on how much
-    air the scan contains), and evaluated at every voxel; beyond the box it goes on with the value at its border.
+    air the scan contains), and evaluated at every voxel; beyond the box it keeps the value at the border.
 
     The defaults are the best of those compared on five IXI scans: the spread of white matter (median absolute
     deviation) falls from 11.1 % to 5.9 % and the coefficient of joint variation of white and grey matter from 0.68 to
     0.60; 20 iterations at the second level leave it at 0.63, a third level brings it back to 0.61–0.65 because it
-    takes anatomy for a bias field, and 4 mm instead of 6 costs three times the time for the same result.
+    mistakes anatomy for a bias field, and 4 mm instead of 6 costs three times the time for the same result.
 
     Parameters
     ----------
     array
-        ``(X, Y, Z)``; values at or below zero take no part.
+        ``(X, Y, Z)``; values at or below zero are ignored.
     mask
         ``(X, Y, Z)`` bool, the brain.
     geometry

@@ -74,7 +74,7 @@ def prepare_healthy(
     Raises
     ------
     MedvaeError
-        At the first case that cannot be prepared: a cohort with a hole is not trained on unnoticed.
+        At the first case that cannot be prepared: training never silently skips a case.
     """
     cases = manifest.of_split(split, healthy=True)
     prepared = []

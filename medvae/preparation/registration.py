@@ -29,12 +29,12 @@ SMALLEST_DICE = 0.88
 """Overlap of the moved brain mask with the template's below which a registration counts as failed; the smallest of
 120 IXI heads is 0.95."""
 SMALLEST_INFORMATION = 0.08
-"""Mutual information with the template, in nats, below which a brain counts as lying wrongly, see
+"""Mutual information with the template, in nats, below which a brain counts as misaligned, see
 :func:`measure_quality`."""
 SCALES = (0.7, 1.4)
 """Sizes of a brain relative to the template along one axis that are possible in adults."""
 LARGEST_SHEAR = 0.15
-"""Cosine between two axes of the standard space, seen in the scan, that no head has."""
+"""Cosine between two axes of the standard space, seen in the scan, that is impossible in a head."""
 
 _BINS = 32
 _UNIT_MM = 60.0
@@ -47,7 +47,7 @@ _START_ANGLES_DEG = {"pitch": (-30, -15, 0, 15, 30), "roll": (-15, 0, 15), "yaw"
 
 @dataclass(frozen=True)
 class RegistrationQuality:
-    """How well a brain lies on the template.
+    """How well a brain is aligned with the template.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def register(
     array
         ``(X, Y, Z)``, a T1-weighted scan.
     mask
-        ``(X, Y, Z)`` bool, its brain; what lies outside takes no part.
+        ``(X, Y, Z)`` bool, its brain; voxels outside are ignored.
     geometry
         The grid of both.
     source
@@ -143,10 +143,10 @@ def register(
 def measure_quality(
     array: np.ndarray, mask: np.ndarray, transform: np.ndarray, grid: Grid = DEFAULT_GRID
 ) -> RegistrationQuality:
-    """How well a brain on a standard grid lies on the grid's template.
+    """How well a brain on a standard grid is aligned with the grid's template.
 
-    Dice sees the outline only, mutual information what lies within. T1 brains in their place have 0.20–0.25 nats, raw
-    ones with their bias field 0.10–0.21 (120 IXI heads), T2 and FLAIR 0.11–0.13; brains that lie upside down or back to
+    Dice measures the outline only, mutual information the interior. Aligned T1 brains have 0.20–0.25 nats, raw ones
+    with their bias field 0.10–0.21 (120 IXI heads), T2 and FLAIR 0.11–0.13; brains that lie upside down or back to
     front reach a Dice of up to 0.94, but less than 0.07 nats.
 
     Parameters

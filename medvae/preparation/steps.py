@@ -25,10 +25,10 @@ LOST_DICE = 0.7
 STEP_VERSIONS = {"reading": 1, "mask": 1, "bias_field": 1, "registration": 1, "resampling": 1, "intensity": 1}
 """Version of each step, part of the name under which a cache keeps a prepared scan.
 
-Raise a step's number in the commit after which any scan may come out of it otherwise, be it in the last bit: another
-algorithm, another default inside the step, a repaired error. What the `PreparationConfig` says, the template and the
-standard grid need no number, they are part of the name themselves. Forgetting it means that users with a cache go on
-with what the old code made.
+Raise a step's number in the commit that may change its result for any scan, even in the last bit: another algorithm,
+another default inside the step, a fixed bug. What the `PreparationConfig` says, the template and the standard grid need
+no number, they are part of the name themselves. If it is forgotten, users with a cache keep the results of the old
+code.
 """
 
 
