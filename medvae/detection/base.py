@@ -118,7 +118,7 @@ class Calibrated(ABC):
         affine
             ``(4, 4)``, voxel index to world coordinates in mm, RAS+ (as ``nibabel.load(path).affine``).
         mask
-            ``(X, Y, Z)``, the brain where above 0.5; without it the brain is found as ``config.preparation.brain`` says.
+            ``(X, Y, Z)``, the brain where above 0.5; without it the brain is found by ``config.preparation.brain``.
         at
             Operating point of the lesion mask, as a false-positive rate or a name; the config's by default.
 

@@ -186,7 +186,7 @@ class Detector(Calibrated):
         Raises
         ------
         MedvaeError
-            If there is no such device, no detector (for instance because the run has not finished), or several: an ensemble.
+            If there is no such device, no detector (for instance because the run has not finished), or an ensemble.
         """
         place = find_device(device)
         folder = find_detector(folder)

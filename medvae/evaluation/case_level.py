@@ -89,15 +89,15 @@ def case_numbers(
     Returns
     -------
     dict
-        ``auroc`` and ``ap``, ``(R,)`` each; NaN if nobody with a lesion scan, or with a healthy one, was drawn. With every
-        subject drawn once they are those of all scans.
+        ``auroc`` and ``ap``, ``(R,)`` each; NaN if nobody with a lesion scan, or with a healthy one, was drawn. With
+        every subject drawn once they are those of all scans.
     """
     people = list(dict.fromkeys(subjects))
     person = np.array([people.index(one) for one in subjects])
     ill, values = np.asarray(diseased, dtype=bool), np.asarray(scores, dtype=np.float64)
     member = (person[:, None] == np.arange(len(people))).astype(np.float64)
     own = person[ill]
-    # Each subject's scans that score at least as high as each lesion scan, (lesion scans, people); ties count half in AUROC.
+    # Each subject's scans that score at least as high as each lesion scan, (lesion scans, people); ties count half.
     high = (values >= values[ill][:, None]).astype(np.float64)
     equal = values == values[ill][:, None]
     true, false = (high[:, kind] @ member[kind] for kind in (ill, ~ill))

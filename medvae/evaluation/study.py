@@ -54,8 +54,8 @@ def evaluate(
     ----------
     predictions
         Folder of maps, any real-valued score, higher where it is more abnormal. Operating points are read from the
-        sidecars of medvae; without them they are set at FPR 1 % and 5 % on the maps of the manifest's healthy validation
-        cases, if the folder holds any.
+        sidecars of medvae; without them they are set at FPR 1 % and 5 % on the maps of the manifest's healthy
+        validation cases, if the folder holds any.
     manifest
         Cases with labels are lesion cases, cases without are healthy; cases declared unlabelled are excluded.
     options
