@@ -25,7 +25,7 @@ EXPECTED = {
     "FLAIR": ((0.0, 0.75), (0.0, 0.45)),
     "T2": ((0.0, 0.6), (0.45, 1.0)),
 }
-"""Lowest and highest `TissueContrast.white` and ``fluid`` of each sequence, chosen with all of these in view; most scans after N4:
+"""Lowest and highest `TissueContrast.white` and ``fluid`` of each sequence, chosen with all of these in view:
 
 | | scans | white | fluid |
 |---|---:|---|---|
