@@ -1,1 +1,1 @@
-"""What healthy brains look like at each place, and what a network is shown of it."""
+"""Normative model of healthy brains at each location, and the network inputs derived from it."""

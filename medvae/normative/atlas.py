@@ -1,4 +1,4 @@
-"""What healthy brains look like at each place: mean and SD of the training scans."""
+"""Normative atlas: voxelwise mean and SD of the healthy training scans."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medvae.normative.texture import log_local_sd
 from medvae.preparation.prepared import PreparedVolume
 
 ROUNDS = 3
-"""Of bending all scans to their mean, which becomes sharper each time."""
+"""Rounds of registering all scans to their mean, which becomes sharper each time."""
 
 
 NAMES_ON_DISK = {
@@ -30,25 +30,25 @@ NAMES_ON_DISK = {
     "log_jacobian_mean": "growth_mean",
     "log_jacobian_sd": "growth_sd",
 }
-"""Names that differ in ``atlas.safetensors``, which is older than they are."""
+"""Attributes that are stored under an older name in ``atlas.safetensors``."""
 
 
 @dataclass(frozen=True)
 class FittedScan:
-    """A scan without its residual bias field, and the displacement field that bends an atlas onto it."""
+    """A scan without its residual bias field, and the displacement field that warps an atlas onto it."""
 
     image: np.ndarray
     """``(C, X, Y, Z)`` float32 in normalised intensity."""
     mask: np.ndarray
     """``(X, Y, Z)`` bool: the brain."""
     field: Tensor | None = None
-    """At half the resolution, see `medvae.normative.deformation`; None for an atlas that stays as it is."""
+    """At half the resolution, see `medvae.normative.deformation`; None for an atlas that is not warped."""
     mirror_source: np.ndarray | None = None
-    """``(C, X, Y, Z)``: what is mirrored instead of the scan; the same brain with other lesions, to learn from."""
+    """``(C, X, Y, Z)``, mirrored in place of the scan: the same brain with other lesions, for training."""
 
     @property
     def displacement(self) -> Tensor:
-        """`field`, of a scan that an atlas was bent onto."""
+        """`field` of a scan onto which an atlas was warped."""
         if self.field is None:
             raise ValueError("no atlas was bent onto this scan, so it has no displacement field.")
         return self.field
@@ -60,10 +60,10 @@ class FittedScan:
 
     @property
     def mirrored(self) -> np.ndarray:
-        """The scan mirrored left to right, ``(C, X, Y, Z)``: at each voxel what the other side has in its place.
+        """The scan mirrored left to right, ``(C, X, Y, Z)``: at each voxel the contralateral intensity.
 
-        At the midline of the standard grid or, with a field, at that of the atlas: from a voxel to its place in the
-        atlas, to the place mirrored there, and back into the scan. Outside the brain it has no meaning.
+        Mirrored at the midline of the standard grid or, with a field, at that of the atlas: each voxel is mapped to the
+        atlas, mirrored there, and mapped back to the scan. Values outside the brain are meaningless.
         """
         source = self.image if self.mirror_source is None else self.mirror_source
         if self.field is None:
@@ -77,11 +77,11 @@ class FittedScan:
 
 @dataclass(frozen=True)
 class Atlas:
-    """Mean and SD of normalised intensity at each place of the standard grid, ``(C, X, Y, Z)`` float32 each.
+    """Mean and SD of normalised intensity at each voxel of the standard grid, ``(C, X, Y, Z)`` float32 each.
 
-    And those of the texture, see `medvae.normative.texture`, for a network that is shown it, each scan at the same
-    level as a whole. An atlas that is bent onto each scan also knows the share of brains that cover a place, and mean
-    and SD of the log-Jacobian there: ``(1, X, Y, Z)`` each.
+    For a network that is shown the texture (`medvae.normative.texture`), also its mean and SD, after all scans are
+    brought to the same overall level. An atlas that is warped onto each scan also holds, at each voxel, the fraction of
+    brains that cover it and the mean and SD of the log-Jacobian: ``(1, X, Y, Z)`` each.
     """
 
     mean: np.ndarray
@@ -93,10 +93,10 @@ class Atlas:
     log_jacobian_sd: np.ndarray | None = None
 
     def fit(self, image: np.ndarray, mask: np.ndarray) -> FittedScan:
-        """Take the residual bias field out of a scan ``(C, X, Y, Z)``, and find the field that bends the atlas onto it.
+        """Correct a scan ``(C, X, Y, Z)`` for residual bias field, and find the field that warps the atlas onto it.
 
-        The bias field is estimated twice for an atlas that is bent: against the atlas as it is, to find the
-        displacement field, and against the bent one.
+        For a warped atlas the bias field is estimated twice: first against the unwarped atlas, to find the displacement
+        field, then against the warped one.
         """
         even = self._reference(self.mean, self.sd).remove(image, mask)
         if self.cover is None:
@@ -107,7 +107,7 @@ class Atlas:
         return replace(bent, image=self._reference(healthy["mean"], healthy["sd"]).remove(image, mask))
 
     def at(self, scan: FittedScan, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Arrays of the atlas at the places of a scan, ``(C, X, Y, Z)`` each; inside the brain only if it is bent."""
+        """Arrays of the atlas at the voxels of a scan, ``(C, X, Y, Z)`` each; if warped, inside the brain only."""
         arrays = [getattr(self, name) for name in names]
         if scan.field is None:
             return dict(zip(names, arrays, strict=True))
@@ -116,7 +116,7 @@ class Atlas:
         return dict(zip(names, np.split(bent, np.cumsum([len(array) for array in arrays])[:-1]), strict=True))
 
     def z_scores(self, scan: FittedScan) -> np.ndarray:
-        """How many SDs each voxel of a scan lies above the healthy mean of its place, ``(C, X, Y, Z)`` float32."""
+        """z score of each voxel of a scan, in SDs above the healthy mean there, ``(C, X, Y, Z)`` float32."""
         healthy = self.at(scan, ("mean", "sd"))
         return z_scores(scan.image, healthy["mean"], healthy["sd"], scan.mask)
 
@@ -135,14 +135,14 @@ class Atlas:
                 yield field.name, array
 
     def save(self, path: Path) -> None:
-        """Write the atlas as a safetensors file of half precision, which loses nothing of what `fit_atlas` made."""
+        """Write the atlas as a half-precision safetensors file; lossless for an atlas made by `fit_atlas`."""
         write_bytes(
             path, save({NAMES_ON_DISK.get(name, name): array.astype(np.float16) for name, array in self._arrays()})
         )
 
     @classmethod
     def load(cls, path: Path) -> Atlas:
-        """Read what `save` wrote."""
+        """Read an atlas written by `save`."""
         names = {old: name for name, old in NAMES_ON_DISK.items()}
         return cls(**{names.get(name, name): array.astype(np.float32) for name, array in load_file(path).items()})
 
@@ -157,8 +157,9 @@ def fit_atlas(volumes: Sequence[PreparedVolume], *, texture: bool = False, defor
     texture
         With mean and SD of the texture.
     deformable
-        To be bent onto each scan. The scans are bent to their mean first, in a few rounds, each with the mean of the
-        round before: what is left of their variety is what a field cannot take away (0.3 s per scan and round).
+        To be warped onto each scan. The training scans are first registered to their mean, in a few rounds, each with
+        the mean of the previous one; the SD then reflects only the variability that no field can remove (0.3 s per scan
+        and round).
 
     Raises
     ------
@@ -184,7 +185,7 @@ def atlas_of(options: NetworkConfig, volumes: Sequence[PreparedVolume]) -> Atlas
 def _bent_to_mean(
     atlas: Atlas, images: Sequence[np.ndarray], masks: Sequence[np.ndarray], texture: bool
 ) -> dict[str, np.ndarray]:
-    """Mean and SD of scans that were bent to an atlas; also of their texture and log-Jacobian."""
+    """Mean and SD of scans that were warped to an atlas; also of their texture and log-Jacobian."""
     bent, brains, rough, levels, grown = [], [], [], [], []
     for image, mask in zip(images, masks, strict=True):
         scan = atlas.fit(image, mask)
@@ -211,12 +212,12 @@ def _bent_to_mean(
 
 
 def _share(masks: Sequence[np.ndarray]) -> np.ndarray:
-    """Of brains that cover a place, ``(1, X, Y, Z)`` float32."""
+    """Fraction of brains that cover each voxel, ``(1, X, Y, Z)`` float32."""
     return np.expand_dims(np.mean(masks, axis=0, dtype=np.float32), 0)
 
 
 def _within(places: Tensor, mask: np.ndarray) -> Tensor:
-    """Those of the places ``(3, X, Y, Z)`` that lie in the mask, ``(3, V)``: a third of the grid is brain."""
+    """The positions ``(3, X, Y, Z)`` that lie in the mask, ``(3, V)``: only a third of the grid is brain."""
     return places[:, torch.from_numpy(np.ascontiguousarray(mask))]
 
 
@@ -236,12 +237,12 @@ def _texture_of(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> di
 def _texture_statistics(
     rough: Sequence[np.ndarray], levels: Sequence[np.ndarray], masks: Sequence[np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Mean and SD of the texture ``(C, X, Y, Z)``, each scan moved from its own level ``(C,)`` to the mean one."""
+    """Mean and SD of the texture ``(C, X, Y, Z)``, each scan shifted from its own level ``(C,)`` to the mean level."""
     moves = np.mean(levels, axis=0) - np.array(levels)
     even = [one + move[:, None, None, None] for one, move in zip(rough, moves, strict=True)]
     return dict(zip(("texture_mean", "texture_sd"), mean_and_sd(even, masks, SHRINKAGE), strict=True))
 
 
 def _rounded(arrays: dict[str, np.ndarray]) -> Atlas:
-    """To half precision, as it is saved."""
+    """Rounded to half precision, as it is saved."""
     return Atlas(**{name: array.astype(np.float16).astype(np.float32) for name, array in arrays.items()})

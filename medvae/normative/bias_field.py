@@ -1,4 +1,4 @@
-"""Residual bias field: the smooth field by which one scan differs from the mean of healthy scans."""
+"""Residual bias field: the smooth multiplicative field between a scan and the mean of healthy scans."""
 
 from __future__ import annotations
 
@@ -14,33 +14,32 @@ from medvae.normative.statistics import mean_and_sd
 from medvae.preparation.prepared import PreparedVolume
 
 ORDERS = (3, 5)
-"""Of the polynomials. What a cubic can follow is wider than any lesion; one of order 5 also takes a part of lesions
-above 8 ml, and is fitted only where the bias field is strong."""
+"""Orders of the polynomials. A cubic follows only structures wider than any lesion; order 5 also absorbs part of
+lesions above 8 ml, and is fitted only where the bias field is strong."""
 
 PLAIN, STRONG = 0.09, 0.12
-"""SD over the brain of the cubic's logarithm up to which it is all that is taken out, and from which the finer one is;
-between them, a share of both. Of 101 healthy scans after N4 none lies above 0.083; a bias field of ± 30 % leaves 0.13
+"""SD over the brain of the cubic log field: up to the first value only the cubic is removed, from the second on the
+finer one, in between a blend. Of 101 healthy scans after N4 none lies above 0.083; a bias field of ± 30 % leaves 0.13
 to 0.18 after N4."""
 
 MINIMUM_INTENSITY = 0.1
-"""Of scan and mean, in normalised intensity: a ratio of darker values says little."""
+"""Smallest intensity of scan and mean, normalised: ratios of darker values are unreliable."""
 
 SMALLEST_SPREAD = 0.05
-"""Relative, of the healthy scans at a place: no voxel is trusted more."""
+"""Lower bound of the relative SD of the healthy scans at a voxel, which limits its weight."""
 
 ROUNDS, CUT = 5, 4.685
-"""Of the robust fit; at this many SDs Tukey's biweight gives a voxel no weight (95 % efficiency on normal errors)."""
+"""Iterations of the robust fit, and the SDs beyond which Tukey's biweight is 0 (95 % efficiency on normal errors)."""
 
 NEAR = (1.5, 2.5, 2.5)
-"""SDs within which a voxel has a say in the finer polynomial: from the cubic at first, then from the finer one itself.
-Most of a lesion lies further off, and a polynomial that can follow it must not see it."""
+"""A voxel enters the finer fit only within this many SDs: of the cubic at first, then of the finer polynomial itself.
+Most of a lesion lies outside, so a polynomial flexible enough to follow it does not see it."""
 
 STEP = (slice(None, None, 2),) * 3
-"""The voxels that are looked at: every second along each axis, on any grid (4 mm on that of 2 mm). A reference holds no
-others."""
+"""Voxels used: every second along each axis, on any grid (4 mm on the 2 mm grid). A reference stores only these."""
 
 SHRINKAGE = 5.0
-"""Pseudo-subjects with which the variance of each place is drawn towards the average one."""
+"""Pseudo-subjects with which the variance of each voxel is shrunk towards the average."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +56,12 @@ class BiasFieldReference:
         )
 
     def save(self, path: Path) -> None:
-        """Write a safetensors file of half precision, which loses nothing of what `fit_reference` made."""
+        """Write a half-precision safetensors file; lossless for a reference made by `fit_reference`."""
         write_bytes(path, save({name: getattr(self, name).astype(np.float16) for name in ("mean", "sd")}))
 
     @classmethod
     def load(cls, path: Path) -> BiasFieldReference:
-        """Read what `save` wrote."""
+        """Read a reference written by `save`."""
         arrays = load_file(path)
         return cls(*(arrays[name].astype(np.float32) for name in ("mean", "sd")))
 
@@ -80,15 +79,15 @@ def fit_reference(volumes: Sequence[PreparedVolume]) -> BiasFieldReference:
 
 
 def without_bias_field(image: np.ndarray, mask: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
-    """Divide a scan by the smooth field in which it differs from the mean of healthy scans.
+    """Divide a scan by the smooth field by which it differs from the mean of healthy scans.
 
-    The logarithm of scan over mean is fitted by a polynomial in the three coordinates, robustly, so that lesions and
-    folds that lie elsewhere do not count (iteratively reweighted least squares with Tukey's biweight: Beaton & Tukey
-    1974, doi:10.1080/00401706.1974.10489171). Every eighth voxel is used. N4 knows no other brain, so it leaves the
-    part of a field that looks like anatomy.
+    A polynomial in the three coordinates is fitted to the logarithm of scan over mean, robustly against lesions and
+    individual sulci (iteratively reweighted least squares with Tukey's biweight: Beaton & Tukey 1974,
+    doi:10.1080/00401706.1974.10489171). Every eighth voxel is used. N4 has no reference brain, so it leaves the part of
+    a bias field that resembles anatomy.
 
-    A field that is strong has finer parts as well, which a cubic leaves: then a polynomial of order 5 is fitted too,
-    to what lies near it, and the stronger the cubic's field, the more of it is taken out, see `PLAIN`.
+    A strong field also has finer components, which a cubic misses. A polynomial of order 5 is then fitted as well, to
+    the voxels near it; the stronger the cubic field, the more of the finer one is removed, see `PLAIN`.
 
     Parameters
     ----------
@@ -100,7 +99,7 @@ def without_bias_field(image: np.ndarray, mask: np.ndarray, mean: np.ndarray, sd
     Returns
     -------
     ndarray
-        ``(X, Y, Z)`` float32; 0 outside the mask. A scan with next to no usable voxel is returned as it is.
+        ``(X, Y, Z)`` float32; 0 outside the mask. A scan with almost no usable voxels is returned unchanged.
     """
     seen = image[STEP]
     usable = mask[STEP] & (mean > MINIMUM_INTENSITY) & (seen > MINIMUM_INTENSITY)
@@ -125,7 +124,7 @@ def without_bias_field(image: np.ndarray, mask: np.ndarray, mean: np.ndarray, sd
 
 
 class _Polynomial:
-    """Of the three coordinates of a grid of ``shape`` voxels, in products of Legendre polynomials."""
+    """Polynomial in the coordinates of a grid of ``shape`` voxels, as products of Legendre polynomials."""
 
     def __init__(self, order: int, shape: Sequence[int]) -> None:
         self._axes = [np.polynomial.legendre.legvander(np.linspace(-1, 1, n), order) for n in shape]
@@ -133,7 +132,7 @@ class _Polynomial:
         self.terms = [term for term in np.ndindex(*self._size) if sum(term) <= order]
 
     def terms_at(self, places: Sequence[np.ndarray]) -> np.ndarray:
-        """Each term ``(N, terms)`` at places given as three index arrays ``(N,)`` of the grid of every second voxel."""
+        """Each term ``(N, terms)`` at three index arrays ``(N,)`` into the grid of every second voxel."""
         orders: np.ndarray = np.transpose(self.terms)
         x, y, z = (axis[::2][place][:, n] for axis, place, n in zip(self._axes, places, orders, strict=True))
         return x * y * z
@@ -146,7 +145,7 @@ class _Polynomial:
 
 
 def _fit(terms: np.ndarray, values: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients ``(terms,)`` with which ``terms`` ``(N, terms)`` fit ``values`` ``(N,)`` robustly, and the fit."""
+    """Coefficients ``(terms,)`` of a robust fit of ``terms`` ``(N, terms)`` to ``values`` ``(N,)``, and the fit."""
     weights = spread**-2.0
     for _ in range(ROUNDS):
         weighted = terms * weights[:, None]

@@ -1,11 +1,11 @@
-"""Bending healthy anatomy onto a scan: a displacement field found by demons registration.
+"""Deformable (demons) registration of healthy anatomy to a scan.
 
-An affine registration leaves every fold and ventricle where this person has it, millimetres from where others have
-theirs; what differs from the healthy mean is then mostly that. A smooth field takes most of it away, and is itself
-worth a look: where tissue takes more room than in healthy people, something may be pushing.
+After affine registration, sulci and ventricles still differ between subjects by millimetres, and these differences
+dominate the deviation from the healthy mean. A smooth displacement field removes most of them. The field itself is
+informative: local expansion relative to healthy subjects may indicate mass effect.
 
-A *field* is ``(3, x, y, z)`` float32, in voxels of its own grid, which may be coarser than the image's: the image at
-``p + field(p)`` is what belongs at ``p``. Grids share their outermost voxels.
+A *field* is ``(3, x, y, z)`` float32, in voxels of its own grid, which may be coarser than the image's: the warped
+image at ``p`` is the image at ``p + field(p)``. Grids share their outermost voxels.
 
 References
 ----------
@@ -24,25 +24,25 @@ from torch import Tensor
 from torch.nn import functional
 
 LEVELS = ((4, 15), (2, 20))
-"""Coarseness in voxels and number of iterations: 8 and 4 mm on the grid of 2 mm that they were tuned on.
-A third level at full resolution took eight times as long and made the z score of MS-like lesions little better (AP
-0.317 instead of 0.296). On a grid of 1 mm a field as fine as this one would need ((8, 15), (4, 20))."""
+"""Voxels per node and number of iterations of each level: 8 and 4 mm on the 2 mm grid used for tuning.
+A third level at full resolution took eight times as long and improved the z score of MS-like lesions only slightly (AP
+0.317 instead of 0.296). On a 1 mm grid an equally fine field would need ((8, 15), (4, 20))."""
 
 SMOOTH_UPDATE, SMOOTH_FIELD = 1.0, 1.0
-"""SD in voxels of a level. A stiffer field knows less of healthy anatomy, a softer one bends lesions away."""
+"""SD in voxels of a level. A stiffer field follows anatomy less well; a softer one warps lesions away."""
 
 LARGEST_DIFFERENCE = 0.3
-"""In normalised intensity: a voxel that differs by more pulls no harder."""
+"""In normalised intensity: larger differences exert no larger force."""
 
 NOISE = 0.05
-"""Gradients of normalised intensity per voxel that are smaller than this pull softly."""
+"""Gradients of normalised intensity per voxel below this exert a reduced force."""
 
 INVERSION_STEPS = 12
-"""Of the fixed point: the field is invertible, and the error below a hundredth of a voxel after these."""
+"""Fixed-point iterations; for an invertible field the error is then below a hundredth of a voxel."""
 
 
 def demons(fixed: Tensor, moving: Tensor) -> Tensor:
-    """The field that bends one image onto another.
+    """The field that warps one image onto another.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def demons(fixed: Tensor, moving: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        On the grid of half as many voxels along each axis: ``pull(moving, expand(field, shape))`` looks like ``fixed``.
+        On a grid of half as many voxels along each axis: ``pull(moving, expand(field, shape))`` matches ``fixed``.
     """
     field = fixed.new_zeros(3, *(n // LEVELS[0][0] for n in fixed.shape[1:]))
     for coarseness, iterations in LEVELS:
@@ -72,12 +72,12 @@ def demons(fixed: Tensor, moving: Tensor) -> Tensor:
 
 
 def pull(image: Tensor, field: Tensor) -> Tensor:
-    """An image ``(C, x, y, z)`` bent by a field on its own grid, by linear interpolation; beyond the border its rim."""
+    """An image ``(C, x, y, z)`` warped by a field on its own grid; linear interpolation, edge values beyond it."""
     return sample(image, grid(tuple(field.shape[1:])) + field)
 
 
 def sample(image: Tensor, places: Tensor) -> Tensor:
-    """An image ``(C, x, y, z)`` at places ``(3, ...)`` in voxels, ``(C, ...)``; beyond the border its rim."""
+    """An image ``(C, x, y, z)`` sampled at positions ``(3, ...)`` in voxels, ``(C, ...)``; edge values beyond it."""
     scale = places.new_tensor([2 / (n - 1) for n in image.shape[1:]])
     relative = (places * scale.reshape(3, *[1] * (places.ndim - 1)) - 1).flip(0)
     points = relative.reshape(3, -1, 1, 1).movedim(0, -1)[None]
@@ -98,7 +98,7 @@ def expand_map(values: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def inverse(field: Tensor) -> Tensor:
-    """The field that undoes a field, on the same grid."""
+    """The inverse of a field, on the same grid."""
     back = -field
     for _ in range(INVERSION_STEPS):
         back = -pull(field, back)
@@ -106,23 +106,23 @@ def inverse(field: Tensor) -> Tensor:
 
 
 def log_jacobian(field: Tensor) -> Tensor:
-    """How much more room tissue takes in the fixed image than in the moving one, as the log of the volume ratio.
+    """Local expansion of tissue from the moving to the fixed image, as the log of the volume ratio.
 
     ``(x, y, z)`` for a field ``(3, x, y, z)``: the log-Jacobian of the map from the moving to the fixed image, which is
-    minus the logarithm of the determinant of the field's own Jacobian. Positive where tissue has expanded.
+    minus the log of the field's own Jacobian determinant. Positive where tissue has expanded.
     """
     jacobian = _gradients(field).movedim((0, 1), (-2, -1)) + torch.eye(3, device=field.device)
     return -torch.linalg.det(jacobian).clamp(min=0.1).log()
 
 
 def smooth(image: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing of each channel of ``(C, x, y, z)``, SD in voxels; the rim continues outwards."""
+    """Gaussian smoothing of each channel of ``(C, x, y, z)``, SD in voxels; edge values are replicated."""
     return _along_axes(image, [_smoothing(n, sigma) for n in image.shape[1:]])
 
 
 @lru_cache(maxsize=8)
 def grid(shape: tuple[int, ...]) -> Tensor:
-    """The places of the voxels themselves, ``(3, x, y, z)`` float32."""
+    """The coordinates of the voxels, ``(3, x, y, z)`` float32."""
     return torch.stack(torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in shape), indexing="ij"))
 
 
@@ -136,7 +136,7 @@ def _coarser(image: Tensor, shape: Sequence[int], sigma: float) -> Tensor:
 def _along_axes(image: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """Each axis of ``(C, x, y, z)`` multiplied by its matrix ``(new, old)``.
 
-    A convolution of one channel along one axis took four times as long on a CPU.
+    Single-channel convolution along one axis took four times as long on a CPU.
     """
     first, second, third = (matrix.to(image.device) for matrix in weights)
     image = second @ (image @ third.T)
@@ -146,7 +146,7 @@ def _along_axes(image: Tensor, weights: Sequence[Tensor]) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _smoothing(length: int, sigma: float) -> Tensor:
-    """What each of ``length`` voxels weighs in each smoothed one: ``(length, length)``, rows sum to 1."""
+    """Weights of the ``length`` voxels in each smoothed one: ``(length, length)``, rows sum to 1."""
     reach = math.ceil(3 * sigma)
     offsets = torch.arange(-reach, reach + 1)
     weights = torch.exp(-offsets.to(torch.float32).square() / (2 * sigma**2))
@@ -157,10 +157,10 @@ def _smoothing(length: int, sigma: float) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _interpolation(new: int, old: int) -> Tensor:
-    """What each of ``old`` voxels weighs in each of ``new`` ones, ``(new, old)``; both share the outermost ones."""
+    """Weights of the ``old`` voxels in each of the ``new`` ones, ``(new, old)``; both share the outermost voxels."""
     return functional.interpolate(torch.eye(old)[None], size=new, mode="linear", align_corners=True)[0].T
 
 
 def _gradients(image: Tensor) -> Tensor:
-    """``(C, 3, x, y, z)``: slopes per voxel along each axis."""
+    """``(C, 3, x, y, z)``: gradients per voxel along each axis."""
     return torch.stack(torch.gradient(image, dim=(1, 2, 3)), dim=1)

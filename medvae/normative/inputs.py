@@ -1,10 +1,10 @@
-"""What a network is shown of a scan, voxel by voxel: each input is one class, and all of them are put together here.
+"""Voxelwise inputs of a network: one class for each input, assembled here.
 
-On its way a scan passes two hands. On the whole scan, `NetworkInputs` measures the *maps* that an input needs, and
-stacks them along the channel axis: patches are cut, mirrored and turned with all of them. In the network, `Inputs`
-makes of a tile's maps the *images* that its first convolution sees. `Channels` names the maps, so that nobody counts.
+Inputs are made in two stages. On the whole scan, `NetworkInputs` computes the *maps* that an input needs and stacks
+them along the channel axis, so that patches are cropped, flipped and rotated with all of them. In the network, `Inputs`
+turns a tile's maps into the *images* that the first convolution sees. `Channels` names the maps.
 
-A further input is one more subclass of `Input`, in `INPUTS`, and the option of `NetworkConfig` that asks for it.
+To add an input, add a subclass of `Input` to `INPUTS` and the option of `NetworkConfig` that enables it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from medvae.normative.texture import log_local_sd
 from medvae.preparation.prepared import PreparedVolume
 
 LARGEST_Z = 6.0
-"""z scores are cut off here and divided by half of it, so that all inputs have about the same range."""
+"""z scores are clipped here and divided by half of it, so that all inputs have about the same range."""
 
 SMALLEST_LOG_JACOBIAN_SD = 0.05
-"""Where healthy brains agree better than this, noise would look like expansion."""
+"""Lower bound of the SD of the log-Jacobian; with a smaller one noise would look like expansion."""
 
 
 @dataclass(frozen=True)
@@ -57,30 +57,30 @@ class Channels:
         return dict(zip(self.names, tile.split(self.modalities, dim=1), strict=True))
 
     def join(self, maps: Mapping[str, Tensor]) -> Tensor:
-        """The tile of some maps; undoes `split`."""
+        """The tile of some maps; the inverse of `split`."""
         return torch.cat([maps[name] for name in self.names], dim=1)
 
 
 class Input(ABC):
-    """One thing that a network is shown."""
+    """One input of a network."""
 
     maps: ClassVar[tuple[str, ...]]
-    """Names of the maps that a tile carries for it."""
+    """Names of the maps that it needs in a tile."""
     atlas: ClassVar[tuple[str, ...]] = ()
-    """Arrays of the atlas that they are measured with."""
+    """Arrays of the atlas needed to compute them."""
 
     @classmethod
     @abstractmethod
     def wanted(cls, options: NetworkConfig) -> bool:
-        """Whether a config asks for it."""
+        """Whether a config enables it."""
 
     @abstractmethod
     def measure(self, scan: FittedScan, healthy: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
-        """Its maps ``(C, X, Y, Z)`` on a whole scan; ``healthy`` are its arrays of the atlas at the scan's places."""
+        """Its maps ``(C, X, Y, Z)`` of a whole scan; ``healthy`` are its arrays of the atlas at the scan's voxels."""
 
     @abstractmethod
     def images(self, tile: Mapping[str, Tensor]) -> Sequence[Tensor]:
-        """What the network sees, ``(N, C, *spatial)`` each, of the maps of a tile; those of other inputs are there."""
+        """Images that the network sees, ``(N, C, *spatial)`` each, from a tile's maps, which include other inputs'."""
 
 
 class Scan(Input):
@@ -98,15 +98,15 @@ class Scan(Input):
         return [scan.image]
 
     def images(self, tile: Mapping[str, Tensor]) -> Sequence[Tensor]:
-        """As it is."""
+        """Unchanged."""
         return [tile["scan"]]
 
 
 class HealthyIntensity(Input):
-    """The healthy mean at each place, and the z score of the scan.
+    """The healthy mean at each voxel, and the z score of the scan.
 
-    What is a lesion in one place is a ventricle in another, and to learn from lesions alone where everything belongs
-    takes thousands of steps.
+    The same intensity is a lesion in one location and a ventricle in another. Learning normal anatomy from lesions
+    alone takes thousands of steps.
     """
 
     maps = ("mean", "sd")
@@ -127,7 +127,7 @@ class HealthyIntensity(Input):
 
 
 class Mirrored(Input):
-    """The scan mirrored left to right, and its z score: what is alike on both sides is rarely a lesion."""
+    """The scan mirrored left to right, and its z score: symmetric findings are rarely lesions."""
 
     maps = ("mirrored",)
 
@@ -148,7 +148,7 @@ class Mirrored(Input):
 class Texture(Input):
     """The z score of the texture of the scan, and of the mirrored scan if that is shown.
 
-    The network's strided convolutions would see it too late.
+    The network's strided convolutions would lose this detail.
     """
 
     maps = ("texture_mean", "texture_sd")
@@ -160,7 +160,7 @@ class Texture(Input):
         return options.texture
 
     def measure(self, scan: FittedScan, healthy: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
-        """Healthy mean, at the level of this scan as a whole, and SD."""
+        """Healthy mean, shifted to this scan's overall level, and SD."""
         mean = healthy["texture_mean"] * scan.mask
         level = texture_level(scan.image * scan.mask, scan.mask, mean)
         return [mean + level[:, None, None, None] * scan.mask, healthy["texture_sd"]]
@@ -172,7 +172,7 @@ class Texture(Input):
 
 
 class LogJacobian(Input):
-    """How much more room tissue takes than in healthy brains, as a z score: something may be pushing."""
+    """Local expansion relative to healthy brains, as a z score: a sign of mass effect."""
 
     maps = ("log_jacobian",)
     atlas = ("log_jacobian_mean", "log_jacobian_sd")
@@ -194,7 +194,7 @@ class LogJacobian(Input):
 
 
 INPUTS: tuple[type[Input], ...] = (Scan, HealthyIntensity, Mirrored, Texture, LogJacobian)
-"""In the order in which a network sees them, which its weights know."""
+"""In the order in which a network sees them; trained weights depend on it."""
 
 
 @dataclass(frozen=True)
@@ -206,16 +206,16 @@ class Inputs:
 
     @classmethod
     def of(cls, options: NetworkConfig, modalities: int) -> Inputs:
-        """Those that a config asks for."""
+        """The inputs that a config enables."""
         return cls(tuple(kind() for kind in INPUTS if kind.wanted(options)), modalities)
 
     @property
     def channels(self) -> Channels:
-        """What a tile carries."""
+        """The channels of a tile."""
         return Channels(tuple(name for one in self.inputs for name in one.maps), self.modalities)
 
     def images(self, tile: Tensor) -> Tensor:
-        """What the network sees, ``(N, S, *spatial)``, of a tile ``(N, channels.count, *spatial)``."""
+        """The network's images, ``(N, S, *spatial)``, from a tile ``(N, channels.count, *spatial)``."""
         maps = self.channels.split(tile)
         return torch.cat([image for one in self.inputs for image in one.images(maps)], dim=1)
 
@@ -227,13 +227,13 @@ class Inputs:
 
 @dataclass(frozen=True)
 class NetworkInputs:
-    """What a network is shown of a scan, with all that the healthy training scans tell of it."""
+    """The inputs of a network, with the normative data of the healthy training scans."""
 
     inputs: Inputs
     atlas: Atlas | None = None
     """For a network that is shown it."""
     bias_field: BiasFieldReference | None = None
-    """For a network without an atlas that is to see no residual bias field."""
+    """For a network without an atlas that is shown bias-corrected scans."""
 
     @classmethod
     def fit(
@@ -244,9 +244,9 @@ class NetworkInputs:
         *,
         atlas: Atlas | None = None,
     ) -> NetworkInputs:
-        """Those of a config, with the atlas, or the reference of the bias field, of healthy training scans.
+        """The inputs of a config, with the atlas or bias-field reference of healthy training scans.
 
-        ``atlas`` is that of the training scans, if it was made before.
+        ``atlas`` is that of the training scans, if it has already been computed.
 
         Raises
         ------
@@ -264,7 +264,7 @@ class NetworkInputs:
         return self.inputs.channels
 
     def fitted(self, image: np.ndarray, mask: np.ndarray) -> FittedScan:
-        """A scan ``(C, X, Y, Z)`` without its residual bias field, with the atlas bent onto it if it is to be bent."""
+        """A scan ``(C, X, Y, Z)`` corrected for residual bias field, with a deformable atlas warped onto it."""
         if self.atlas is not None:
             return self.atlas.fit(image, mask)
         return FittedScan(image if self.bias_field is None else self.bias_field.remove(image, mask), mask)
@@ -287,7 +287,7 @@ class NetworkInputs:
 class ShownScan:
     """A prepared scan as a network is shown it.
 
-    Only the fitted scan is kept; the maps are put together anew at each use, to save memory.
+    Only the fitted scan is kept; the maps are recomputed at each use, to save memory.
     """
 
     volume: PreparedVolume
@@ -300,14 +300,14 @@ class ShownScan:
 
     @cached_property
     def fitted(self) -> FittedScan:
-        """The scan without its residual bias field, and the field that bends the atlas onto it."""
+        """The scan corrected for residual bias field, and the field that warps the atlas onto it."""
         return self.inputs.fitted(self.volume.image, self.volume.mask)
 
     @property
     def image(self) -> np.ndarray:
         """``(channels.count, X, Y, Z)`` float32."""
         if self.inputs.atlas is None and self.inputs.bias_field is None:
-            return self.volume.image  # which may lie on a disk
+            return self.volume.image  # may be on disk
         return self.inputs.stack(self.fitted)
 
     @property
@@ -317,14 +317,14 @@ class ShownScan:
 
 
 def z_score(scan: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
-    """The z score of a tile in the range in which networks see it: cut off at `LARGEST_Z`, over half of that."""
+    """The z score of a tile as networks see it: clipped at `LARGEST_Z` and divided by half of that."""
     return ((scan - mean) / sd.clamp(min=SMALLEST_SD)).clamp(-LARGEST_Z, LARGEST_Z) / (LARGEST_Z / 2)
 
 
 def texture_level(image: np.ndarray, mask: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """How much coarser the texture of a scan is than that of healthy ones: the median over its brain, ``(C,)``.
+    """The overall texture of a scan relative to healthy ones: the median difference over its brain, ``(C,)``.
 
-    Sharp and noisy scans have it everywhere, blurred ones and thick slices nowhere; no lesion does.
+    It is high for sharp or noisy scans and low for blurred ones and thick slices; lesions hardly affect it.
 
     Parameters
     ----------

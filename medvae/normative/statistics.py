@@ -1,4 +1,4 @@
-"""Mean and SD over healthy scans at each place of the standard grid, and z scores against them."""
+"""Voxelwise mean and SD over healthy scans on the standard grid, and the resulting z scores."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from medvae.errors import MedvaeError
 
 SMALLEST_SD = 0.03
-"""Of an atlas, in normalised intensity: where healthy scans agree better than this, noise would look like a lesion."""
+"""Lower bound of an atlas's SD, in normalised intensity; with a smaller one noise would look like a lesion."""
 
 
 @dataclass(frozen=True)
 class NormativeMap:
-    """Mean and SD of a score at each place of the standard grid, over healthy scans.
+    """Voxelwise mean and SD of a score over healthy scans on the standard grid.
 
     ``mean`` and ``sd`` ``(X, Y, Z)`` float32; ``sd`` is positive everywhere.
     """
@@ -24,23 +24,23 @@ class NormativeMap:
     sd: np.ndarray
 
     def z(self, score: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """How many SDs the score lies from the healthy mean of its place; 0 outside the mask."""
+        """z score: how many SDs the score lies from the healthy mean of its voxel; 0 outside the mask."""
         return np.where(mask, (score - self.mean) / self.sd, 0).astype(np.float32)
 
 
 def fit_normative(scores: Sequence[np.ndarray], masks: Sequence[np.ndarray], shrinkage: float) -> NormativeMap:
-    """Mean and SD of healthy scores at each place.
+    """Voxelwise mean and SD of healthy scores.
 
-    The variance of each place is drawn towards the average variance by ``shrinkage`` pseudo-subjects, because few
-    scans make a poor estimate of it: ``(n·s² + k·s̄²) / (n + k)``. A place that fewer than three brains cover takes
-    the mean and SD of all voxels.
+    The variance of each voxel is shrunk towards the average variance by ``shrinkage`` pseudo-subjects, because few
+    scans estimate it poorly: ``(n·s² + k·s̄²) / (n + k)``. A voxel covered by fewer than three brains gets the mean and
+    SD of all voxels.
 
     Parameters
     ----------
     scores, masks
         One ``(X, Y, Z)`` score and brain mask per healthy scan.
     shrinkage
-        k; 0 uses each place's own variance.
+        k; 0 uses each voxel's own variance.
 
     Raises
     ------
@@ -90,8 +90,8 @@ def mean_and_sd(
 
 
 def z_scores(values: np.ndarray, mean: np.ndarray, sd: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """How many SDs each voxel lies above the healthy mean of its place, ``(C, X, Y, Z)`` float32; 0 outside the mask.
+    """z score: SDs of each voxel above the healthy mean there, ``(C, X, Y, Z)`` float32; 0 outside the mask.
 
-    ``values``, ``mean`` and ``sd`` ``(C, X, Y, Z)`` in normalised intensity; an SD counts `SMALLEST_SD` at least.
+    ``values``, ``mean`` and ``sd`` ``(C, X, Y, Z)`` in normalised intensity; SDs below `SMALLEST_SD` are raised to it.
     """
     return np.where(mask, (values - mean) / np.maximum(sd, SMALLEST_SD), 0).astype(np.float32)

@@ -1,8 +1,8 @@
 """Texture: the logarithm of the local SD of fine detail around each voxel.
 
-Some lesions leave the intensity as it is and change what is finer: tissue that has lost its detail, or has some that
-does not belong there. Maps of such features against those of healthy brains are how focal cortical dysplasia is looked
-for in epilepsy (Huppertz et al. 2005, doi:10.1016/j.eplepsyres.2005.07.017; here the feature is another one).
+Some lesions leave the mean intensity unchanged and alter fine detail: it is lost, or abnormal detail appears. In
+epilepsy, focal cortical dysplasia is sought by comparing maps of such features with those of healthy brains (Huppertz
+et al. 2005, doi:10.1016/j.eplepsyres.2005.07.017; the feature used here is a different one).
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 DETAIL, AROUND = 3, 5
-"""Voxels along an edge: detail is what departs from the mean over the first, its SD is taken over the second. Tuned on
-the grid of 2 mm (6 and 10 mm); in voxels, because the finest detail of a scan is that of its grid."""
+"""Cube edges in voxels: detail is the deviation from the mean over the first cube, its SD is taken over the second.
+Tuned on the 2 mm grid (6 and 10 mm); in voxels, because the grid limits the finest detail of a scan."""
 
 FLOOR = 0.01
-"""SD in normalised intensity below which scans do not differ; that of interpolated noise."""
+"""Lower bound of the SD in normalised intensity: that of interpolated noise."""
 
 
 def log_local_sd(scan: Tensor) -> Tensor:
     """The logarithm of the local SD of fine detail.
 
-    A logarithm, because the SD of one kind of tissue differs between scanners by a factor.
+    A logarithm, because the SD of a tissue varies between scanners by a factor.
 
     Parameters
     ----------
@@ -41,12 +41,12 @@ def log_local_sd(scan: Tensor) -> Tensor:
 
 
 def _mean(x: Tensor, brain: Tensor, edge: int) -> Tensor:
-    """Over the voxels of the brain in a cube around each; ``x`` is 0 outside."""
+    """Mean over the brain voxels in a cube around each voxel; ``x`` is 0 outside the brain."""
     return _sums(x, edge) / _sums(brain, edge).clamp(min=1)
 
 
 def _sums(x: Tensor, edge: int) -> Tensor:
-    """Over cubes, one axis after the other: on a CPU twice as fast as pooling, with the same result."""
+    """Sum over cubes, axis by axis: twice as fast as pooling on a CPU, with the same result."""
     for axis in range(2, x.ndim):
         margin = x.new_zeros(()).expand([edge // 2 if i == axis else n for i, n in enumerate(x.shape)])
         wide = torch.cat([margin, x, margin], dim=axis)
