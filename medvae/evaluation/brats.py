@@ -37,7 +37,7 @@ class LesionWise:
     lesions: int
     """True lesions that count."""
     missed: int
-    """Of these, those found."""
+    """Of these, those not found."""
     false: int
     """Predicted components that belong to no lesion."""
 

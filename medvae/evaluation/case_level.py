@@ -97,7 +97,7 @@ def case_numbers(
     ill, values = np.asarray(diseased, dtype=bool), np.asarray(scores, dtype=np.float64)
     member = (person[:, None] == np.arange(len(people))).astype(np.float64)
     own = person[ill]
-    # Each subject's scans that score at least as high as each lesion scan, (lesion scans, people); ties count half.
+    # Scans of each subject at least as high as each lesion scan, (lesion scans, people); ties count half in AUROC.
     high = (values >= values[ill][:, None]).astype(np.float64)
     equal = values == values[ill][:, None]
     true, false = (high[:, kind] @ member[kind] for kind in (ill, ~ill))

@@ -1,8 +1,8 @@
 """Voxel curves in one pass: counts of lesion and healthy voxels at every score, mergeable by addition.
 
 Scores are real numbers of any range. They are counted in ordered bins that keep the 13 leading mantissa bits of
-float32: the relative width of a bin is 1.2e-4 everywhere, so heavy tails are resolved as well as the
-bulk. Everything else (AUROC, AP, Dice at all thresholds) is computed from the counts.
+float32: the relative width of a bin is 1.2e-4 everywhere, so heavy tails are resolved as well as the bulk.
+Everything else (AUROC, AP, Dice at all thresholds) is computed from the counts.
 """
 
 from __future__ import annotations

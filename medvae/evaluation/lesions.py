@@ -37,7 +37,7 @@ class LesionMatch:
     flagged_ml: np.ndarray
     """``(P,)`` volume of each flagged component."""
     right: np.ndarray
-    """``(P,)`` bool: whether it overlaps a lesion."""
+    """``(P,)`` bool: whether it is a true positive."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class LesionNumbers:
     """Share of the lesions that were found."""
     findings: int
     false_positives: int
-    """Findings that overlap no lesion."""
+    """Findings that are not true positives."""
     false_positives_per_scan: float
     lesion_precision: float
-    """Share of the findings that overlap a lesion."""
+    """Share of the findings that are true positives."""
     lesion_f1: float
     """The harmonic mean of sensitivity and precision, 0 where nothing was flagged."""
 
