@@ -1,4 +1,4 @@
-"""All numbers of a study, in order: one leaderboard for each target."""
+"""All numbers of a study, ranked: one leaderboard per target."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from medvae.evaluation.result import Quantity
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a row on a target: the numbers of its seeds, and what failed."""
+    """Results of a row on a target: the numbers of its seeds, and what failed."""
 
     target: str
     row: str
     kind: str
     measured: tuple[Measured, ...] = ()
     labels: tuple[str, ...] = ()
-    """Of the detectors that were measured: row and seed."""
+    """Row and seed of each measured detector."""
     problems: tuple[str, ...] = ()
 
 
@@ -42,33 +42,33 @@ class Line:
     """A row of a leaderboard."""
 
     rank: int | None
-    """By AP to three digits; equal ones share it. None for chance, and for a row that failed."""
+    """By AP to three digits; ties share it. None for chance and for failed rows."""
     row: str
     kind: str
     seeds: int
     numbers: dict[Quantity, Summary] = field(default_factory=dict)
     differences: dict[Quantity, Interval] | None = None
-    """To the reference; None for the reference itself, and where there is none."""
+    """Differences to the reference; None for the reference itself, or if there is none."""
     remarks: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
     def value(self, metric: str, at: str | None = None, part: str | None = None) -> float:
-        """The mean over seeds; NaN where it does not exist."""
+        """The mean over seeds; NaN if undefined."""
         return self.value_of(Quantity(metric, at, part))
 
     def value_of(self, quantity: Quantity) -> float:
-        """The mean over seeds; NaN where it does not exist."""
+        """The mean over seeds; NaN if undefined."""
         return self.numbers[quantity].mean if quantity in self.numbers else math.nan
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The rows on one target, the largest AP first, those that failed last."""
+    """The rows on one target, by descending AP, failed rows last."""
 
     target: str
     title: str
     counts: dict[str, float]
-    """Scans, people and prevalence; empty if every row failed."""
+    """Scans, subjects and prevalence; empty if every row failed."""
     points: tuple[str, ...]
     """Names of the operating points."""
     lines: tuple[Line, ...]
@@ -89,11 +89,11 @@ class Board:
     outcomes: tuple[Outcome, ...]
     reference: str
     left_out: dict[str, str] = field(default_factory=dict)
-    """Method and score that do not go together, and why."""
+    """Incompatible pairs of method and score, and why."""
 
     @property
     def failed(self) -> list[str]:
-        """What failed, in words, each once."""
+        """Failure messages, each once."""
         return list(dict.fromkeys(f"{one.row}: {problem}" for one in self.outcomes for problem in one.problems))
 
     @cached_property
@@ -138,7 +138,7 @@ def _last(value: float) -> float:
 
 
 def _remarks(one: Outcome, ap: float, baselines: dict[str, float], prevalence: float) -> tuple[str, ...]:
-    """What a reader must not overlook, at the three digits that are printed."""
+    """Remarks a reader must not overlook, at the three printed digits."""
     remarks, printed = [], round(ap, 3)
     if one.row.removesuffix(POSTPROCESSED) in BASELINES:
         remarks.append("baseline")
@@ -157,7 +157,7 @@ def _remarks(one: Outcome, ap: float, baselines: dict[str, float], prevalence: f
 
 
 def _chance(prevalence: float) -> Line:
-    """A map of noise: AP is the prevalence, and the best that it can do for Dice is to flag everything."""
+    """The row of a random map: AP is the prevalence, and the best Dice is that of flagging everything."""
     expected = {"ap": prevalence, "auroc": 0.5, "oracle_dice": 2 * prevalence / (1 + prevalence)}
     return Line(None, CHANCE, CHANCE, 0, {Quantity(k): Summary(v, math.nan, (v,)) for k, v in expected.items()})
 
@@ -176,7 +176,7 @@ def _ranked(lines: list[Line]) -> list[Line]:
 
 
 def _ranks(good: list[Outcome]) -> tuple[Ranks | None, str]:
-    """Average ranks of AP over people; post-processing does not change a map, so its rows are left out."""
+    """Average ranks of AP over subjects; post-processing changes no map, so its rows are omitted."""
     rows = {one.row: per_person(one.measured) for one in good if not one.row.endswith(POSTPROCESSED)}
     people = sorted({name for values in rows.values() for name, value in values.items()})
     people = [p for p in people if all(math.isfinite(values.get(p, math.nan)) for values in rows.values())]

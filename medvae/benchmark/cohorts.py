@@ -1,4 +1,4 @@
-"""Cases of several manifests in one, wherever their files lie."""
+"""Combine cases of several manifests, wherever their files are."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ def combine(
     *,
     modalities: Sequence[str] | None = None,
 ) -> Manifest:
-    """Write a manifest of chosen cases of several manifests; no image is copied.
+    """Write a manifest of selected cases of several manifests; no image is copied.
 
     Parameters
     ----------
     path
         The JSON file to write; the paths in it are relative to it.
     name
-        Of the new cohort.
+        Name of the new cohort.
     parts
         Manifests, and the cases to take from each.
     modalities
-        Which to take, by name; those of the first manifest by default.
+        Modalities to take, by name; by default those of the first manifest.
 
     Raises
     ------
     MedvaeError
-        If a manifest does not have one of the modalities, two of them read label values differently, or a case's id is
-        there twice.
+        If a manifest lacks one of the modalities, two of them define label values differently, or a case id occurs
+        twice.
     """
     path = Path(path)
     wanted = list(modalities or parts[0][0].modality.values())

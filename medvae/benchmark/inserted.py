@@ -1,4 +1,4 @@
-"""Cohorts of inserted lesions, one for each family, from the healthy scans of a manifest."""
+"""Cohorts of inserted lesions, one per family, from the healthy scans of a manifest."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def write_families(
 ) -> list[Manifest]:
     """Insert lesions of several families, and write ``OUT/FAMILY/cohort.json`` for each.
 
-    The manifest is written last and holds the scans with lesions and every healthy scan of the source, whatever its
-    split. A family that has one is done, and made again only with ``again``; what was left unfinished is made anew.
+    The manifest is written last and lists the scans with lesions and every healthy scan of the source, whatever its
+    split. A family that has one is complete and is remade only with ``again``; unfinished ones are remade.
 
     Raises
     ------
     MedvaeError
-        Before anything is written: for an unknown family, size or split, families that are there already, or shapes
-        that are missing. Then as `medvae.lesions.insert_cohort`.
+        Before anything is written: for an unknown family, size or split, families that exist already, or missing
+        shapes. Then as `medvae.lesions.insert_cohort`.
     """
     out = Path(out)
     kinds, bins = _known("--family", families, FAMILIES), _known("--size", sizes, tuple(SIZES_ML))
@@ -68,7 +68,7 @@ def write_families(
 
 
 def _known(what: str, given: Sequence[str], known: Sequence[Choice]) -> list[Choice]:
-    """Those of ``known`` that are given, each once, in the order given."""
+    """The given items of ``known``, each once, in the given order."""
     chosen: dict[Choice, None] = {}
     for one in given:
         found = next((choice for choice in known if choice == one), None)

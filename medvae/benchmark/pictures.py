@@ -1,4 +1,4 @@
-"""Pictures of a study: curves of all methods, the numbers of single scans, and average ranks."""
+"""Pictures of a study: curves of all methods, per-scan numbers, and average ranks."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from medvae.drawing import save_figure
 from medvae.evaluation.curves import SparseCounts, bin_floor
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Told apart with any colour vision (Okabe and Ito 2008), without the yellow, which is lost on white."""
+"""Distinct for any colour vision (Okabe and Ito 2008), without yellow, which is invisible on white."""
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)))
 MOST = 12
-"""Curves in one picture: with more nobody finds one. The reference and the baselines are always there."""
+"""Maximum curves in one picture, for legibility. The reference and the baselines are always shown."""
 POINTS = 1500
 """Points of a curve."""
 
 
 def draw_board(board: Board, out: Path | str) -> list[Path]:
-    """Draw ``TARGET_curves.png``, ``TARGET_cases.png`` and, with people enough, ``TARGET_ranks.png``."""
+    """Draw ``TARGET_curves.png``, ``TARGET_cases.png`` and, with enough subjects, ``TARGET_ranks.png``."""
     written = []
     for one in board.leaderboards:
         outcomes = board.of(one.target)
@@ -40,7 +40,7 @@ def draw_board(board: Board, out: Path | str) -> list[Path]:
 
 
 def shown(one: Leaderboard) -> list[Line]:
-    """The rows that are drawn, best first: at most 12. Post-processing changes no map, so its rows are left out."""
+    """The rows that are drawn, best first: at most 12. Post-processing changes no map, so its rows are omitted."""
     ranked = [line for line in one.lines if line.rank and not line.row.endswith(POSTPROCESSED)]
     always = [line for line in ranked if line.row in (*BASELINES, one.reference)]
     others = [line for line in ranked if line not in always]
@@ -85,7 +85,7 @@ def draw_curves(one: Leaderboard, lines: Sequence[Line], outcomes: dict[str, Out
 
 
 def draw_cases(one: Leaderboard, lines: Sequence[Line], outcomes: dict[str, Outcome], path: Path) -> Path:
-    """AP of each scan under each method (mean over seeds), and their median; thin lines join a scan's dots."""
+    """AP of each scan for each method (mean over seeds), and their median; thin lines join a scan's dots."""
     values = [_per_case(outcomes[line.row]) for line in lines]
     figure = Figure(figsize=(8.5, 1.3 + 0.34 * len(lines)), layout="constrained")
     axes: Axes = figure.subplots()
@@ -108,7 +108,7 @@ def draw_cases(one: Leaderboard, lines: Sequence[Line], outcomes: dict[str, Outc
 
 
 def draw_ranks(ranks: Ranks, path: Path, *, title: str = "") -> Path:
-    """Demšar's critical-difference diagram: average ranks, with a bar over methods that are not told apart."""
+    """Demšar's critical-difference diagram: average ranks, with a bar over methods that do not differ significantly."""
     count, groups = len(ranks.methods), alike(ranks)
     half = (count + 1) // 2
     step, top = 0.3, 0.5 + 0.16 * len(groups)
@@ -148,7 +148,7 @@ def _curve(counts: SparseCounts) -> dict[str, np.ndarray]:
     """Points of the curves, the highest threshold first."""
     hits, alarms = (np.cumsum(part[::-1], dtype=np.float64) for part in (counts.lesion, counts.healthy))
     bins = counts.bins[::-1]
-    if len(bins) > POINTS:  # half of them evenly in recall, half in the logarithm of the number flagged
+    if len(bins) > POINTS:  # half evenly spaced in recall, half in the log of the number flagged
         flagged = hits + alarms
         of_recall = np.searchsorted(hits, np.linspace(0, hits[-1], POINTS // 2))
         of_size = np.searchsorted(flagged, np.geomspace(1, flagged[-1], POINTS // 2))

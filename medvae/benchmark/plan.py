@@ -1,8 +1,8 @@
-"""From a study to the work that it is: rows, trainings and targets, each with a key made of all that decides it.
+"""The plan of a study: rows, trainings and targets, each with a key made of everything that determines it.
 
-A key is a SHA-256 of contents (options, and the bytes of the scans), never of names or places. So what is found under
-a key is what is asked for, a changed study redoes what has changed and no more, and rows that need the same network
-share it. The version of medvae is no part of a training's key.
+A key is a SHA-256 of contents (options, and the bytes of the scans), never of names or paths. So a result found under a
+key is the one requested, a changed study redoes only what has changed, and rows that need the same network share it.
+The version of medvae is not part of a training's key.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Training:
 
     @property
     def label(self) -> str:
-        """Begins the name of its folder."""
+        """Prefix of the name of its folder."""
         return f"{self.method}-seed{self.config.seed}"
 
 
@@ -51,17 +51,17 @@ class Unit:
 
     row: str
     seed: int | None
-    """None where there is nothing random, or seeds are averaged."""
+    """None if nothing is random, or seeds are averaged."""
     config: Config
     key: str
     training: Training | None = None
     detector: Path | None = None
-    """Where it is, if it was not made by the study."""
+    """Its path, if it was not made by the study."""
     members: tuple[Unit, ...] = ()
 
     @property
     def label(self) -> str:
-        """Begins the name of its folders."""
+        """Prefix of the names of its folders."""
         return self.row if self.seed is None else f"{self.row}-seed{self.seed}"
 
     @property
@@ -89,7 +89,7 @@ class Target:
     """"patients", "inserted" (the family ms) or "inserted_FAMILY"."""
     key: str
     family: Family | None = None
-    """Of inserted lesions."""
+    """Family of inserted lesions."""
 
 
 @dataclass(frozen=True)
@@ -101,35 +101,35 @@ class Plan:
     targets: tuple[Target, ...]
     reference: str
     left_out: dict[str, str] = field(default_factory=dict)
-    """Method and score that do not go together, and why."""
+    """Incompatible pairs of method and score, and why."""
 
     @property
     def units(self) -> list[Unit]:
-        """What is measured, each once, members before their ensembles."""
+        """Units to measure, each once, members before their ensembles."""
         return list({unit.key: unit for row in self.rows for unit in row.units}.values())
 
     @property
     def trainings(self) -> list[Training]:
-        """What is trained, each once."""
+        """Networks to train, each once."""
         needed = [unit.training for unit in self.units if unit.training]
         return list({training.key: training for training in needed}.values())
 
 
 def make_plan(study: StudyConfig, *, checksum: Checksum = sha256) -> Plan:
-    """Work out what a study asks for; nothing is written.
+    """Plan the work of a study; nothing is written.
 
     Parameters
     ----------
     study
         As read from its file.
     checksum
-        The SHA-256 of a file; that of a cache need not read files it knows.
+        The SHA-256 of a file; a cached one need not read known files.
 
     Raises
     ------
     MedvaeError
-        If the manifest cannot be used, rows have one name, or an ensemble or the reference names no row. A config that
-        cannot be read becomes a row with its problem.
+        If the manifest cannot be used, rows share a name, or an ensemble or the reference names no row. An unreadable
+        config becomes a row with its problem.
     """
     cohort = read_manifest(study.resolve(study.manifest))
     for split in ("train", "validation"):
@@ -203,7 +203,7 @@ def _detector_rows(study: StudyConfig, method: Method, detector: str) -> tuple[l
 
 
 def _every_score_is_of_use(study: StudyConfig, rows: list[Row], left_out: dict[str, str]) -> None:
-    """A score that no method can make is a mistake in the study, not a choice."""
+    """Refuse a study with a score that no method can compute: that is a mistake, not a choice."""
     for label in (score.label for score in study.scores):
         reasons = [reason for row, reason in left_out.items() if row.endswith(f"-{label}")]
         if reasons and not any(row.name.endswith(f"-{label}") for row in rows):

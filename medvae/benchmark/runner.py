@@ -1,9 +1,9 @@
-"""The work of a study: train, calibrate, predict, measure; what is done is kept and skipped the next time.
+"""Run a study: train, calibrate, predict, measure; finished work is kept and skipped the next time.
 
 ``OUT/prepared/``                    the scans on the standard grid, as ``medvae prepare`` keeps them
 ``OUT/runs/NAME-seedN-KEY/``         a training, as ``medvae train`` writes it; shared by all scores of the method
 ``OUT/detectors/NAME-seedN-KEY/``    a calibrated detector: ``medvae predict`` takes it
-``OUT/maps/NAME-seedN-KEY/``         overlays; removed when they are measured, unless ``keep_maps``
+``OUT/maps/NAME-seedN-KEY/``         overlays; removed once measured, unless ``keep_maps``
 ``OUT/measured/TARGET/NAME-seedN-KEY/``   its numbers, as ``medvae evaluate`` writes them
 ``OUT/inserted/``, ``inserted_FAMILY/``  the scans with inserted lesions
 """
@@ -53,7 +53,7 @@ Number = TypeVar("Number")
 
 @dataclass(frozen=True)
 class Bench:
-    """Where a study is done."""
+    """The workspace of a study."""
 
     study: StudyConfig
     plan: Plan
@@ -64,24 +64,24 @@ class Bench:
     targets: dict[str, Manifest] = field(default_factory=dict)
 
     def folder(self, room: str, label: str, key: str) -> Path:
-        """The folder of a key in a room, under whatever name it was made."""
+        """The folder of a key in a subfolder, under whatever label it was made."""
         known = sorted((self.out / room).glob(f"*-{key}"))
         return known[0] if known else self.out / room / f"{label}-{key}"
 
     def measured(self, target: Target, unit: Unit, *, postprocessed: bool = False) -> Path:
-        """Where the numbers of a detector are, or will be."""
+        """Folder of the numbers of a detector."""
         key = f"{unit.key}-{target.key}" + "-post" * postprocessed
         return self.folder(f"measured/{target.name}", unit.label, key)
 
     def done(self, target: Target, unit: Unit) -> bool:
-        """Whether a detector was measured on a target, with its masks where they are post-processed."""
+        """Whether a detector was measured on a target, including its masks if they are post-processed."""
         wanted = [self.measured(target, unit)]
         if unit.postprocessed:
             wanted.append(self.measured(target, unit, postprocessed=True))
         return all(folder.is_dir() for folder in wanted)
 
     def todo(self) -> str:
-        """How much there is to do, and how much of it is done."""
+        """Summary of the total and the finished work."""
         units, trainings = self.plan.units, self.plan.trainings
         measured = sum(self.done(target, unit) for unit in units for target in self.plan.targets)
         return (
@@ -98,27 +98,27 @@ class Bench:
         return (self.run(training) / WEIGHTS).is_file()
 
     def begun(self, training: Training) -> bool:
-        """Whether a training was stopped in the middle."""
+        """Whether a training was interrupted."""
         return (self.run(training) / CONFIG).is_file() and not self.trained(training)
 
 
 def run_study(
     study: StudyConfig, out: Path | str, *, cache: Path | None = None, device: str = AUTO, quiet: bool = False
 ) -> Board:
-    """Do what is not yet done of a study, and gather all its numbers.
+    """Do the remaining work of a study, and collect all its numbers.
 
-    Whatever fails becomes a failed row, and the rest goes on; it is tried again the next time.
+    A failure becomes a failed row and the rest continues; it is retried the next time.
 
     Parameters
     ----------
     study
         As read from its file.
     out
-        Folder of the study, new or one that goes on being filled.
+        Folder of the study, new or to be continued.
     cache
         Folder of prepared scans; ``out/prepared`` by default.
     device
-        Where networks work, as in `medvae.devices.find_device`; no part of the keys of what is done.
+        Device of the networks, as in `medvae.devices.find_device`; not part of the keys.
     quiet
         No progress display.
 
@@ -127,7 +127,7 @@ def run_study(
     MedvaeError
         If the study or its cohort cannot be used at all, or there is no such device.
     KeyboardInterrupt
-        After Ctrl-C: everything that was finished is kept, a training leaves its checkpoint.
+        After Ctrl-C: finished work is kept, a training leaves its checkpoint.
     """
     out = Path(out)
     find_device(device)
@@ -153,7 +153,7 @@ def run_study(
 
 
 def state_rows(bench: Bench) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of what is done of each row."""
+    """Header and rows of the progress of each row."""
     header = ["row", "kind", "seeds", "trained", *(f"measured: {target.name}" for target in bench.plan.targets)]
     rows = []
     for row in bench.plan.rows:
@@ -173,12 +173,12 @@ def state_rows(bench: Bench) -> tuple[list[str], list[list[str]]]:
 def open_bench(
     study: StudyConfig, out: Path, *, cache: Path | None = None, quiet: bool = False, writing: bool = True
 ) -> Bench:
-    """The plan of a study and where it is done; with ``writing=False`` nothing is written.
+    """The plan of a study and its workspace; with ``writing=False`` nothing is written.
 
     Raises
     ------
     MedvaeError
-        If the study cannot be used, or ``out`` holds the results of something else.
+        If the study cannot be used, or ``out`` holds other results.
     """
     results = out / "results.json"
     if results.is_file() and "study" not in read_document(results):
@@ -196,7 +196,7 @@ def _told(error: Exception, report: Path) -> str:
 
 
 def _make_targets(bench: Bench) -> dict[str, Manifest]:
-    """Cases with lesions and healthy ones of each target; inserted lesions are made if they are not there."""
+    """Lesion and healthy cases of each target; missing inserted lesions are made."""
     found, cohort, study = {}, bench.plan.cohort, bench.study
     for target in bench.plan.targets:
         options, family = study.inserted, target.family
@@ -246,10 +246,10 @@ def of_maps(study: Study) -> Study:
 
 
 def of_masks(study: Study, detector: Calibrated) -> Study:
-    """A study with what post-processed masks flag at the operating point that they were made for, and at no other.
+    """A study with the numbers of post-processed masks, at the operating point they were made for only.
 
-    The numbers that need no threshold (AP, AUROC, ⌈Dice⌉) stay those of the map. Where post-processing changes nothing,
-    there are no masks to measure, and the map's numbers at that operating point are theirs.
+    Threshold-free numbers (AP, AUROC, ⌈Dice⌉) stay those of the map. If post-processing changes nothing, there are no
+    masks to measure, and they have the map's numbers at that operating point.
     """
     wanted = detector.point(detector.config.calibration.mask_at)
     found = _at(study, {MASK if study.point(MASK) else wanted.name: wanted.name})
@@ -260,7 +260,7 @@ def of_masks(study: Study, detector: Calibrated) -> Study:
 
 
 def _at(study: Study, names: Mapping[str, str]) -> Study:
-    """A study with the numbers of some of its operating points only, under new names."""
+    """A study with the numbers of only some operating points, under new names."""
 
     def chosen(numbers: Mapping[Quantity, Number]) -> dict[Quantity, Number]:
         return {
@@ -279,7 +279,7 @@ def _at(study: Study, names: Mapping[str, str]) -> Study:
 
 
 def _scans(bench: Bench, targets: list[Target]) -> dict[str, Scan]:
-    """Scans of all targets by id; healthy ones, which the targets share, once."""
+    """Scans of all targets by id; healthy ones, shared by targets, once."""
     split = bench.study.split
     manifests = [bench.targets[target.name] for target in targets]
     return {
@@ -299,7 +299,7 @@ def _time(detector: Calibrated, scan: Scan, cache: Path) -> float:
 
 
 def _detector(bench: Bench, unit: Unit) -> Calibrated:
-    """The calibrated detector of a unit, loaded if it is there."""
+    """The calibrated detector of a unit, loaded if it exists."""
     if unit.detector:
         return load_detector(unit.detector, device=bench.device)
     folder = bench.folder("detectors", unit.label, unit.key)
@@ -338,7 +338,7 @@ def _member(bench: Bench, unit: Unit) -> Detector:
 
 
 def _fit(bench: Bench, training: Training) -> Detector:
-    """A trained run; one that was begun goes on with the config that it was begun with, whose network is the same."""
+    """A trained run; an interrupted one continues with its original config, whose network is the same."""
     run = bench.run(training)
     begun = run / CONFIG
     config = read_config(begun) if begun.is_file() else training.config

@@ -1,11 +1,12 @@
-"""Means over seeds, intervals over people, paired differences, and average ranks.
+"""Means over seeds, intervals over subjects, paired differences, and average ranks.
 
-Intervals and differences are those of `medvae.evaluation.bootstrap`, for the mean over seeds: in each resample the same
-people are drawn for every seed and every method. So seeds are no further sample of people, and what makes a person
-hard for all methods cancels out of a difference.
+Intervals and differences are those of `medvae.evaluation.bootstrap`, for the mean over seeds: each resample draws the
+same subjects for every seed and every method. So seeds do not inflate the sample of subjects, and subject difficulty
+cancels out of a difference.
 
-Ranks: Demšar, *Statistical comparisons of classifiers over multiple data sets*, JMLR 7:1-30, 2006. A data set is a
-person here: scans of one person are alike, so the number of a person is the mean over his or her scans.
+Ranks: Demšar, *Statistical comparisons of classifiers over multiple data sets*, JMLR 7:1-30, 2006. Here a
+subject plays the part of a data set: scans of one person are correlated, so the number of a subject is the mean over
+their scans.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from medvae.evaluation.pooling import summed
 from medvae.evaluation.result import CaseResult, Quantity, Study
 
 FEWEST_PEOPLE = 10
-"""With fewer, average ranks say nothing; Friedman's χ² holds for more than ten (Demšar 2006, section 3.2.2)."""
+"""With fewer, average ranks are meaningless; Friedman's χ² holds for more than ten (Demšar 2006, section 3.2.2)."""
 FEWEST_METHODS = 3
 ALPHA = 0.05
 
@@ -39,12 +40,12 @@ class Summary:
     """Sample standard deviation over seeds; NaN with one."""
     values: tuple[float, ...]
     interval: Interval | None = None
-    """95 % over subjects, of the mean."""
+    """95 % interval of the mean, over subjects."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Average ranks of methods over people, and how far apart they must be."""
+    """Average ranks of methods over subjects, and their critical difference."""
 
     methods: tuple[str, ...]
     """Best first."""
@@ -53,34 +54,34 @@ class Ranks:
     statistic: float
     """Friedman's χ²."""
     p_value: float
-    """That all methods rank alike."""
+    """P-value of the null hypothesis that all methods rank alike."""
     critical_difference: float
-    """Of two average ranks (Nemenyi), at 5 %."""
+    """Critical difference of two average ranks (Nemenyi), at 5 %."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The numbers of one detector on one target, and those of its people drawn again."""
+    """The numbers of one detector on one target, and their resamples over subjects."""
 
     study: Study
     resampled: dict[Quantity, np.ndarray]
-    """``(R,)`` each; only of numbers that are made of sums over people."""
+    """``(R,)`` each; only for numbers made of sums over subjects."""
     seconds_per_scan: float = math.nan
-    """To score one prepared scan, on the machine that did it."""
+    """Time to score one prepared scan, on the machine that did it."""
 
     @classmethod
     def of(cls, study: Study, seconds_per_scan: float = math.nan) -> Measured:
-        """Draw the people of a study again, as often as the study did."""
+        """Resample the subjects of a study, as often as the study did."""
         return cls(study, _resampled(study), seconds_per_scan)
 
     @cached_property
     def numbers(self) -> dict[Quantity, float]:
-        """Pooled numbers, those of each operating point, and those of whole scans."""
+        """Pooled numbers, those of each operating point, and scan-level ones."""
         return _numbers(self.study)
 
 
 def summarise(seeds: Sequence[Measured]) -> dict[Quantity, Summary]:
-    """Every number over the seeds of a row, with the interval of its mean where it has one."""
+    """Every number over the seeds of a row, with the interval of its mean if it has one."""
     found = {}
     for name in seeds[0].numbers:
         values = tuple(one.numbers.get(name, math.nan) for one in seeds)
@@ -93,7 +94,7 @@ def summarise(seeds: Sequence[Measured]) -> dict[Quantity, Summary]:
 
 
 def paired_differences(row: Sequence[Measured], reference: Sequence[Measured]) -> dict[Quantity, Interval]:
-    """The mean over a row's seeds minus that over the reference's, of every number that is made of sums over people."""
+    """Mean over a row's seeds minus that over the reference's, for every number made of sums over subjects."""
     found = {}
     for name in row[0].resampled:
         if all(name in one.resampled for one in (*row, *reference)):
@@ -104,7 +105,7 @@ def paired_differences(row: Sequence[Measured], reference: Sequence[Measured]) -
 
 
 def per_person(seeds: Sequence[Measured], metric: str = "ap") -> dict[str, float]:
-    """A number of each case with lesions, averaged over a row's seeds and then over a person's scans."""
+    """A number of each lesion case, averaged over a row's seeds and then over each subject's scans."""
     of_case: dict[str, list[float]] = {}
     person = {}
     for one in seeds:
@@ -126,9 +127,9 @@ def rank(table: np.ndarray, methods: Sequence[str], *, alpha: float = ALPHA) -> 
     table
         ``(people, methods)``, higher is better; rank 1 is the best, ties share their mean rank.
     methods
-        Names of the columns.
+        Column names.
     alpha
-        Level of the critical difference.
+        Significance level of the critical difference.
 
     Raises
     ------
@@ -206,7 +207,7 @@ def _resampled(study: Study) -> dict[Quantity, np.ndarray]:
 
 
 def _people_and_kinds(ranked: Sequence[CaseResult]) -> tuple[list[str], list[bool]]:
-    """The person of each scan, and whether it holds a lesion."""
+    """The subject of each scan, and whether it contains a lesion."""
     return [case.subject for case in ranked], [not case.healthy for case in ranked]
 
 
@@ -215,8 +216,8 @@ def _mean(seeds: Sequence[Measured], name: Quantity) -> np.ndarray:
 
 
 def _people(study: Study, quantity: Quantity) -> int:
-    """How many people a number rests on: a realised false-positive rate on the healthy ones, a number of whole scans
-    on those with lesions or those without, whichever are fewer."""
+    """Sample size of a number: healthy subjects for a realised false-positive rate; for scan-level numbers, subjects
+    with or without lesions, whichever are fewer."""
     metric = quantity.metric
     if isinstance(metric, ScanMetric):
         return fewest_people(*_people_and_kinds([case for case in study.per_case if case.is_ranked]))

@@ -1,8 +1,8 @@
-"""What was measured of one row and seed on one target, kept in a folder.
+"""Results of one row and seed on one target, stored in a folder.
 
 ``results.json, summary.csv, per_case.csv``   as ``medvae evaluate`` writes them
 ``counts.npz``                                voxel counts of each lesion case, for curves and paired differences
-``resampled.npz``                             numbers of people drawn again, for intervals
+``resampled.npz``                             numbers of resampled subjects, for intervals
 ``timing.json``                               seconds to score one prepared scan
 """
 

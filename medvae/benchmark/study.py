@@ -17,17 +17,17 @@ from medvae.schema import Strict, parse, read_document
 
 NAME = r"^[A-Za-z0-9_.-]+$"
 POSTPROCESSED = "+post"
-"""Ends the name of a row that was measured on post-processed masks."""
+"""Suffix of the name of a row measured on post-processed masks."""
 CHANCE = "chance"
 BASELINES: dict[str, dict[str, object]] = {
     "normative_baseline": {"kind": "intensity", "smoothing_mm": 1.5, "normative": True},
     "intensity_baseline": {"kind": "equalized_intensity"},
 }
-"""Scores of the rows that need no network, those of ``configs/``, without their polarity."""
+"""Scores of the rows without a network, those of ``configs/``, without their polarity."""
 
 
 class Method(Strict):
-    """A config to train, once for each seed; or a detector that is there already."""
+    """A config to train, once per seed; or an existing detector."""
 
     name: str | None = Field(None, pattern=NAME)
     """In tables and folders; the config's own by default."""
@@ -35,11 +35,11 @@ class Method(Strict):
     """Path of the YAML file."""
     detector: str | None = None
     """Instead of a config: path of a run or a detector, or the name of one that comes with medvae. It is measured as it
-    is; that no scan of the study's test split was in its training is for you to know."""
+    is; make sure that it was not trained on scans of the study's test split."""
     overrides: tuple[str, ...] = ()
-    """Single values, as "training.steps=200"."""
+    """Overrides of single values, such as "training.steps=200"."""
     seeds: tuple[int, ...] | None = Field(None, min_length=1)
-    """Instead of the study's."""
+    """Replaces the study's seeds."""
     scores: tuple[str, ...] | None = Field(None, min_length=1)
     """Only these of the study's scores, by name."""
 
@@ -53,7 +53,7 @@ class Method(Strict):
 
     @property
     def label(self) -> str:
-        """The name, or where the method comes from."""
+        """The name, or else the source of the method."""
         return self.name or Path(self.source).stem
 
     @property
@@ -63,19 +63,19 @@ class Method(Strict):
 
 
 class ScoreVariant(ScoreConfig):
-    """Changes to each method's own score: what is not written stays as the method has it."""
+    """Changes to each method's own score; fields left out keep the method's values."""
 
     name: str | None = Field(None, pattern=NAME)
     """In tables and folders; the kind, with "_z" where normative is written, by default."""
 
     @property
     def label(self) -> str:
-        """The name, or what takes its place."""
+        """The name, or its default."""
         return self.name or f"{self.kind}{'_z' * (self.normative and 'normative' in self.model_fields_set)}"
 
     @property
     def changes(self) -> dict[str, object]:
-        """What is written in the study, without the name."""
+        """The fields set in the study, without the name."""
         return self.model_dump(include=self.model_fields_set - {"name"})
 
     @model_validator(mode="after")
@@ -86,21 +86,21 @@ class ScoreVariant(ScoreConfig):
 
 
 class InsertedLesions(Strict):
-    """Lesions inserted into healthy scans of the cohort (T1), a target of its own for each family."""
+    """Lesions inserted into healthy scans of the cohort (T1), a separate target for each family."""
 
     shapes: str | None = None
     """Path of the library of lesion shapes (.npz) for the family ms, see ``pipelines/make_lesion_shapes.py``."""
     families: tuple[Family, ...] = Field(("ms",), min_length=1)
     """Kinds of lesions, see `medvae.lesions.families`: ms, tumour, bright, texture, mass_effect, stroke."""
     sizes: tuple[Size, ...] = Field(tuple(SIZES_ML), min_length=1)
-    """Of lesions of other families than ms: small, medium, large. Each gives a scan of its own."""
+    """Sizes for families other than ms: small, medium, large. Each gives a separate scan."""
     seed: int = Field(0, ge=0)
-    """Of places, shapes and contrasts."""
+    """Seed of locations, shapes and contrasts."""
     repeats: int = Field(1, ge=1)
     """Scans with lesions made from each healthy scan."""
     split: Literal["test", "validation"] = "test"
-    """Whose healthy scans are taken. "validation" makes a study for choosing: no test scan is opened, so that what is
-    chosen is not chosen on the result."""
+    """Split whose healthy scans are used. "validation" makes a study for model selection: no test scan is opened, so
+    the choice is not made on the test set."""
 
     @model_validator(mode="after")
     def _complete(self) -> InsertedLesions:
@@ -133,31 +133,31 @@ class StudyConfig(Strict):
     """A study. Paths are relative to the file."""
 
     name: str = Field(pattern=NAME)
-    """Of the study, in titles."""
+    """Name of the study in titles."""
     manifest: str
     """The cohort: healthy training, validation and test scans, and test scans with lesions."""
     inserted: InsertedLesions | None = None
-    """A second target: lesions inserted into healthy scans. Without it the manifest's lesions are all there is."""
+    """A second target: lesions inserted into healthy scans. Without it only the manifest's lesions are used."""
     methods: tuple[Method, ...] = ()
-    """What is trained."""
+    """Methods to train or measure."""
     scores: tuple[ScoreVariant, ...] = ()
-    """Scores to make from each trained network; the config's own if there is none. ``{name: own}`` is the config's."""
+    """Scores to compute from each trained network; by default the config's own. ``{name: own}`` is the config's."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
-    """Of initialisation and training."""
+    """Seeds of initialisation and training."""
     ensembles: Ensembles = Ensembles()
     """Rows to average."""
     baselines: bool | Literal["dark", "bright", "both"] = True
-    """The two rows without a network, with the preparation and calibration of the first method. True takes the sign
-    that lesions have on the cohort's modality (dark on T1, bright on T2, FLAIR and PD, else either); or say which."""
+    """The two baselines without a network, with the preparation and calibration of the first method. True uses the sign
+    of lesions on the cohort's modality (dark on T1, bright on T2, FLAIR and PD, else either); or give the sign."""
     postprocessing: PostprocessingConfig | None = None
-    """Instead of the configs' own. Where any is set each row is there with and without it. Choose the values on healthy
-    validation scans."""
+    """Replaces the configs' own post-processing. If set, each row appears with and without it. Choose the values on
+    healthy validation scans."""
     reference: str | None = None
-    """Row that the others are compared with, scan by scan; normative_baseline, or else the first, by default."""
+    """Row that the others are compared with, paired by scan; by default normative_baseline, or else the first."""
     resamples: int = Field(RESAMPLES, ge=100)
-    """Of the bootstrap over subjects."""
+    """Resamples of the bootstrap over subjects."""
     keep_maps: bool = False
-    """Keep the overlays of every row and seed in ``OUT/maps`` after they were measured: several MB per scan of 1 mm."""
+    """Keep the overlays of every row and seed in ``OUT/maps`` after measuring: several MB per 1 mm scan."""
     _path: Path = PrivateAttr(default=Path("study.yaml"))
 
     @property
@@ -202,7 +202,7 @@ def read_study(path: Path | str) -> StudyConfig:
     Raises
     ------
     MedvaeError
-        For a missing file, an unknown key (the nearest valid one is named), a wrong type or contradictory options.
+        For a missing file, an unknown key (the nearest valid one is named), a wrong type or conflicting options.
     """
     path = Path(path)
     study = parse(StudyConfig, read_document(path), path)
@@ -211,7 +211,7 @@ def read_study(path: Path | str) -> StudyConfig:
 
 
 def write_study_file(study: StudyConfig, path: Path | str) -> StudyConfig:
-    """Write a study that was made in a program, so that ``medvae benchmark`` can go on with it; paths are as given.
+    """Write a study made in a program, so that ``medvae benchmark`` can continue it; paths are as given.
 
     Returns
     -------
@@ -233,7 +233,7 @@ def baseline_config(name: str, polarity: str, first: Config | None) -> Config:
 
 
 def polarity_of(modalities: list[str]) -> str:
-    """Which sign lesions have on these modalities."""
+    """The sign of lesions on these modalities."""
     first = {name.upper() for name in modalities}
     if first == {"T1"}:
         return "dark"

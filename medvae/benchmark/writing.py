@@ -1,4 +1,4 @@
-"""A leaderboard on disk: JSON with everything, CSV for a spreadsheet, Markdown and LaTeX for a person, and pictures."""
+"""Write a leaderboard: JSON with everything, CSV for spreadsheets, Markdown and LaTeX for readers, and pictures."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LATEX = {
 def write_board(board: Board, out: Path | str, *, pictures: bool = True) -> list[Path]:
     """Write ``results.json``, ``leaderboard.csv``, ``.md`` and ``.tex``, ``timing.csv`` and the pictures into ``out``.
 
-    Timings are in a file of their own: the others are the same, byte by byte, for the same numbers.
+    Timings have their own file, so the other files are identical, byte for byte, for the same numbers.
     """
     out = Path(out)
     written = [
@@ -92,7 +92,7 @@ def latex(board: Board) -> str:
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX shows it."""
+    """Text escaped for LaTeX."""
     return "".join(LATEX.get(letter, letter) for letter in text)
 
 
@@ -109,7 +109,7 @@ def about(one: Leaderboard) -> str:
 
 
 def board_rows(one: Leaderboard, bold: Bold, escaped: Bold = str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a leaderboard; the best of a column is bold, and all that equal it as printed."""
+    """Header and rows of a leaderboard; the best of a column is bold, with ties as printed."""
     shown = _at_first_point(one, Table.LEADERBOARD)
     shown = [
         (metric, quantity, column)
@@ -131,7 +131,7 @@ def board_rows(one: Leaderboard, bold: Bold, escaped: Bold = str) -> tuple[list[
 
 
 def point_rows(one: Leaderboard, bold: Bold, escaped: Bold = str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of what each operating point flags."""
+    """Header and rows of the results of each operating point."""
     shown = columns(Table.LEADERBOARD_THRESHOLDS, PointMetric)
     rows = []
     for point in one.points:
@@ -159,7 +159,7 @@ def difference_rows(one: Leaderboard) -> tuple[list[str], list[list[str]]]:
 
 
 def verdict(apart: Interval) -> str:
-    """What an interval of a difference says."""
+    """Interpretation of the interval of a difference."""
     if apart.means_little or math.isnan(apart.low):
         return "too few people to tell"
     return "ahead" if apart.low > 0 else "behind" if apart.high < 0 else "not told apart"
@@ -178,7 +178,7 @@ def ranks_told(one: Leaderboard) -> str:
 
 
 def cell(found: Summary | None, digits: int = 3) -> str:
-    """A number as "0.189 ± 0.003 [0.150, 0.230]", as far as there are seeds and people."""
+    """A number as "0.189 ± 0.003 [0.150, 0.230]", if there are enough seeds and subjects."""
     if found is None or math.isnan(found.mean):
         return ABSENT
     text = f"{found.mean:.{digits}f}"
@@ -198,7 +198,7 @@ def _signed(apart: Interval | None, digits: int) -> str:
 
 
 def _at_first_point(one: Leaderboard, table: Table) -> list[tuple[Metric, Quantity, Column]]:
-    """What a table shows: of each operating point's metrics those of the first, of the scores of a scan the leading."""
+    """Columns of a table: point metrics at the first operating point, scan metrics of the leading score."""
     shown: list[tuple[Metric, Quantity, Column]] = []
     for metric, column in columns(table, Metric):
         if isinstance(metric, PointMetric):
@@ -217,7 +217,7 @@ def _titles(shown: Sequence[tuple[Metric, Quantity, Column]]) -> list[str]:
 
 
 def _is_best(lines: Sequence[Line], line: Line, metric: Metric, quantity: Quantity, digits: int) -> bool:
-    """No ranked row is better, as printed."""
+    """Whether no ranked row is better, as printed."""
     if metric.higher_is_better is None:
         return False
     values = [one.value_of(quantity) for one in lines if one.rank and math.isfinite(one.value_of(quantity))]
@@ -226,7 +226,7 @@ def _is_best(lines: Sequence[Line], line: Line, metric: Metric, quantity: Quanti
 
 
 def _line(text: str) -> str:
-    """In one line, and without what ends a cell of a Markdown table."""
+    """Text on one line, without characters that end a Markdown table cell."""
     return " ".join(text.split()).replace("|", "/")
 
 
