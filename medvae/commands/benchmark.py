@@ -25,11 +25,11 @@ def benchmark(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare methods × scores × seeds on one cohort: train, calibrate, predict, measure, and one leaderboard.
+    """Compare methods × scores × seeds on one cohort: train, calibrate, predict, measure, rank.
 
-    What is done is kept, under a key of all that decides it: the same command goes on after Ctrl-C, and after the study
-    was changed it does only what has changed. A method that fails becomes a row that says why; the rest goes on. Writes
-    leaderboard.md, .csv and .tex, results.json and pictures. Exit code 1 if a row failed.
+    Finished work is kept: the same command continues after Ctrl-C, and after a change of the study it redoes only what
+    has changed. A method that fails becomes a row that says why; the rest continues.
+    Writes leaderboard.md, .csv and .tex, results.json and pictures. Exit code 1 if a row failed.
     """
     from medvae.benchmark.study import read_study
 

@@ -12,7 +12,7 @@ from medvae.commands.train import print_points
 
 EXAMPLE = "medvae calibrate t1-2mm healthy1.nii.gz healthy2.nii.gz healthy3.nii.gz --out runs/our_scanner"
 FEW = 10
-"""People below which a note says that they are few."""
+"""Number of subjects below which a note says that they are few."""
 
 
 def calibrate(
@@ -33,10 +33,10 @@ def calibrate(
 ) -> None:
     """Set the thresholds of a trained detector on healthy scans of your own scanner.
 
-    Thresholds belong to the scanner of the healthy scans that set them: on another one a detector flags more, or less,
-    than its operating point says. Network and score stay as they are, AP and AUROC too; operating points, their
-    promises, the p-value of a scan and the scale of the map are set anew. The scans must be of people without a
-    lesion, and none that the detector has learned from.
+    Thresholds are specific to the scanner of the healthy scans that set them: on another one a detector flags more or
+    less than its operating point says. Network and score stay the same, and so do AP and AUROC; operating points, their
+    guarantees, the p-value of a scan and the scale of the map are reset. The scans must be of people without lesions,
+    and the detector must not have been trained on them.
     """
     if bool(scans) == bool(data):
         raise typer.BadParameter("give healthy scans, or --data, and not both.")

@@ -1,4 +1,4 @@
-"""``medvae check``: every file of a cohort read, and what is wrong with it."""
+"""``medvae check``: read every file of a cohort and report errors."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def check(
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one per core by default.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Read every file of a cohort and say what is wrong.
+    """Read every file of a cohort and report errors and warnings.
 
-    Errors (exit code 1): files that are missing, cut off or not finite, on different grids, without a brain or with
+    Errors (exit code 1): files that are missing, truncated or not finite, on different grids, without a brain or with
     wrong labels; the same scan or subject in two splits. Warnings: headers that viewers read differently, files that
-    look mixed up, and cases and sites that are unlike the healthy training scans.
+    look mixed up, and cases and sites that differ from the healthy training scans.
     """
     from rich.console import Console
     from rich.markup import escape

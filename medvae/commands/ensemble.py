@@ -1,4 +1,4 @@
-"""``medvae ensemble``: several runs to one detector."""
+"""``medvae ensemble``: combine several runs into one detector."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def ensemble(
     cache: Cache = None,
     quiet: Quiet = False,
 ) -> None:
-    """Average the scores of several trained runs: other seeds, other planes, other methods.
+    """Average the scores of several trained runs: different seeds, planes or methods.
 
-    Each score is brought to one scale by its own healthy scans first. Predicting with an ensemble also writes
+    Each score is first scaled by its own healthy scans. Predicting with an ensemble also writes
     ID_desc-spread_probseg.nii.gz, which is high where its members disagree.
     """
     from medvae.manifest import read_manifest

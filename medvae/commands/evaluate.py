@@ -1,4 +1,4 @@
-"""``medvae evaluate``: maps and truth to numbers."""
+"""``medvae evaluate``: measure maps against the truth."""
 
 from __future__ import annotations
 

@@ -37,9 +37,9 @@ def figure(
 ) -> None:
     """Draw slices of one or several predicted cases for a paper.
 
-    Rows: scan, reconstruction, anomaly map, lesion mask, truth, as far as they are known; all in one scale, with bars
-    for length and colour. Slices are chosen by area of truth, else of the lesion mask, at least 6 mm apart. Coordinates
-    are the scan's, in mm to the right, front and top. The same command writes the same bytes.
+    Rows: scan, reconstruction, anomaly map, lesion mask, truth, as far as available; all at one scale, with a scale
+    bar and a colour bar. Slices are chosen by area of truth, else of the lesion mask, at least 6 mm apart. Coordinates
+    are the scan's, in mm (RAS). The same command writes the same bytes.
     """
     planes: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
     cut = next((known for known in planes if known == plane), None)

@@ -29,7 +29,7 @@ def inserted(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Insert lesions of several kinds into healthy scans: a benchmark with exact truth that anyone can make.
+    """Insert lesions of several kinds into healthy scans: a reproducible benchmark with exact truth.
 
     OUT/FAMILY/cohort.json holds the scans with a lesion and all healthy scans of MANIFEST: train on it, set thresholds
     on its healthy validation scans, and measure with medvae evaluate. See docs/BENCHMARK.md.

@@ -1,4 +1,4 @@
-"""``medvae manifest LAYOUT SOURCE --out M.json``: one command per importer, made of what it says of itself."""
+"""``medvae manifest LAYOUT SOURCE --out M.json``: one command per importer, generated from its description."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ _REQUIRED = inspect.Parameter.empty
 
 
 def command_of(importer: Importer[Any]) -> Callable[..., None]:
-    """The function that typer makes a command of: its parameters are the importer's own options and what all share.
+    """The function that typer turns into a command, with the importer's own and the shared options.
 
-    typer reads parameters from a function's signature, so a signature is what is put together here.
+    typer reads parameters from a function's signature, so the signature is built here.
     """
     hints = get_type_hints(importer.options, include_extras=True)
     fields = dataclasses.fields(importer.options)
@@ -51,7 +51,7 @@ def command_of(importer: Importer[Any]) -> Callable[..., None]:
 
     def command(**given: Any) -> None:
         own = {field.name: given.pop(field.name) for field in fields}
-        # To typer, what may be repeated is a list, or None if it is left out.
+        # For typer, a repeatable option is a list, or None if omitted.
         own |= {name: tuple(own[name] or ()) for name in repeated}
         _import(importer, importer.options(**own), **given)
 
@@ -69,7 +69,7 @@ def command_of(importer: Importer[Any]) -> Callable[..., None]:
 
 
 def _option(field: dataclasses.Field[Any], kind: Any, told: str) -> inspect.Parameter:
-    """An option as typer wants it: flags without their opposite, lists for tuples."""
+    """An option in typer's form: flags without a negative, lists for tuples."""
     default: Any = _REQUIRED if field.default is dataclasses.MISSING else field.default
     flag = [f"--{field.name.replace('_', '-')}"] if kind is bool else []
     if kind == tuple[str, ...]:
@@ -95,7 +95,7 @@ def _import(
     seed: int = 0,
     quiet: bool = False,
 ) -> None:
-    """Read the folder, split the people, write the manifest and say what was found."""
+    """Read the folder, split the subjects, write the manifest and report what was found."""
     _may_write(out, force)
     with stopped_says(importer.when_stopped) if importer.when_stopped else nullcontext():
         found = importer.find(Request(source, out, force=force, quiet=quiet), options)

@@ -49,8 +49,8 @@ def predict(
     """Write an anomaly map and a lesion mask for every scan, on the scan's own grid.
 
     ID_desc-anomaly_probseg.nii.gz holds values from 0 to 1 (0.5 is the threshold of the first operating point),
-    ID_label-lesion_mask.nii.gz is 1 above the threshold, or where post-processing leaves it (t1-2mm drops findings
-    that nowhere reach a high value; the sidecar tells). ID.itksnap opens both over the scan in ITK-SNAP. Scans that
+    ID_label-lesion_mask.nii.gz is 1 above the threshold, after post-processing (t1-2mm drops findings that
+    nowhere reach a high value; see the sidecar). ID.itksnap opens both over the scan in ITK-SNAP. Scans that
     are already predicted are not computed again; a scan that fails does not stop the others.
     """
     if bool(scans) == bool(manifest):

@@ -1,4 +1,4 @@
-"""``medvae prepare``: the scans of a cohort brought to the standard grid, once."""
+"""``medvae prepare``: resample the scans of a cohort to the standard grid, once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def prepare(
 ) -> None:
     """Prepare the scans of a cohort into a cache that train and predict can use with --cache.
 
-    Scans that the cache holds already are kept, so the same command goes on after Ctrl-C; a scan that fails does not
+    Scans already in the cache are kept, so the same command continues after Ctrl-C; a scan that fails does not
     stop the others. Writes preparation.csv and preparation.json into the cache. Exit code 1 if a scan failed.
     """
     from medvae.config import read_config

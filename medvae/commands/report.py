@@ -34,8 +34,8 @@ def report(
     """Write a report of predictions for a web browser, with a page and a viewer for each case.
 
     report.html holds the numbers, the curves and a table of all cases; cases/ID.html shows scan, map, mask and truth
-    with a threshold to move. Everything opens from the disk, without a network. With --manifest the predictions are
-    measured, unless --evaluation gives the numbers. A scan that cannot be found or read is told, and the rest is made.
+    with a movable threshold. Everything opens from disk, without internet access. With --manifest the predictions are
+    measured, unless --evaluation gives the numbers. A scan that cannot be found or read is reported; the rest is made.
     """
     from medvae.manifest import read_manifest
     from medvae.reporting.report import write_report

@@ -1,4 +1,4 @@
-"""What several commands share: options, what ``--verbose`` adds, and what is said after Ctrl-C."""
+"""Shared by several commands: options, ``--verbose`` output, and the message after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Run = Annotated[
 ]
 
 LOG = logging.getLogger("medvae")
-"""What ``--verbose`` shows."""
+"""The log that ``--verbose`` shows."""
 
 
 def overwrites(what: str) -> object:
@@ -48,7 +48,7 @@ def show_version(asked: bool) -> None:
 
 
 def tell_more(verbose: bool) -> None:
-    """Show what `LOG` is told on the error stream, or stop showing it."""
+    """Show the messages of `LOG` on the error stream, or stop showing them."""
     LOG.handlers.clear()
     LOG.setLevel(logging.DEBUG if verbose else logging.NOTSET)
     if verbose:
@@ -60,7 +60,7 @@ def tell_more(verbose: bool) -> None:
 
 
 def tell_cause(error: BaseException) -> None:
-    """Tell `LOG` the traceback of an error, also of the one it was made from where its sentence hides that."""
+    """Log the traceback of an error to `LOG`, including its cause if the message hides that."""
     link: BaseException | None = error
     while link is not None:
         link.__suppress_context__ = False
@@ -70,7 +70,7 @@ def tell_cause(error: BaseException) -> None:
 
 @contextmanager
 def stopped_says(message: str) -> Iterator[None]:
-    """End with exit code 130 and a message when Ctrl-C stops what is inside."""
+    """End with exit code 130 and a message if Ctrl-C interrupts the block."""
     try:
         yield
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""``medvae train``: healthy scans to a detector."""
+"""``medvae train``: train a detector on healthy scans."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def train(
     """Train on the healthy scans of a cohort and set the thresholds on its healthy validation scans.
 
     Writes the run folder: resolved config, metrics.jsonl, loss.png, reconstructions.png, checkpoints, the network and
-    the finished detector. Ctrl-C leaves a checkpoint; the same command with --resume goes on from it.
+    the finished detector. Ctrl-C leaves a checkpoint; the same command with --resume continues from it.
     """
     if resume and overwrite:
         raise typer.BadParameter("give --resume, or --overwrite, and not both.")
@@ -51,7 +51,7 @@ def train(
 
 
 def print_points(points: Sequence[OperatingPoint]) -> None:
-    """Say what the thresholds of a detector are."""
+    """Print the thresholds of a detector."""
     for point in points:
         name = f"healthy FPR {point.false_positive_rate:g}" if point.kind == "voxel_rate" else point.name
         size = f", findings above {point.minimum_lesion_ml:.3g} ml" if point.minimum_lesion_ml else ""
