@@ -1,1 +1,1 @@
-"""Numbers and maps turned into things to look at."""
+"""Reports, figures and viewer files from numbers and maps."""

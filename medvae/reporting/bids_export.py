@@ -27,13 +27,13 @@ Every image lies on the grid of the scan that its SpatialReference names. A rese
 def write_bids(folder: Path | str, out: Path | str) -> list[Path]:
     """Copy the predictions of a folder into a BIDS derivative data set and return the images written.
 
-    A case keeps the entities of its id where that is a BIDS name (``sub-01_ses-2_T1w``); any other becomes the label
-    of a subject, without the characters that BIDS does not allow there.
+    A case keeps the entities of its id if that is a BIDS name (``sub-01_ses-2_T1w``); any other id becomes a subject
+    label, without the characters that BIDS does not allow.
 
     Raises
     ------
     MedvaeError
-        If the folder holds no predictions, two cases get one name, or ``out`` holds something else.
+        If the folder holds no predictions, two cases get the same name, or ``out`` holds something else.
     """
     folder, out = Path(folder), Path(out)
     names = predicted_names(folder)
@@ -69,7 +69,7 @@ def write_bids(folder: Path | str, out: Path | str) -> list[Path]:
 
 
 def bids_name(name: str) -> str:
-    """The BIDS entities that stand for a case: those of its id, where it is made of them."""
+    """The BIDS entities of a case: those of its id, if it consists of them."""
     if found := _NAMED_AS_BIDS.fullmatch(name):
         return "_".join(part for part in found[1].split("_") if not part.startswith(_SAID_ANEW))
     label = "".join(letter for letter in name if letter.isascii() and letter.isalnum())

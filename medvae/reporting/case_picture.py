@@ -41,8 +41,8 @@ def draw_case(
 ) -> Path:
     """Draw three planes through the largest finding of a case to ``out`` (PNG, PDF or SVG).
 
-    The planes go through the middle of the mask's largest connected component, or through the largest value of the map
-    if the mask is empty. The patient's right is on the left (radiological convention), and is marked.
+    The planes pass through the centre of the mask's largest connected component, or through the map's maximum if the
+    mask is empty. The patient's right is on the left (radiological convention) and is marked.
 
     Parameters
     ----------
@@ -51,9 +51,9 @@ def draw_case(
     truth
         A file or an array ``(X, Y, Z)`` on the same grid.
     title
-        Written above the picture.
+        Title above the picture.
     threshold
-        Value of the map that the mask was cut at.
+        Threshold of the mask on the map.
     """
     known = read_volume(truth).array > 0 if isinstance(truth, str | Path) else truth
     shown = _shown(title, scan, anomaly_map, mask, threshold=threshold, truth=known)
@@ -64,7 +64,7 @@ def draw_case(
 def draw_predictions(
     predictions: Sequence[Prediction], manifest: Manifest | None, detector: Calibrated, out: Path | str
 ) -> list[Path]:
-    """Draw every prediction to ``out/ID.png``; with a manifest, the truth of its labelled cases beside it."""
+    """Draw every prediction to ``out/ID.png``; with a manifest, including the truth of labelled cases."""
     drawn = []
     for item in predictions:
         case = manifest.case(item.id) if manifest else None
@@ -91,26 +91,26 @@ def draw_figure(
     radiological: bool = True,
     title: str = "",
 ) -> Path:
-    """Draw a montage of predictions of a folder to ``out`` (PNG, PDF or SVG).
+    """Draw a montage of a folder's predictions to ``out`` (PNG, PDF or SVG).
 
     Parameters
     ----------
     folder
-        That `medvae.prediction.predict` wrote.
+        Folder that `medvae.prediction.predict` wrote.
     ids
-        The cases, in this order; all of the folder by default.
+        The cases, in this order; by default all in the folder.
     manifest
-        Gives the truth.
+        Source of the truth.
     scans
-        Case to first modality, where it was moved.
+        Case to first modality, if it was moved.
     detector
-        The one that made the predictions: its reconstruction is drawn too, if it makes one.
+        The detector of the predictions: its reconstruction is drawn too, if it has one.
     plane
-        Of the slices.
+        Orientation of the slices.
     slices
         Slices per case, chosen by `medvae.reporting.montage.largest_slices`; 6 shared among the cases by default.
     positions_mm
-        World coordinates of the slices instead, the same for every case.
+        World coordinates of the slices instead, shared by all cases.
     radiological
         The patient's right on the left.
     title
@@ -166,13 +166,13 @@ def _shown(
 
 
 def _reconstruction(case: PredictedCase, detector: Calibrated) -> np.ndarray | None:
-    """On the scan's grid, where 1 is white; None for a detector without one."""
+    """The reconstruction on the scan's grid, where 1 is white; None for a detector without one."""
     if case.sidecar["ModelFingerprint"] != detector.fingerprint:
         raise MedvaeError(
             f'{case.folder}: "{case.id}" was predicted by {case.sidecar["Model"]} with other weights than '
             f"the given detector's. Give the run folder it was predicted with."
         )
-    from medvae.detection.detector import Detector  # needs torch, which a picture of what is written does not
+    from medvae.detection.detector import Detector  # needs torch, which a picture of written files does not
     from medvae.scoring.volume import reconstruct_volume
 
     if not isinstance(detector, Detector) or detector.network is None:

@@ -1,4 +1,4 @@
-"""What a folder of predictions holds: for every case its files, its scan and, if it is known, the truth."""
+"""Content of a folder of predictions: for every case its files, its scan and, if known, the truth."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _MASK_SIDECAR = MASK_SUFFIX.removesuffix(".nii.gz") + ".json"
 
 @dataclass(frozen=True)
 class PredictedCase:
-    """A scan that `medvae.prediction.predict` has finished, and what is known of it."""
+    """A scan that `medvae.prediction.predict` has finished, with its files and metadata."""
 
     id: str
     folder: Path
-    """Of the predictions."""
+    """Folder of the predictions."""
     sidecar: Mapping[str, Any] = field(repr=False)
-    """Of the mask."""
+    """Sidecar of the mask."""
     scan: Path | None = None
-    """The first modality; None where nobody knows where it lies."""
+    """The first modality; None if its location is unknown."""
     manifest: Manifest | None = field(default=None, repr=False)
     case: Case | None = field(default=None, repr=False)
-    """Of the manifest, which may not know it."""
+    """Case of the manifest; None if it is not listed there."""
 
     @property
     def found_scan(self) -> Path:
@@ -42,7 +42,7 @@ class PredictedCase:
         Raises
         ------
         MedvaeError
-            If nobody knows where it lies.
+            If its location is unknown.
         """
         if self.scan is None:
             raise MedvaeError(
@@ -63,7 +63,7 @@ class PredictedCase:
 
     @property
     def spread(self) -> Path | None:
-        """Where the members of an ensemble disagree; None for a single detector."""
+        """Map of the disagreement of an ensemble's members; None for a single detector."""
         path = self.folder / f"{self.id}{SPREAD_SUFFIX}"
         return path if path.is_file() else None
 
@@ -79,12 +79,12 @@ class PredictedCase:
 
     @property
     def scan_name(self) -> str:
-        """File name of the scan it was predicted from."""
+        """File name of the predicted scan."""
         return str((self.sidecar.get("Sources") or ["of this case"])[0])
 
     @property
     def kind(self) -> str:
-        """What the manifest says: "lesion", "healthy" or "unlabelled"; empty for a case it does not know."""
+        """Status in the manifest: "lesion", "healthy" or "unlabelled"; empty for a case it does not list."""
         return self.case.kind if self.case else ""
 
     def is_of(self, scan: Path) -> bool:
@@ -100,7 +100,7 @@ class PredictedCase:
 
 
 def find_predictions(folder: Path | str) -> list[PredictedCase]:
-    """The finished predictions of a folder, in the order of their names; scans are not looked for.
+    """The finished predictions of a folder, sorted by name; scans are not searched for.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def find_predictions(folder: Path | str) -> list[PredictedCase]:
 
 
 def predicted_names(folder: Path | str) -> list[str]:
-    """The cases that a folder holds finished predictions of, in order.
+    """The names of the finished predictions of a folder, sorted.
 
     Raises
     ------
@@ -133,15 +133,15 @@ def with_scans(
     *,
     scans: Mapping[str, Path | str] | None = None,
 ) -> list[PredictedCase]:
-    """The cases with what is known of them; the scan is None where it is nowhere to be found.
+    """The cases with their scans and manifest entries; the scan is None if it cannot be found.
 
-    It is the one named in ``scans``. Else it is looked for where the manifest says, then in the folders and those in
-    them (same name, same content), then where it lay when it was predicted.
+    It is the one named in ``scans``. Else it is searched for where the manifest says, then in the folders and their
+    subfolders (same name, same content), then at its path when predicted.
 
     Raises
     ------
     MedvaeError
-        If one of ``folders`` is none.
+        If one of ``folders`` is not a folder.
     """
     cases = {case.id: case for case in manifest.cases} if manifest else {}
     first = {name: manifest.images(case)[0] for name, case in cases.items()} if manifest else {}
@@ -161,9 +161,9 @@ def read_cases(
     manifest: Manifest | None = None,
     scans: Mapping[str, Path | str] | None = None,
 ) -> tuple[list[PredictedCase], dict[str, str]]:
-    """The predictions of a folder that can be shown, each with its scan, unchanged since.
+    """The predictions of a folder that can be shown, each with its unchanged scan.
 
-    A case's scan is the one named in ``scans``, else the manifest's, else where the sidecar says it lay.
+    A case's scan is the one named in ``scans``, else the manifest's, else the path in the sidecar.
 
     Parameters
     ----------
@@ -172,14 +172,14 @@ def read_cases(
     ids
         Only these, in this order; all by default.
     manifest
-        Gives the truth of the cases it knows.
+        Source of the truth of the cases it lists.
     scans
-        Case to first modality, where it was moved.
+        Case to first modality, if it was moved.
 
     Returns
     -------
     cases, problems
-        What can be shown, and what is wrong with each of the others: a scan that was moved, or has changed.
+        The cases that can be shown, and the problem of each other one: its scan was moved or has changed.
 
     Raises
     ------
@@ -208,7 +208,7 @@ def _read(folder: Path, name: str) -> PredictedCase:
 
 
 def _whole(item: PredictedCase) -> PredictedCase:
-    """The case, if its files are there and its scan has not changed."""
+    """The case, if its files exist and its scan is unchanged."""
     for file in (item.map, item.mask):
         if not file.is_file():
             raise MedvaeError(f"{file}: is missing. Run medvae predict again: it makes what is not there.")
@@ -242,5 +242,5 @@ def _search(lost: Sequence[PredictedCase], folders: Sequence[Path]) -> dict[str,
 
 
 def _where_it_lay(item: PredictedCase) -> Path | None:
-    way = item.sidecar.get("SpatialReference")  # from the folder itself, which may have been reached by a link
+    way = item.sidecar.get("SpatialReference")  # relative to the real folder, which may have been reached by a link
     return Path(os.path.normpath(item.folder.resolve() / way)) if isinstance(way, str) else None

@@ -1,4 +1,4 @@
-"""FSLeyes: a command that shows scan, map and outlined mask; nothing is written for it."""
+"""FSLeyes: a command that shows scan, map and outlined mask; it needs no extra files."""
 
 from __future__ import annotations
 

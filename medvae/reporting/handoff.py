@@ -1,6 +1,6 @@
-"""What a viewer is, and what a case has ready for one: the files that every viewer can open, and what is in them.
+"""Definition of a viewer, and of a case opened for it: the files that every viewer can open, and their content.
 
-A viewer is a value that is defined in a file of its own and listed in `medvae.reporting.viewers`.
+A viewer is a value defined in its own module and listed in `medvae.reporting.viewers`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class OpenedCase:
 
     case: PredictedCase
     scan: Path
-    """As NIfTI, also where the scan itself is of another format."""
+    """The scan as NIfTI, even if the original has another format."""
     volume: Volume = field(repr=False)
     """The scan."""
     anomaly: np.ndarray = field(repr=False)
@@ -43,27 +43,27 @@ class OpenedCase:
 
 
 Shell = Callable[[Path], str]
-"""A path as it is written in a command: quoted, and relative where the command is given in another folder."""
+"""A path as written in a command: quoted, and relative if the command is run in another folder."""
 
 
 @dataclass(frozen=True)
 class Viewer:
-    """A program to look at predictions with: what is written for it, and how it is started."""
+    """A program to view predictions: the files written for it, and how to start it."""
 
     name: str
-    """As its makers write it."""
+    """Its name, in the official spelling."""
     files: tuple[str, ...] = ()
-    """What is written, as names in the folder of the predictions with ``{id}`` for the case's id."""
+    """File names in the predictions folder, with ``{id}`` for the case's id."""
     write: Callable[[OpenedCase], None] | None = None
     """Writes these files."""
     command: Callable[[OpenedCase, Shell], str] | None = None
     """The command line that opens a case."""
     second_choice: bool = False
-    """The command is written into ``viewers/ID.txt`` and not shown by ``medvae predict``."""
+    """The command is only written to ``viewers/ID.txt``, not shown by ``medvae predict``."""
 
 
 def open_case(case: PredictedCase) -> OpenedCase:
-    """Read a case, and write the files that viewers share: its truth, and its scan where that is not NIfTI.
+    """Read a case, and write the files that viewers share: its truth, and its scan if that is not NIfTI.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def open_case(case: PredictedCase) -> OpenedCase:
     volume = read_volume(case.scan)
     anomaly, mask = read_volume(case.map).array, read_volume(case.mask).array > 0
     scan = case.scan
-    if volume.header is None:  # MGH is not read by every viewer; NRRD and MetaImage are placed with other rounding
+    if volume.header is None:  # not every viewer reads MGH; NRRD and MetaImage round positions differently
         scan = write_volume(
             case.folder / VIEWERS / f"{case.id}_scan.nii.gz", volume.array, volume.placement, intent="scan"
         )

@@ -1,6 +1,6 @@
-"""ITK-SNAP workspaces: scan, anomaly map over it, lesion mask and truth, opened by one double click.
+"""ITK-SNAP workspaces: scan, anomaly map overlay, lesion mask and truth, opened by a double click.
 
-A workspace is XML: entries and folders of entries, after the files that ITK-SNAP 3.6 and 4 write themselves.
+A workspace is XML: entries and folders of entries, modelled on files written by ITK-SNAP 3.6 and 4.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WORKSPACE = "{id}.itksnap"
 LABELS = f"{VIEWERS}/itksnap_labels.txt"
 """Names and colours of the mask's values."""
 ROOT = PurePosixPath("/itksnap")
-"""Where every workspace claims to have been saved. ITK-SNAP looks for the files relative to where it lies instead."""
+"""Nominal save location of every workspace. ITK-SNAP then resolves files relative to the actual location."""
 _HEAD = """<?xml version="1.0" encoding="UTF-8" ?>
 <!--ITK-SNAP (itksnap.org) Project File-->
 <!DOCTYPE registry [
@@ -38,15 +38,15 @@ _HEAD = """<?xml version="1.0" encoding="UTF-8" ?>
 
 Registry = Mapping[str, "str | Registry"]
 Stop = tuple[float, tuple[int, int, int], int]
-"""Of a colour map: position from 0 to 1, red, green and blue, and opacity from 0 to 255."""
+"""Stop of a colour map: position from 0 to 1; red, green, blue and opacity from 0 to 255."""
 
 
 @dataclass(frozen=True)
 class Layer:
     """An image of a workspace.
 
-    ``window`` are the intensities that the first and last colour stand for, ``file_range`` the least and greatest
-    value in the file, which ITK-SNAP measures windows by.
+    ``window`` holds the intensities of the first and last colour, ``file_range`` the minimum and maximum of the file,
+    relative to which ITK-SNAP defines windows.
     """
 
     path: Path
@@ -56,26 +56,26 @@ class Layer:
     window: tuple[float, float] | None = None
     file_range: tuple[float, float] = (0.0, 1.0)
     colours: Sequence[Stop] | None = None
-    """None for grey."""
+    """None for greyscale."""
 
 
 def overlay_colours(threshold: float) -> list[Stop]:
-    """The anomaly map's colours: nothing at all far below the threshold, fading in towards it, then solid."""
-    threshold = 1.0 if threshold > 0.999 else threshold  # where nothing is flagged at all; places must ascend
+    """The anomaly map's colours: transparent far below the threshold, fading in towards it, then opaque."""
+    threshold = 1.0 if threshold > 0.999 else threshold  # if nothing is flagged; positions must ascend
     fade = [(0.0, 0), (FADE * threshold, 0), (threshold, 150)]
     solid = [(place, 215) for place in np.linspace(threshold, 1, 5)[1:] if threshold < 1]
     return [(float(place), map_colour(place), opacity) for place, opacity in [*fade, *solid]]
 
 
 def truth_colours() -> list[Stop]:
-    """Nothing at 0, half transparent at 1."""
+    """Transparent at 0, half transparent at 1."""
     return [(0.0, rgb(TRUTH_COLOUR), 0), (0.5, rgb(TRUTH_COLOUR), 0), (1.0, rgb(TRUTH_COLOUR), 140)]
 
 
 def label_file(path: Path | str) -> Path:
     """Write the names and colours of the mask's values for ITK-SNAP (Segmentation, Import Label Descriptions).
 
-    One wrong line makes ITK-SNAP refuse the whole file.
+    A single invalid line makes ITK-SNAP reject the whole file.
     """
     red, green, blue = rgb(MASK_COLOUR)
     head = "# ITK-SNAP label descriptions: index, red, green, blue, opacity, visible, in 3D, name\n"
@@ -91,14 +91,14 @@ def write_workspace(path: Path | str, layers: Sequence[Layer], shape: tuple[int,
     path
         Ends in ``.itksnap``.
     layers
-        The scan (MainRole) first. Overlays lie on it in this order; a segmentation must be on its very grid.
+        The scan (MainRole) first. Overlays are stacked in this order; a segmentation must be on exactly its grid.
     shape
         Voxels of the scan.
 
     Raises
     ------
     MedvaeError
-        If a file does not exist (ITK-SNAP then opens nothing at all) or no relative path leads to it.
+        If a file does not exist (ITK-SNAP would then open nothing) or has no relative path.
     """
     path = Path(path)
     for layer in layers:
@@ -106,7 +106,7 @@ def write_workspace(path: Path | str, layers: Sequence[Layer], shape: tuple[int,
             raise MedvaeError(f"{path}: {layer.path} does not exist; ITK-SNAP would refuse the workspace.")
     ways = [_relative(layer.path, path) for layer in layers]
     depth = max(sum(part == ".." for part in way.parts) for way in ways)
-    root = ROOT.joinpath(*[f"up{level}" for level in range(depth, 0, -1)])  # so that no ".." leads above the top
+    root = ROOT.joinpath(*[f"up{level}" for level in range(depth, 0, -1)])  # so that no ".." leads above the root
     folders = {
         f"Layer[{index:03d}]": _layer(layer, os.path.normpath(root / way), shape if index == 0 else None)
         for index, (layer, way) in enumerate(zip(layers, ways, strict=True))
@@ -118,7 +118,7 @@ def write_workspace(path: Path | str, layers: Sequence[Layer], shape: tuple[int,
 def _relative(target: Path, workspace: Path) -> PurePosixPath:
     try:
         way = os.path.relpath(os.path.realpath(target.parent), os.path.realpath(workspace.parent))
-    except ValueError:  # another drive of Windows
+    except ValueError:  # another Windows drive
         raise MedvaeError(
             f"{workspace}: a workspace finds its files by relative paths; none leads to {target}, on another drive. "
             f"Copy the scan to the drive of the predictions, or predict into a folder on the scan's."
@@ -132,7 +132,7 @@ def _layer(layer: Layer, path: str, shape: tuple[int, int, int] | None) -> Regis
     curve = _curve(layer.window, layer.file_range) if layer.window else {}
     mapping: Registry = {"ColorMap": colour_map, **curve}
     if layer.role == "OverlayRole":
-        shown = {"Alpha": "1", "Sticky": "1"} | shown  # without it the overlay is a tile beside the scan
+        shown = {"Alpha": "1", "Sticky": "1"} | shown  # without it the overlay is a tile next to the scan
     if layer.role != "SegmentationRole":
         shown["DisplayMapping"] = mapping
     content: dict[str, str | Registry] = {"AbsolutePath": path, "Role": layer.role, "LayerMetaData": shown}
@@ -142,9 +142,9 @@ def _layer(layer: Layer, path: str, shape: tuple[int, int, int] | None) -> Regis
 
 
 def _project(shape: tuple[int, int, int], mapping: Registry) -> Registry:
-    """What belongs to the whole workspace; ITK-SNAP 3.6 heeds it only where the dimensions are the scan's.
+    """Settings of the whole workspace; ITK-SNAP 3.6 uses them only if the dimensions are the scan's.
 
-    It then takes the scan's window from here, and the default window where it is not said again.
+    It then takes the scan's window from here, or the default window if it is not repeated.
     """
     label = {
         "Alpha": "255",
@@ -175,7 +175,7 @@ def _colour_map(stops: Sequence[Stop]) -> Registry:
 
 
 def _curve(window: tuple[float, float], file_range: tuple[float, float]) -> Registry:
-    """Intensity to place in the colour map, a straight line; intensities are given as parts of the file's range."""
+    """Linear map from intensity to colour position; intensities are fractions of the file's range."""
     low, high = file_range
     points: dict[str, str | Registry] = {"NumberOfControlPoints": "3"}
     for number, place in enumerate((0.0, 0.5, 1.0)):
@@ -188,7 +188,7 @@ def _curve(window: tuple[float, float], file_range: tuple[float, float]) -> Regi
 
 
 def _lines(content: Registry, depth: int) -> str:
-    """Entries first, then folders, as the document type asks."""
+    """Entries first, then folders, as the DTD requires."""
     pad = "  " * depth
     entries = [
         f"{pad}<entry key={quoteattr(key)} value={quoteattr(value)} />\n"
@@ -204,7 +204,7 @@ def _lines(content: Registry, depth: int) -> str:
 
 
 def _write_case(opened: OpenedCase) -> None:
-    """Scan, map over it, mask and truth, by one double click."""
+    """Write the workspace of scan, map overlay, mask and truth."""
     case, array, anomaly = opened.case, opened.volume.array, opened.anomaly
     whole, limits = (float(array.min()), float(array.max())), (float(anomaly.min()), float(anomaly.max()))
     layers = [Layer(opened.scan, "MainRole", case.id, opened.window, whole)]

@@ -1,6 +1,6 @@
-"""Pictures for papers: slices of one or several cases as scan, reconstruction, anomaly map, lesion mask and truth.
+"""Figures for papers: slices of one or several cases as scan, reconstruction, anomaly map, lesion mask and truth.
 
-All panels of a picture have one scale in mm. Slices are drawn in RAS order, whatever the order in the file.
+All panels of a picture share one scale in mm. Slices are drawn in RAS order, whatever the order in the file.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ KINDS = ("scan", "reconstruction", "anomaly map", "lesion mask", "truth")
 """The rows of a picture."""
 AXIS: dict[str, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 APART_MM = 6.0
-"""Slices that are chosen automatically lie at least this far apart."""
+"""Minimum distance between automatically chosen slices."""
 _INCHES_PER_MM = 0.0095
-_NARROWEST, _WIDEST = 4.2, 11.0  # inches, as the rest; the line below the picture needs the first
+_NARROWEST, _WIDEST = 4.2, 11.0  # inches, as the rest; the first fits the line below the picture
 _GAP, _LEFT, _RIGHT, _TOP, _BOTTOM = 0.04, 0.3, 0.9, 0.42, 0.3
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What there is to draw of a case, in RAS order, ``(X, Y, Z)`` each and cut to a box."""
+    """Volumes of a case to draw, in RAS order, ``(X, Y, Z)`` each and cropped to a box."""
 
     name: str
     image: np.ndarray
     anomaly: np.ndarray
     mask: np.ndarray
     threshold: float
-    """Value of the map that the mask was cut at."""
+    """Threshold of the mask on the map."""
     window: tuple[float, float]
     """Intensities of the scan shown as black and white."""
     geometry: Geometry
-    """Of the box."""
+    """Geometry of the box."""
     truth: np.ndarray | None = None
     reconstruction: np.ndarray | None = None
     """1 is white."""
     healthy: bool = False
-    """Known to have no lesion."""
+    """Whether the case is known to have no lesion."""
 
     @classmethod
     def of(
@@ -74,7 +74,7 @@ class Shown:
     ) -> Shown:
         """From arrays in a file's own voxel order, all on the grid ``geometry``.
 
-        The box is that of the scan, or of the brain: where the map is not 0.
+        The box is that of the scan, or of the brain, where the map is not 0.
         """
         upright = _upright(image, geometry.affine)
         affine, scan = upright.affine, np.asarray(upright.dataobj)
@@ -102,12 +102,12 @@ class Shown:
 
     @property
     def kinds(self) -> list[str]:
-        """The rows that it can fill."""
+        """The rows it can fill."""
         known = {"reconstruction": self.reconstruction, "truth": self.truth}
         return [kind for kind in KINDS if kind not in known or known[kind] is not None]
 
     def position_mm(self, axis: int, index: int) -> float:
-        """World coordinate (right, front, up) of the middle of a slice."""
+        """World coordinate (RAS) of the centre of a slice."""
         voxel = [(length - 1) / 2 for length in self.image.shape]
         voxel[axis] = index
         return float((self.geometry.affine @ [*voxel, 1])[axis])
@@ -115,7 +115,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Column:
-    """A slice of a case: across which axis of RAS, and which."""
+    """A slice of a case: RAS axis and index."""
 
     shown: Shown
     axis: int
@@ -123,11 +123,11 @@ class Column:
 
 
 def largest_slices(shown: Shown, axis: int, count: int) -> list[int]:
-    """The slices with most to see, in ascending order.
+    """The most informative slices, in ascending order.
 
-    The first has the largest area of truth; where none is known, of the lesion mask; where that is empty, the largest
-    sum of the map. The next has the largest among those at least `APART_MM` away from all chosen, and so on. When no
-    slice with lesion is left, the sum of the map decides. Fewer are given where the brain is too small.
+    The first has the largest area of truth; without truth, of the lesion mask; if that is empty, the largest sum of
+    the map. The next has the largest among those at least `APART_MM` from all chosen slices, and so on. When no slice
+    with lesion is left, the sum of the map decides. Fewer are returned if the brain is too small.
     """
     others = tuple(other for other in range(3) if other != axis)
     brain = np.asarray((shown.anomaly > 0).any(axis=others))
@@ -162,28 +162,28 @@ def slices_at(shown: Shown, axis: int, positions_mm: Sequence[float]) -> list[in
 
 
 def largest_finding(shown: Shown) -> tuple[int, int, int]:
-    """The middle voxel of the mask's largest component, or where the map is largest if the mask is empty."""
+    """The middle voxel of the mask's largest component, or the map's maximum if the mask is empty."""
     labels, sizes = components(shown.mask)
     if not len(sizes):
         x, y, z = (int(i) for i in np.unravel_index(int(np.argmax(shown.anomaly)), shown.anomaly.shape))
         return x, y, z
     voxels = np.argwhere(labels == int(np.argmax(sizes)) + 1)
-    centre = voxels[np.argmin(((voxels - voxels.mean(0)) ** 2).sum(1))]  # a voxel of it, also when it is curved
+    centre = voxels[np.argmin(((voxels - voxels.mean(0)) ** 2).sum(1))]  # a voxel of the component even if it is curved
     x, y, z = (int(i) for i in centre)
     return x, y, z
 
 
 def draw_montage(columns: Sequence[Column], out: Path | str, *, title: str = "", radiological: bool = True) -> Path:
-    """Draw slices side by side, a row for each kind of picture, to ``out`` (PNG, PDF or SVG by its ending).
+    """Draw slices side by side, one row per kind of picture, to ``out`` (PNG, PDF or SVG by its extension).
 
     Parameters
     ----------
     columns
-        In the order drawn; neighbours of one case stand under its name.
+        In drawing order; adjacent slices of one case share its name.
     title
         Above the picture, instead of the cases' names.
     radiological
-        The patient's right on the left, or else his left. Either is marked and said.
+        Show the patient's right on the left; else neurological. Either is marked and stated.
     """
     kinds = [kind for kind in KINDS if any(kind in column.shown.kinds for column in columns)]
 
@@ -195,7 +195,7 @@ def draw_montage(columns: Sequence[Column], out: Path | str, *, title: str = "",
     right = _LEFT + sum(across for across, _ in sizes) + sum(gaps)
     width, height = max(right + _RIGHT, _NARROWEST), _TOP + len(kinds) * (tall + _GAP) + _BOTTOM
     figure = Figure(figsize=(width, height), facecolor="white")
-    canvas = figure.add_axes((0, 0, 1, 1))  # one for all, in inches from the top left: many take long
+    canvas = figure.add_axes((0, 0, 1, 1))  # one for all panels, in inches from the top left: many axes are slow
     canvas.set_axis_off()
 
     tops = [_TOP + row * (tall + _GAP) for row in range(len(kinds))]
@@ -230,13 +230,13 @@ def draw_montage(columns: Sequence[Column], out: Path | str, *, title: str = "",
 
 
 def fitting_size(text: str, inches: float, largest: float = 9.0) -> float:
-    """The font size in points, 9 or less, at which a text is no wider than that."""
+    """The font size in points, 9 or less, at which a text fits this width."""
     wide = TextPath((0, 0), text, size=largest, usetex=False).get_extents().width / 72 if text.strip() else 0.0
     return largest * min(1.0, inches / wide) if wide else largest
 
 
 def plane(array: np.ndarray, axis: int, index: int, *, radiological: bool = True) -> np.ndarray:
-    """A slice of an array in RAS order: rows from the top down, columns as the reader sees them, the front left."""
+    """A slice of an array in RAS order: rows from top to bottom, columns as displayed, anterior left."""
     picture = np.take(array, index, axis=axis).T[::-1]
     return picture[:, ::-1] if radiological or axis == 0 else picture
 
@@ -249,7 +249,7 @@ def grey_plane(shown: Shown, axis: int, index: int, *, radiological: bool = True
 
 
 def with_map(colours: np.ndarray, values: np.ndarray, opacity: np.ndarray) -> np.ndarray:
-    """The map's colours laid on a picture ``(…, 3)``; ``values`` and ``opacity`` (0 to 1) are ``(…)``."""
+    """The map's colours blended onto a picture ``(…, 3)``; ``values`` and ``opacity`` (0 to 1) are ``(…)``."""
     opacity = 0.85 * opacity[..., None]
     return (1 - opacity) * colours + opacity * colormaps[MAP_COLOURS](values)[..., :3]
 
@@ -302,7 +302,7 @@ def _draw_colour_bar(canvas: Axes, left: float, top: float, tall: float, thresho
 
 
 def _draw_scale_bar(canvas: Axes, left: float, bottom: float, across: float, scale: float) -> None:
-    """The longest round length that fits under the first scan; ``scale`` in inches per mm."""
+    """Draw a scale bar of the longest round length that fits under the first scan; ``scale`` in inches per mm."""
     length = next((mm for mm in (100, 50, 20, 10, 5, 2, 1) if mm * scale <= 0.45 * across), 1)
     start, end = left + 0.06, left + 0.06 + length * scale
     canvas.plot([start, end], [bottom - 0.06] * 2, color="white", linewidth=2, solid_capstyle="butt")
@@ -322,7 +322,7 @@ def _place(column: Column) -> str:
 
 
 def _write(canvas: Axes, x: float, y: float, text: str, **options: Any) -> None:
-    canvas.text(x, y, text, parse_math=False, **options)  # a name may hold a dollar sign
+    canvas.text(x, y, text, parse_math=False, **options)  # a name may contain a dollar sign
 
 
 def _size_mm(column: Column) -> tuple[float, float]:
@@ -333,13 +333,13 @@ def _size_mm(column: Column) -> tuple[float, float]:
 
 
 def _upright(array: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
-    """With its axes flipped and reordered to RAS; no interpolation."""
+    """The array with axes flipped and reordered to RAS; no interpolation."""
     values = array.astype(np.uint8) if array.dtype == bool else array
     return nib.as_closest_canonical(nib.Nifti1Image(values, affine))
 
 
 def _box(inside: np.ndarray, spacing: Sequence[float], margin_mm: float = 6.0) -> tuple[slice, ...]:
-    """Where ``inside`` is true, with a margin; all where it never is."""
+    """Bounding box of ``inside`` with a margin; everything if it is empty."""
     found = ndimage.find_objects(inside.astype(np.uint8))
     if not found:
         return tuple(slice(0, length) for length in inside.shape)

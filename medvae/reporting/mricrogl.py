@@ -1,4 +1,4 @@
-"""MRIcroGL: a command that shows the scan and what of the map lies above the threshold; nothing is written for it."""
+"""MRIcroGL: a command that shows the scan and the map above the threshold; it needs no extra files."""
 
 from __future__ import annotations
 

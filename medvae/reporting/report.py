@@ -1,9 +1,9 @@
-"""A folder of predictions as pages to look at: one report, and a page with a viewer for each case.
+"""HTML report of a folder of predictions, and a page with a viewer for each case.
 
-``OUT/report.html``          one file that needs no other to be read, nor a network
-``OUT/cases/ID.html, ID.js`` a case's page and its volumes; ``OUT/cases/niivue.umd.js`` is the viewer, once for all
+``OUT/report.html``          one self-contained file, readable offline
+``OUT/cases/ID.html, ID.js`` a case's page and its volumes; ``OUT/cases/niivue.umd.js`` is the shared viewer
 
-The pages open from a disk: they load what lies beside them with ``script`` elements and nothing else.
+The pages open from disk: they load files next to them with ``script`` elements and nothing else.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from medvae.training.run_folder import CONFIG
 REPORT = "report.html"
 CASES = "cases"
 INLINE_CASES = 500
-"""With more cases the small pictures lie beside the report, not in it: it would take a browser long to open."""
+"""With more cases the thumbnails are separate files, so that the report opens quickly."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Report:
     path: Path
     cases: int
     notes: list[str]
-    """What is not as a reader would expect; also said in the report."""
+    """Caveats for the reader; also in the report."""
     problems: dict[str, str]
-    """Cases without a viewer, or of which something could not be read, and why."""
+    """Cases without a viewer or with unreadable files, and why."""
 
 
 def write_report(
@@ -78,13 +78,12 @@ def write_report(
     out
         Where ``report.html`` and ``cases/`` go.
     manifest
-        Tells where the scans, their brain masks and their truth are. Without ``evaluations`` the predictions are
-        measured against it.
+        Locates the scans, their brain masks and their truth. Without ``evaluations`` the predictions are measured
+        against it.
     scans
-        Folders to look for scans that no manifest names; a scan is known by its name and content.
+        Folders to search for scans that no manifest names; a scan is identified by name and content.
     evaluations
-        Folders that ``medvae evaluate`` wrote: of these predictions, and of other methods on the same cases for the
-        table.
+        Folders from ``medvae evaluate``: of these predictions, and, for the table, of other methods on the same cases.
     run
         Run folder of the detector: its config, training curves and calibration are shown.
     quiet
@@ -94,7 +93,7 @@ def write_report(
     ------
     MedvaeError
         If there is no prediction, a given folder is not what it should be, or ``out`` holds pages that are not a
-        report's. A case that cannot be read is a problem that is told, not an error.
+        report's. A case that cannot be read is reported as a problem, not an error.
     """
     predictions, out = Path(predictions), Path(out)
     folders = [Path(folder) for folder in scans]
@@ -155,7 +154,7 @@ def _pages(
     plain: Callable[[str], str],
     quiet: bool,
 ) -> tuple[list[CaseRow], dict[str, VoxelsAbove]]:
-    """Write the folder of pages; the rows of the table, and the pooled voxels of each kind of case."""
+    """Write the folder of pages; return the rows of the table and the pooled voxels of each kind of case."""
     for file in (VIEWER, "LICENCES.txt"):
         write_bytes(folder / file, resources.files("medvae.reporting").joinpath("viewer", file).read_bytes())
     numbers = {case.id: case for study in measured.studies[:1] for case in study.per_case}
@@ -191,7 +190,7 @@ class _Learned:
 
 
 def _run(run: Path | str | None, predicted: Sequence[PredictedCase]) -> tuple[_Learned, list[str]]:
-    """What is in the run folder, and notes on what is not."""
+    """Content of the run folder, and notes on what is missing."""
     if run is None:
         return _Learned(), []
     run, notes = Path(run), []
@@ -218,7 +217,7 @@ def _run(run: Path | str | None, predicted: Sequence[PredictedCase]) -> tuple[_L
 def _missing(
     folder: Path, predicted: Sequence[PredictedCase], manifest: Manifest | None, study: Study | None
 ) -> dict[str, str]:
-    """Cases without a finished prediction, and why as far as that is known."""
+    """Cases without a finished prediction, and why, if known."""
     failures = read_document(folder / FAILURES) if (folder / FAILURES).is_file() else {}
     there = {item.id for item in predicted}
     splits = {case.split for case in manifest.cases if case.id in there} if manifest else set()
@@ -235,7 +234,7 @@ def _picture(row: CaseRow, count: int) -> str | None:
 
 
 def _plain(text: str, folders: Sequence[Path]) -> str:
-    """A message without the folders of this machine, which are nobody's business who is given the report."""
+    """A message without this machine's folders, which readers of the report should not see."""
     for folder in sorted({str(f) for path in folders for f in (path, path.resolve())}, key=len, reverse=True):
         if folder not in (".", "/"):
             text = text.replace(f"{folder}/", "")
@@ -254,7 +253,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _place(mm: Sequence[float]) -> str:
-    """A place in mm, as "29 L, 9 P, 27 S"."""
+    """A position in mm as text: "29 L, 9 P, 27 S"."""
     sides = zip(mm, ("RL", "AP", "SI"), strict=True)
     return ", ".join(f"{abs(value):.0f} {side[value < 0]}" for value, side in sides)
 

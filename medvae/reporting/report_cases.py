@@ -1,4 +1,4 @@
-"""One case of a report: what is said of it in the table, and its page with the viewer."""
+"""One case of a report: its row in the table, and its page with the viewer."""
 
 from __future__ import annotations
 
@@ -32,33 +32,33 @@ SAID = (
     "Model", "ModelFingerprint", "OperatingPoint", "Threshold", "ThresholdSource", "Guarantee", "CasePValue",
     "CasePValueMeaning", "Sources", "BrainVolumeMl", "BrainMaskFrom",
 )  # fmt: skip
-"""What a page takes from the sidecar of a mask, as far as it is there."""
+"""Fields that a page takes from the sidecar of a mask, if present."""
 
 
 @dataclass(frozen=True)
 class CaseRow:
-    """What the table of a report says of a case; NaN where there is no number."""
+    """Row of a case in the table of a report; NaN where there is no number."""
 
     id: str
     page: str
-    """Name of its page in the folder of pages."""
+    """File name of its page."""
     kind: str = ""
     """"lesion", "healthy", "unlabelled", or empty where nobody says."""
     volume_ml: float = math.nan
     findings: float = math.nan
     p_value: float = math.nan
     measured: Mapping[str, float] = field(default_factory=dict)
-    """Numbers against the truth, by metric: without a threshold, and of the mask."""
+    """Numbers against the truth, by metric: threshold-free ones, and those of the mask."""
     picture: bytes | None = None
     problem: str = ""
 
     def value(self, name: str) -> float:
-        """A number of the table by its name: one of the fields, or of a metric; NaN where there is none."""
+        """A number of the table by the name of a field or metric; NaN if there is none."""
         return self.measured[name] if name in self.measured else getattr(self, name, math.nan)
 
 
 def page_names(ids: Sequence[str]) -> dict[str, str]:
-    """A file name for each case that every file system and address takes: letters, digits, ``. _ -``, all different."""
+    """A unique file name per case, valid in every file system and URL: letters, digits, ``. _ -``."""
     names: dict[str, str] = {}
     taken: set[str] = set()
     for case in ids:
@@ -78,27 +78,27 @@ def make_case(
     plain: Callable[[str], str],
     unmeasured: str = "",
 ) -> tuple[CaseRow, VoxelsAbove | None]:
-    """Write a case's page; what cannot be read is said on it, and the page is made without the viewer.
+    """Write a case's page; if a file cannot be read, the page says so and has no viewer.
 
     Parameters
     ----------
     item
-        The prediction, with its scan if that is known.
+        The prediction, with its scan if known.
     numbers
-        As it was measured, if it was.
+        Its measured numbers, if any.
     page
         Name of the page, without ending.
     write
-        Given the row, the layers (None without a viewer) and what the page shows beside, writes the files.
+        Writes the files from the row, the layers (None without a viewer) and the other content of the page.
     plain
-        Takes the machine's folders out of a message.
+        Removes this machine's folders from a message.
     unmeasured
-        Why it could not be measured; said where its files tell nothing worse.
+        Why it could not be measured; shown unless its files have a worse problem.
 
     Returns
     -------
     row, voxels
-        For the table; and for the curves, None where the scan or its truth could not be read.
+        For the table; and for the curves, None if the scan or its truth could not be read.
     """
     row = CaseRow(
         item.id, page, _kind(item, numbers), _number(item.sidecar.get("LesionVolumeMl")),
@@ -124,7 +124,7 @@ def make_case(
 def case_writer(
     template: jinja2.Template, folder: Path, item: PredictedCase, shared: dict[str, Any]
 ) -> Callable[[CaseRow, Layers | None, dict[str, Any]], None]:
-    """What writes the page of a case, and beside it a script with its volumes."""
+    """A function that writes the page of a case and a script with its volumes."""
 
     def write(row: CaseRow, layers: Layers | None, more: dict[str, Any]) -> None:
         if layers is not None:
@@ -180,7 +180,7 @@ def _read(item: PredictedCase) -> tuple[Layers | None, list[str]]:
 
 
 def _above(layers: Layers) -> tuple[dict[str, list[float] | None], VoxelsAbove]:
-    """For the page's slider, the flagged volume and the Dice at each of its steps; and the voxels for the curves."""
+    """Flagged volume and Dice at each step of the page's slider; and the voxels for the curves."""
     brain = layers.heat > 0
     truth = np.zeros_like(brain) if layers.truth is None else layers.truth & brain
     lesion, every = voxels_above(layers.heat[truth]), voxels_above(layers.heat[brain])
@@ -200,7 +200,7 @@ def _kind(item: PredictedCase, numbers: CaseResult | None) -> str:
 
 
 def _measured(item: PredictedCase, numbers: CaseResult | None) -> dict[str, float]:
-    """What a case's numbers say without a threshold, and of its mask: as it was written, or at its operating point."""
+    """A case's threshold-free numbers, and those of its mask: as written, or at its operating point."""
     if numbers is None:
         return {}
     at = MASK if Quantity("flagged", MASK) in numbers.numbers else item.operating_point

@@ -1,4 +1,4 @@
-"""The curves of a report as SVG that takes its colours from the page, light or dark."""
+"""The curves of a report as SVG with the colours of the page, light or dark."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from medvae.evaluation.result import Quantity, Study
 from medvae.reporting.report_volumes import STEPS
 from medvae.reporting.tables import point_name
 
-# Any colours: they are names for those of the page's style sheet.
+# Placeholder colours: each stands for one of the page's style sheet.
 INK, LINE, FIRST, SECOND, THIRD = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
 _VARIABLES = {INK: "--ink", LINE: "--line", FIRST: "--first", SECOND: "--second", THIRD: "--third"}
 _STYLE: Any = {  # a parameter of matplotlib by its name: its type of these names differs between versions
@@ -33,7 +33,7 @@ _STYLE: Any = {  # a parameter of matplotlib by its name: its type of these name
     "legend.frameon": False, "legend.fontsize": 8, "axes.unicode_minus": False, "mathtext.default": "regular",
 }  # fmt: skip
 SMALLEST_RATE = 1e-4
-"""Where the axes of false-positive rates begin."""
+"""Lower limit of the false-positive rate axes."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class VoxelsAbove:
 
     @classmethod
     def none(cls) -> VoxelsAbove:
-        """No scan yet."""
+        """Zero counts."""
         return cls(np.zeros(STEPS + 1, np.int64), np.zeros(STEPS + 1, np.int64), 0, 0)
 
 
@@ -74,7 +74,7 @@ def accuracy_curves(pooled: VoxelsAbove, study: Study | None) -> str:
         left.axhline(prevalence, color=THIRD, linewidth=1, linestyle="--", label=f"chance {prevalence:.3f}")
         left.set(ylim=(-0.03, 1.25), yticks=np.linspace(0, 1, 6))  # room for the legend
         _axes(left, "Precision and sensitivity", "sensitivity (recall)", "precision")
-        x, y = np.append(1.0, rate), np.append(1.0, sensitivity)  # everything flagged
+        x, y = np.append(1.0, rate), np.append(1.0, sensitivity)  # everything is flagged
         middle.plot(x, y, color=FIRST, linewidth=1.6, label=_named("AUROC", numbers.get("auroc")))
         middle.plot(np.geomspace(SMALLEST_RATE, 1), np.geomspace(SMALLEST_RATE, 1), color=THIRD, linewidth=1,
                     linestyle="--", label="chance")  # fmt: skip
@@ -107,7 +107,7 @@ def accuracy_curves(pooled: VoxelsAbove, study: Study | None) -> str:
 def calibration_curve(
     study: Study | None, healthy: VoxelsAbove, asked: tuple[np.ndarray, np.ndarray] | None
 ) -> str | None:
-    """Asked against realised false-positive rate on healthy scans; None where neither is known.
+    """Nominal against realised false-positive rate on healthy scans; None if neither is known.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def calibration_curve(
     healthy
         Voxels of the healthy scans.
     asked
-        From the detector: thresholds on the map, rising, and the share of healthy validation voxels at or above each.
+        From the detector: ascending thresholds on the map, and the share of healthy validation voxels at or above each.
     """
     points = [
         p
@@ -157,12 +157,12 @@ def calibration_curve(
 
 
 def training_curves(metrics: Path) -> str | None:
-    """Loss terms over steps from ``metrics.jsonl``; None without a line.
+    """Loss terms over steps from ``metrics.jsonl``; None if it is empty.
 
     Raises
     ------
     MedvaeError
-        If a line is not JSON, as in a file that was cut off.
+        If a line is not JSON, as in a truncated file.
     """
     try:
         lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
@@ -196,7 +196,7 @@ def training_curves(metrics: Path) -> str | None:
 
 
 def as_svg(figure: Figure, told: str, salt: str) -> str:
-    """A figure as an ``svg`` element: scales with the page, and is told to those who do not see it."""
+    """A figure as an ``svg`` element: scales with the page, with a text for screen readers."""
     buffer = io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None},

@@ -1,4 +1,4 @@
-"""The folder of a report: replaced as a whole, and never anybody else's."""
+"""The folder of a report: replaced as a whole, and only if it is a report's."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ GENERATOR = '<meta name="generator" content="medvae report">'
 
 
 def check_report_folder(report: Path, cases: Path) -> None:
-    """Check that both may be written, as new ones or in place of an earlier report's.
+    """Check that both may be written, new or in place of an earlier report.
 
     Raises
     ------
     MedvaeError
-        If either is there and was not made by `medvae report`.
+        If either exists and was not made by `medvae report`.
     """
     if report.exists():
         with open(report, encoding="utf-8", errors="replace") as stream:
@@ -34,7 +34,7 @@ def check_report_folder(report: Path, cases: Path) -> None:
 
 @contextmanager
 def replaced_cases(cases: Path) -> Iterator[Path]:
-    """A temporary folder that replaces that of the pages when all are written; until then the old ones stay."""
+    """A temporary folder that replaces the pages once all are written; until then the old ones stay."""
     remove_leftovers(cases)
     with whole_folder(cases) as folder:
         write_text(

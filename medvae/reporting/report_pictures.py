@@ -1,4 +1,4 @@
-"""Small pictures for a page: three planes of a case in one strip, as WebP."""
+"""Thumbnails for a page: three planes of a case in one strip, as WebP."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def strip(layers: Layers, place_mm: Sequence[float] | None) -> bytes:
     layers
         The case.
     place_mm
-        Where the planes go through (RAS+); without it through the map's largest value.
+        Intersection of the planes (RAS+); by default the map's maximum.
     """
     shown = Shown.of("", layers.geometry, layers.scan, layers.heat, layers.mask, truth=layers.truth, brain_only=True)
     if place_mm is None:

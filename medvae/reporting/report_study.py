@@ -1,4 +1,4 @@
-"""The numbers of a report: measured anew against a manifest, or those that `medvae evaluate` wrote."""
+"""The numbers of a report: measured against a manifest, or those that `medvae evaluate` wrote."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from medvae.reporting.cases import PredictedCase
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of the predictions in numbers."""
+    """The measured numbers of the predictions."""
 
     studies: list[Study] = field(default_factory=list)
-    """Of these predictions first, then of other methods on the same cases; empty if nothing is measured."""
+    """Study of these predictions first, then of other methods on the same cases; empty if nothing is measured."""
     differences: dict[str, dict[Quantity, Interval]] = field(default_factory=dict)
-    """Of the first to other methods, paired."""
+    """Paired differences of the first to other methods."""
     notes: list[str] = field(default_factory=list)
     unmeasured: dict[str, str] = field(default_factory=dict)
     """Cases that could not be measured, and why."""

@@ -1,4 +1,4 @@
-"""What a report says in words and numbers, from sidecars, a study and the rows of its cases."""
+"""Text and numbers of a report, from sidecars, a study and the rows of its cases."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from medvae.reporting.report_pictures import data_uri
 
 
 def facts(predicted: Sequence[PredictedCase], manifest: Manifest | None, study: Study | None) -> list[tuple[str, str]]:
-    """What was run and on what, from the sidecars: names and values."""
+    """Method and data of the predictions, from the sidecars: names and values."""
     first = predicted[0].sidecar
     healthy, quality = first.get("HealthyScans") or {}, [p.sidecar.get("RegistrationQuality") for p in predicted]
     dice = [q["TemplateDice"] for q in quality if isinstance(q, dict) and "TemplateDice" in q]
@@ -48,7 +48,7 @@ def facts(predicted: Sequence[PredictedCase], manifest: Manifest | None, study: 
 
 
 def headline(rows: Sequence[CaseRow], study: Study | None, point: str, missing: int) -> list[dict[str, str]]:
-    """The few numbers at the top: ``name``, ``value``, what is said below it, and ``bad`` where it is bad news."""
+    """The key numbers at the top: ``name``, ``value``, the text below it, and ``bad`` if it is bad news."""
     kinds = Counter(row.kind for row in rows if row.kind)
     told = [f"{count} with a lesion" if kind == "lesion" else f"{count} {kind}" for kind, count in kinds.items()]
     tiles = [{"name": "scans", "value": str(len(rows)), "more": ", ".join(told)}]
@@ -79,7 +79,7 @@ def _measured(study: Study, at: str) -> list[dict[str, str]]:
     if points:
         point = points.get(at) or next(iter(points.values()))
         asked = f"asked {100 * point.asked_fpr:g} %" if math.isfinite(point.asked_fpr) else ""
-        mask = points.get(MASK, point)  # of what is opened beside the scan
+        mask = points.get(MASK, point)  # of the mask that is opened with the scan
         told = "of the masks" if mask is not point else f"at {made.point_name(point.name)}"
         found += [
             ("Dice", mask["dice"], study.interval("dice", mask.name), "{:.3f}".format, told),
@@ -112,7 +112,7 @@ def tables(studies: Sequence[Study], differences: dict[str, dict[Quantity, Inter
 
 
 def shown(rows: Sequence[CaseRow]) -> dict[str, Any]:
-    """Best, median and worst case by AP; without truth, those with most, median and least flagged."""
+    """Best, median and worst case by AP; without truth, those with the largest, median and smallest flagged volume."""
     measured = sorted((row for row in rows if math.isfinite(row.value("ap"))), key=lambda row: -row.value("ap"))
     by_ap = bool(measured)
     ordered = measured or sorted((r for r in rows if math.isfinite(r.volume_ml)), key=lambda row: -row.volume_ml)
@@ -128,7 +128,7 @@ def shown(rows: Sequence[CaseRow]) -> dict[str, Any]:
 
 
 def case_columns(rows: Sequence[CaseRow]) -> list[tuple[str, str, int]]:
-    """Columns of numbers that have one: name, title and digits."""
+    """Non-empty columns of numbers: name, title and digits."""
     known = [("volume_ml", "flagged, ml", 2), ("findings", "findings", 0), ("p_value", "p of the scan", 3)]
     known += [(metric.name, column.title, column.digits) for metric, column in columns(Table.REPORT_CASES, Metric)]
     return [column for column in known if any(math.isfinite(row.value(column[0])) for row in rows)]

@@ -1,4 +1,4 @@
-"""A case's volumes as a page shows them: scan, map, mask, truth and spread on one grid, a byte per voxel."""
+"""A case's volumes for its page: scan, map, mask, truth and spread on one grid, one byte per voxel."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from medvae.imaging.volume import Geometry, read_volume, require_same_grid, resa
 from medvae.reporting.cases import PredictedCase
 
 NATIVE_VOXELS = 2_500_000
-"""Scans with more are shown at 2 mm: at 1 mm a page would weigh ten times as much and a phone would not open it."""
+"""Larger scans are shown at 2 mm: a page at 1 mm would be ten times as large, too large for a phone."""
 SHOWN_MM = 2.0
 STEPS = 20_000
 """Steps of the map, from 0 to 1, at which voxels are counted."""
 SPREAD_RANGE = 0.5
-"""The greatest SD of numbers between 0 and 1."""
+"""The largest possible SD of numbers in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class Layers:
-    """What is laid on each other, ``(X, Y, Z)`` each on the grid ``geometry``."""
+    """The superimposed volumes, ``(X, Y, Z)`` each on the grid ``geometry``."""
 
     geometry: Geometry
     scan: np.ndarray
@@ -35,11 +35,11 @@ class Layers:
     mask: np.ndarray
     truth: np.ndarray | None = None
     spread: np.ndarray | None = None
-    """Of an ensemble: where its members disagree, from 0 to `SPREAD_RANGE`."""
+    """Disagreement of an ensemble's members, from 0 to `SPREAD_RANGE`."""
 
     @property
     def shown(self) -> Layers:
-        """As it is if small enough, else on a grid of 2 mm over the same field of view."""
+        """Unchanged if small enough, else resampled to 2 mm over the same field of view."""
         if np.prod(self.geometry.shape) <= NATIVE_VOXELS or min(self.geometry.spacing_mm) >= SHOWN_MM:
             return self
         grid = _coarser(self.geometry)
@@ -76,13 +76,13 @@ def read_layers(case: PredictedCase) -> Layers:
 
 def voxels_above(values: np.ndarray) -> np.ndarray:
     """How many of the ``(V,)`` values in [0, 1] lie above each of ``STEPS + 1`` thresholds from 0 to 1."""
-    highest = np.ceil(np.clip(values, 0, 1).astype(np.float64) * STEPS).astype(np.int64)  # above all thresholds below
+    highest = np.ceil(np.clip(values, 0, 1).astype(np.float64) * STEPS).astype(np.int64)  # above all lower thresholds
     counts = np.bincount(highest, minlength=STEPS + 1)
     return counts.sum() - np.cumsum(counts)
 
 
 def largest_findings(layers: Layers, count: int = 10) -> tuple[int, list[dict[str, Any]]]:
-    """How many findings (26-connected) the mask has, and the largest: ``ml``, ``peak`` of the map, where in mm RAS+."""
+    """Number of findings (26-connected) of the mask, and the largest: ``ml``, ``peak`` of the map, place in mm RAS+."""
     labels, sizes = components(layers.mask)
     largest = np.argsort(-sizes, kind="stable")[:count] + 1
     boxes = ndimage.find_objects(labels)
@@ -100,7 +100,7 @@ def largest_findings(layers: Layers, count: int = 10) -> tuple[int, list[dict[st
 
 
 def encoded(layers: Layers) -> dict[str, str]:
-    """Each layer as gzipped NIfTI in base64: the scan in 256 steps of its own range, the map in steps of 1/255."""
+    """Each layer as gzipped NIfTI in base64: the scan in 256 levels of its own range, the map in steps of 1/255."""
     inside = layers.scan[layers.scan != 0]
     low, high = (float(v) for v in np.percentile(inside, [0, 99.9])) if inside.size else (0.0, 1.0)
     low = min(low, 0.0)
@@ -114,7 +114,7 @@ def encoded(layers: Layers) -> dict[str, str]:
         files["truth"] = _nifti(layers.truth, layers.geometry)
     if layers.spread is not None:
         steps = np.rint(np.clip(layers.spread / SPREAD_RANGE, 0, 1) * 255)
-        seen = np.where(layers.heat > 0, np.maximum(steps, 1), 0)  # 0 is transparent, and would look like a hole
+        seen = np.where(layers.heat > 0, np.maximum(steps, 1), 0)  # 0 is transparent and would look like a hole
         files["spread"] = _nifti(seen, layers.geometry, SPREAD_RANGE / 255, 0.0)
     return {name: base64.b64encode(content).decode() for name, content in files.items()}
 
@@ -128,13 +128,13 @@ def _nifti(array: np.ndarray, geometry: Geometry, slope: float = 1.0, inter: flo
 
 
 def _coarser(grid: Geometry) -> Geometry:
-    """A grid of 2 mm, or of the axis's own spacing where that is wider, over the same field of view."""
+    """A 2 mm grid over the same field of view; an axis with wider spacing keeps its own."""
     spacing = np.array(grid.spacing_mm)
     wanted = np.maximum(spacing, SHOWN_MM)
     shape = np.maximum(1, np.ceil(np.array(grid.shape) * spacing / wanted - 1e-3)).astype(int)
     scale = wanted / spacing
     affine = np.array(grid.affine)
-    first = (scale - 1) / 2  # the corner of the first voxel stays where it is
+    first = (scale - 1) / 2  # the corner of the first voxel stays fixed
     affine[:3, 3] += grid.affine[:3, :3] @ first
     affine[:3, :3] = grid.affine[:3, :3] * scale
     x, y, z = (int(n) for n in shape)

@@ -1,6 +1,6 @@
 """A segmentation for 3D Slicer (``.seg.nrrd``): named, coloured segments on the scan's grid.
 
-The format is NRRD with fields of Slicer's own, described in its developer guide under "Segmentations".
+The format is NRRD with Slicer-specific fields, described in its developer guide under "Segmentations".
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Segment:
 
 
 def write_segmentation(path: Path | str, segments: Sequence[Segment], geometry: Geometry) -> Path:
-    """Write segments, which may overlap, each in a layer of its own; the bytes do not depend on the time of writing.
+    """Write segments, which may overlap, each in its own layer; the bytes do not depend on the time of writing.
 
     Parameters
     ----------
     path
-        Ends in ``.seg.nrrd``, by which Slicer knows it.
+        Ends in ``.seg.nrrd``, by which Slicer recognises it.
     segments
         One or more regions, each of the geometry's shape.
     geometry
@@ -84,7 +84,7 @@ def _vector(numbers: Sequence[float]) -> str:
 
 
 def _write_case(opened: OpenedCase) -> None:
-    """Mask and truth, with names and colours."""
+    """Write mask and truth, with names and colours."""
     segments = [Segment("Anomaly", MASK_COLOUR, opened.mask)]
     if opened.truth is not None:
         segments += [Segment("Truth", TRUTH_COLOUR, opened.truth)]

@@ -1,4 +1,4 @@
-"""Tables of results, for the terminal and for Markdown, from one list of rows."""
+"""Tables of results, for terminal and Markdown from the same rows."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ ABSENT = "–"
 def study_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of several methods on one cohort.
 
-    "0.31 [0.22, 0.40]" is a number with its 95 % interval over subjects, left out where there are too few of them. A
-    number that does not exist is "–"; a column without any number is left out.
+    "0.31 [0.22, 0.40]" is a number with its 95 % interval over subjects, omitted if there are too few of them. An
+    undefined number is "–"; a column without any number is omitted.
     """
     named = {point.name: point for study in studies for point in study.operating_points}
     of_voxels, of_points = columns(Table.METHODS, VoxelMetric), columns(Table.METHODS, PointMetric)
@@ -79,7 +79,7 @@ def check_rows(check: CohortCheck) -> tuple[list[str], list[list[str]]]:
 
 
 def point_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of what each threshold of each method finds: lesions, false findings, distances of surfaces."""
+    """Header and rows by threshold and method: lesions found, false findings, surface distances."""
     shown = columns(Table.THRESHOLDS, PointMetric)
     rows = [
         [
@@ -96,7 +96,7 @@ def point_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
 
 
 def lesion_rows(study: Study) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the lesions found per class of volume, at each operating point."""
+    """Header and rows of the lesions found per volume class, at each operating point."""
     points = [point for point in study.operating_points if point["lesions"]]
     header = [
         "lesion ml",
@@ -113,7 +113,7 @@ def lesion_rows(study: Study) -> tuple[list[str], list[list[str]]]:
 
 
 def free_response_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the share of lesions found at numbers of false findings per scan."""
+    """Header and rows of the lesion sensitivity at given numbers of false findings per scan."""
     measured = [(study.method, study.free_response) for study in studies if study.free_response is not None]
     numbers = list(measured[0][1].sensitivity) if measured else []
     header = ["method", "lesions from 0.3 ml", *(f"{number:g} per scan" for number in numbers)]
@@ -168,7 +168,7 @@ def difference_rows(differences: Mapping[str, Mapping[Quantity, Interval]]) -> t
 
 
 def metric_rows() -> tuple[list[str], list[list[str]]]:
-    """Header and rows of what is measured: every metric that is registered."""
+    """Header and rows of all registered metrics."""
     better = {True: "higher", False: "lower", None: ABSENT}
     rows = [
         [f"`{metric.name}`", metric.meaning, metric.unit or ABSENT, better[metric.higher_is_better], _given_for(metric)]
@@ -178,7 +178,7 @@ def metric_rows() -> tuple[list[str], list[list[str]]]:
 
 
 def point_name(name: str) -> str:
-    """What an operating point is called: "1 % FPR", or its own name where it promises something else."""
+    """Display name of an operating point: "1 % FPR", or its own name if it guarantees something else."""
     if name == MASK:
         return "masks as written"
     rate = re.fullmatch(r"fpr_(\d*\.?\d+(?:e-?\d+)?)", name)
@@ -186,7 +186,7 @@ def point_name(name: str) -> str:
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print the table to the terminal; where the output is not a terminal, no column is squeezed."""
+    """Print the table to the terminal; if the output is not a terminal, no column is truncated."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
@@ -205,12 +205,12 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def cell(value: float | None, column: Column, around: Interval | None = None, *, sign: str = "") -> str:
-    """A number as its column shows it, with its interval unless that means little; `ABSENT` if there is none.
+    """A number as its column shows it, with its interval unless unreliable; `ABSENT` if there is none.
 
     Parameters
     ----------
     value
-        None and NaN where there is no number.
+        None or NaN if there is no number.
     column
         How it is shown.
     around
@@ -229,12 +229,12 @@ def cell(value: float | None, column: Column, around: Interval | None = None, *,
 
 
 def percent(value: float | None) -> str:
-    """A share as a percentage; with two decimals where one would say 0.0 %."""
+    """A proportion as a percentage; with two decimals if one would give 0.0 %."""
     return ABSENT if value is None or math.isnan(value) else f"{100 * value:.{2 if 0 < value < 0.0005 else 1}f} %"
 
 
 def _given_for(metric: Metric) -> str:
-    """What a metric is a number of, in words."""
+    """The level at which a metric is reported, in words."""
     if isinstance(metric, VoxelMetric):
         pooled = metric.of_pool is not None or metric.of_case is None
         kinds = ["each lesion case"] * (metric.of_case is not None) + ["pooled voxels"] * pooled

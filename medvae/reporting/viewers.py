@@ -1,10 +1,10 @@
-"""Hand-off to viewers: for every prediction the files that they open by a double click, and commands that start them.
+"""Hand-off to viewers: for every prediction, files that open by a double click and commands that start viewers.
 
 ``OUT/viewers/ID.txt``              the commands of all viewers that have one
 ``OUT/viewers/ID_truth.nii.gz``     the known lesion on the scan's grid, for cases that have one
-``OUT/viewers/ID_scan.nii.gz``      the scan, where it is not NIfTI itself
+``OUT/viewers/ID_scan.nii.gz``      the scan, if it is not NIfTI itself
 
-and the files that each viewer of `VIEWERS` names. A new viewer is a file of its own and a line there.
+and the files that each viewer of `VIEWERS` names. To add a viewer, write a module and add it there.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ VIEWERS: tuple[Viewer, ...] = (
     MRICROGL,
     ITKSNAP_TILE,
 )
-"""In the order in which commands are listed."""
+"""In the order in which their commands are listed."""
 
 
 @dataclass(frozen=True)
 class HandOff:
-    """What was written for one case."""
+    """Files and commands for one case."""
 
     id: str
     files: dict[str, tuple[Path, ...]]
@@ -49,7 +49,7 @@ class HandOff:
     commands: dict[str, str]
     """Viewer to the command that opens the case from the current folder."""
     first_choice: tuple[str, ...]
-    """Those of the commands that are worth showing to a person."""
+    """The commands worth showing to a user."""
 
 
 def write_viewer_files(
@@ -64,7 +64,7 @@ def write_viewer_files(
     Returns
     -------
     written, problems
-        And what is wrong with each case for which nothing could be written.
+        Hand-offs, and the problem of each case for which nothing could be written.
     """
     cases, problems = read_cases(folder, ids=ids, manifest=manifest, scans=scans)
     written = []
@@ -98,8 +98,8 @@ def _write_case(case: PredictedCase) -> HandOff:
 
 
 def _shell(path: Path, at: Path | None) -> str:
-    """A path as it was given, or from the folder ``at``, quoted."""
+    """A path as given, or relative to the folder ``at``, quoted."""
     try:
         return shlex.quote(Path(os.path.relpath(path, at)).as_posix() if at else str(path))
-    except ValueError:  # another drive of Windows
+    except ValueError:  # another Windows drive
         return shlex.quote(str(path))
