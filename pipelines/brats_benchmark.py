@@ -5,19 +5,19 @@
     python pipelines/brats_benchmark.py brats.json healthy.json --out runs/brats
 
 *Cohort.* Healthy training, validation and test scans from one manifest, patients with labels from the other, all of
-them for testing; the first region of the patients' manifest (the whole tumour) is what is to be found. A modality that
-one of the two does not have is left out and said so: IXI, for one, has no FLAIR.
+them for testing; the first region of the patients' manifest (the whole tumour) is the target. A modality that one of
+the two lacks is skipped and reported: IXI, for one, has no FLAIR.
 *Methods.* A context-encoding VAE, a plain VAE and a denoising U-Net on axial slices, a denoising U-Net on 3D patches;
-three seeds each, and the mean of the seeds. Two baselines that need no network stand beside them.
-*Score.* Each method's own: the signed residual as a z score at each place against the healthy training scans; tumours
-are taken to be bright on FLAIR and T2 and dark on T1.
+three seeds each, and the mean of the seeds. Two baselines without a network are included.
+*Score.* Each method's own: the signed residual as a voxelwise z score against the healthy training scans; tumours are
+assumed to be bright on FLAIR and T2 and dark on T1.
 *Measured.* As docs/BENCHMARK.md says, at thresholds from healthy validation scans; the reference is the normative
 baseline. Healthy people and patients come from different scanners, so the false-positive rate is that of the healthy
-cohort, and a part of what is found in patients may be their scanner.
+cohort, and some findings in patients may be due to their scanner.
 
-Published work without a healthy cohort trains on the tumour-free slices of BraTS patients. That is left out: medvae
-learns, sets thresholds and normalises by whole healthy brains, and a slice without tumour label is not healthy tissue,
-because a tumour shifts and compresses what lies beside it.
+Published work without a healthy cohort trains on the tumour-free slices of BraTS patients. That is not done here:
+medvae trains, sets thresholds and normalises on whole healthy brains, and a slice without tumour label is not healthy
+tissue, because a tumour displaces and compresses adjacent tissue.
 
 ``--quick`` trains a few steps of one small network: it shows that everything works, its numbers mean nothing.
 """

@@ -1,12 +1,12 @@
-"""How alike scans of two scanners become under each intensity normalisation.
+"""How similar scans of two scanners become under each intensity normalisation.
 
     python pipelines/intensity_harmonisation.py --out runs/intensity_harmonisation
 
 The included cohort: healthy people of one scanner (IXI) and two patients with multiple sclerosis of another. Every
-normalisation is set up on the healthy training scans alone. Measured are the distance between histograms inside the
-brain (Wasserstein, area between the cumulative histograms) and between the medians of fluid and of white matter, all
-in units of the healthy contrast between these two, so that normalisations of any range compare; and what the normative
-baseline finds in the patients. About a minute.
+normalisation is fitted on the healthy training scans only. Measured are the distance between histograms inside the
+brain (Wasserstein, area between the cumulative histograms) and between the medians of CSF and of white matter, all
+in units of the healthy contrast between these two, so that normalisations of any range are comparable; and the
+normative baseline's detection in the patients. About a minute.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ METHODS = ("percentile", "zscore", "white_matter", "landmarks")
 
 
 def quantiles(volume: PreparedVolume) -> np.ndarray:
-    """The histogram inside the brain, as its quantiles."""
+    """Quantiles of the histogram inside the brain."""
     return np.percentile(volume.image[0][volume.mask], LEVELS)
 
 
 def fluid_and_white(volume: PreparedVolume) -> np.ndarray:
-    """Median intensity of fluid and of white matter."""
+    """Median intensity of CSF and of white matter."""
     image, mask = volume.image[0], volume.mask
-    shift = float(image[mask].min())  # tissues() takes the background as zero
+    shift = float(image[mask].min())  # tissues() assumes a background of zero
     smooth, (fluid, white) = tissues(Volume(image - shift, DEFAULT_GRID.geometry), mask)
     parts = (mask & (smooth < fluid), mask & (smooth > white))
     return np.array([np.median(image[part]) for part in parts])

@@ -1,17 +1,17 @@
-"""New scans in; overlays, ITK-SNAP workspaces, pictures, a report and a table out. The program to adapt to a clinic.
+"""From new scans to overlays, ITK-SNAP workspaces, pictures, a report and a table: a template for clinical use.
 
     python pipelines/lesion_overlays.py RUN SCANS... --out FOLDER
 
-RUN is what ``medvae train`` wrote; SCANS are files, or folders that are searched with all that is in them. The folder
-then holds, for every scan that could be read:
+RUN is a folder from ``medvae train``; SCANS are files, or folders to search recursively. The folder then holds, for
+every scan that could be read:
 
     overlays/ID_desc-anomaly_probseg.nii.gz   anomaly map, 0 to 1          overlays/ID.itksnap    opens all in ITK-SNAP
     overlays/ID_label-lesion_mask.nii.gz      1 above the threshold        overlays/ID.seg.nrrd   for 3D Slicer
     montages/ID.png                           the slices with the largest findings
     report.html, cases/ID.html                all of it in a browser, with a viewer for each scan
-    summary.csv                               a line per scan, also per scan that failed, and why
+    summary.csv                               a line per scan, including failed ones with the reason
 
-A bad scan does not stop the others; the exit code is 1 if there was one. The same command goes on where it was stopped.
+A failed scan does not stop the others; the exit code is then 1. The same command continues where it was stopped.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ HEADER = ("scan", "findings", "flagged ml", "largest ml", "p value", "remark")
 
 
 def find_scans(sources: Sequence[Path], pattern: str, out: Path) -> list[Path]:
-    """The volume files named, and those in the folders named whose names match ``pattern``; never those of ``out``."""
+    """The given volume files, and those in the given folders that match ``pattern``; never those of ``out``."""
     found: list[Path] = []
     for source in sources:
         inside = sorted(source.rglob(pattern)) if source.is_dir() else [source]
@@ -54,7 +54,7 @@ def find_scans(sources: Sequence[Path], pattern: str, out: Path) -> list[Path]:
 
 
 def describe(item: Prediction) -> list[str]:
-    """What was flagged in a scan: connected pieces, also across corners, and their volumes."""
+    """The findings of a scan: 26-connected components and their volumes."""
     volume = read_volume(item.mask)
     sizes = finding_volumes_ml(volume.array > 0, volume.geometry.voxel_volume_ml)
     p_value = "" if item.case_p_value is None else f"{item.case_p_value:.3g}"
@@ -62,7 +62,7 @@ def describe(item: Prediction) -> list[str]:
 
 
 def main(run: Path, sources: Sequence[Path], out: Path, pattern: str, at: str | None) -> bool:
-    """Do it all; whether every scan could be done."""
+    """Run everything; return whether every scan succeeded."""
     overlays, files = out / "overlays", find_scans(sources, pattern, out)
     detector, scans = load_detector(run), scans_of_files(files)
     predictions, remarks = predict(detector, scans, overlays, at=at)

@@ -3,10 +3,10 @@
     python pipelines/make_cohort.py --source DATA --out data_manifests
 
 ``DATA`` holds ``ixi_t1_2mm`` (whole heads with anatomical labels) and ``open_ms`` (skull-stripped scans with lesion
-masks); ``data_manifests/included/LICENCES.md`` says where they come from. Every scan goes the same way: brain mask,
+masks); ``data_manifests/included/LICENCES.md`` says where they come from. Every scan is processed alike: brain mask,
 bias field (N4), affine registration of the T1 to MNI152, one linear resampling to the 2 mm standard grid, 8-bit
 intensities. Voxels outside the brain are 0 and nothing inside is, so the nonzero region is the brain mask. The same
-input gives the same bytes. About 8 s a case on one core.
+input gives the same bytes. About 8 s per case on one core.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from medvae.preparation.registration import Registration, move_brain, register
 SEED = 2020
 PER_SEX = {"train": 10, "validation": 3, "test": 3}
 PATIENTS = ("patient07", "patient26")
-BRIGHTEST = 250  # the 99.9th percentile; what is brighter still has five steps
+BRIGHTEST = 250  # the 99.9th percentile; five steps remain for brighter voxels
 
 IXI_LICENCE = "CC BY-SA 3.0: IXI data set, brain-development.org; changed as included/LICENCES.md says"
 MS_LICENCE = (
@@ -56,9 +56,9 @@ class Person:
 
 
 def choose_healthy(participants: Path, seed: int = SEED) -> list[Person]:
-    """Equally many women and men of all ages, split so that train, validation and test have like ages.
+    """Equal numbers of women and men of all ages, split so that train, validation and test have similar ages.
 
-    Of each sex, sorted by age, one person is drawn from each of 16 strata; of each third of these, one goes to
+    For each sex, sorted by age, one person is drawn from each of 16 strata; of each third of these, one is assigned to
     validation, one to test, the others to train.
     """
     rng = np.random.default_rng(seed)
@@ -89,7 +89,7 @@ def prepare_healthy(source: Path, out: Path, person: Person) -> dict:
 
 
 def prepare_patient(source: Path, out: Path, person: Person) -> dict:
-    """Prepare T1, FLAIR and lesion mask of a patient with the one transform found on the T1."""
+    """Prepare T1, FLAIR and lesion mask of a patient with the transform estimated on the T1."""
     scan = read_volume(source / person.id / "T1.nii.gz")
     mask = mask_from_background(scan.array, scan.geometry, source=str(scan.path))
     found = None
@@ -101,7 +101,7 @@ def prepare_patient(source: Path, out: Path, person: Person) -> dict:
         path = out / f"{person.id}_{modality}.nii.gz"
         write_volume(path, as_bytes(brain, brain_mask), DEFAULT_GRID.geometry, space="mni152")
     lesions = read_volume(source / person.id / "lesions.nii.gz").array > 0
-    # Without smoothing: smoothed and cut at one half, the lesions of patient 07 shrink by a third (1.3 of 2.1 ml).
+    # No smoothing: smoothed and thresholded at one half, the lesions of patient 07 shrink by a third (1.3 of 2.1 ml).
     share = resample(lesions, scan.geometry, DEFAULT_GRID.geometry, transform=found.transform, antialias=False)
     moved = (share >= 0.5) & brain_mask
     write_volume(out / f"{person.id}_lesions.nii.gz", moved.astype(np.uint8), DEFAULT_GRID.geometry, space="mni152")
@@ -120,7 +120,7 @@ def as_bytes(brain: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def row_of(person: Person, found: Registration, brain_ml: float) -> dict:
-    """What is known of a prepared case, for the table."""
+    """Table row of a prepared case."""
     return {
         "id": person.id,
         "split": person.split,

@@ -3,11 +3,11 @@
     python pipelines/make_lesion_shapes.py --masks open_ms/lesion_masks --out data_manifests/included
 
 Every 26-connected component of at least ``--smallest`` mm³ becomes one shape. Patients whose scans are test cases
-are left out (``--leave-out``): a method that learned from the shape of a test lesion has seen the test.
+are excluded (``--leave-out``): training on the shape of a test lesion would leak the test set.
 The written ``lesion_shapes.npz`` holds plain arrays (``numpy.load(path, allow_pickle=False)``):
 
 =================  =================  ==================================================================
-``bits``           ``(B,)`` uint8     all shapes one after the other, ``numpy.packbits`` (first bit highest)
+``bits``           ``(B,)`` uint8     all shapes concatenated, ``numpy.packbits`` (first bit highest)
 ``shapes``         ``(n, 3)`` int32   voxels of each shape's tight box along x, y, z (RAS)
 ``offsets``        ``(n,)`` int64     first *bit* of each shape; it has ``shapes[i].prod()`` bits in C order
 ``patients``       ``(n,)`` int16     number of the patient
@@ -98,7 +98,7 @@ def main(
     smallest: Annotated[float, typer.Option(help="Smallest lesion kept, in mm³.")] = 20.0,
     leave_out: Annotated[list[int], typer.Option(help="Patients that are test cases.")] = list(TEST_PATIENTS),  # noqa: B006
 ) -> None:
-    """Write the shapes of all lesions but those of the test patients."""
+    """Write the shapes of all lesions except those of the test patients."""
     paths = [path for path in sorted(masks.glob("*.nii.gz")) if _patient(path) not in leave_out]
     if not paths:
         raise MedvaeError(f"{masks}: holds no lesion masks (*.nii.gz).")

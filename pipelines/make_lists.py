@@ -1,11 +1,11 @@
-"""Make the lists of data sets that are not included: who is in them, which files, which split; no scans.
+"""Make the lists of data sets that are not included: subjects, files and splits; no scans.
 
     python pipelines/make_lists.py --ixi ixi_t1_2mm --out data_manifests/lists
 
-``ixi_t1_2mm.json`` is made of the scans themselves, with their checksums. The people of the included cohort keep its
-splits, so that a detector trained on the larger list can be tested on the included one; the others are divided as
-``medvae manifest ixi`` does. ``mslub_flair.json`` lists the 30 patients of Lesjak et al. 2017 by the names that the
-data set's own description gives; without the scans at hand it has no checksums.
+``ixi_t1_2mm.json`` is made from the scans themselves, with their checksums. The subjects of the included cohort keep
+its splits, so that a detector trained on the larger list can be tested on the included one; the others are split as
+``medvae manifest ixi`` does. ``mslub_flair.json`` lists the 30 patients of Lesjak et al. 2017 by the names in
+the data set's description; it has no checksums, as the scans were not at hand.
 """
 
 from __future__ import annotations

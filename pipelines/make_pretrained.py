@@ -4,10 +4,10 @@
     python pipelines/make_pretrained.py MANIFEST --config configs/best_t1.yaml --out one
 
 MANIFEST is ``medvae manifest ixi`` of the healthy heads, or any other healthy T1 cohort. Each ``--config`` is trained
-in a run of its own name in ``--runs``, one after the other; training goes on where it was stopped, and runs that
-``medvae train`` has made there, side by side on several cores, are taken as they are. A config without a network shares
-the atlas of the first that has one. Several become the ensemble of their scores. Weights and normative maps are rounded
-to half precision before any threshold is set, so what is packed is exactly what was calibrated.
+in a run of its own name in ``--runs``, one after the other. Interrupted training continues, and existing runs of
+``medvae train`` (for instance made in parallel) are used as they are. A config without a network shares the atlas of
+the first that has one. Several configs become an ensemble. Weights and normative maps are rounded to half precision
+before any threshold is set, so the packed detector is exactly the calibrated one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main(manifest: Path, configs: list[Path], cache: Path | None, runs: Path, ou
     Raises
     ------
     MedvaeError
-        If a run cannot be made, or the configs do not prepare scans alike.
+        If a run cannot be made, or the configs differ in preparation.
     """
     cohort, wanted = read_manifest(manifest), [read_config(path) for path in configs]
     if len({config.name for config in wanted}) < len(wanted):

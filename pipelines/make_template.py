@@ -4,7 +4,7 @@
     python pipelines/make_template.py --source \
         wheel/nilearn/datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz
 
-The average brain comes without its skull; it is brought from 1 mm to a standard grid. For a new grid, add its line to
+The average brain is skull-stripped; it is resampled from 1 mm to a standard grid. For a new grid, add its line to
 GRIDS in medvae/imaging/grid.py and run this program with --grid NAME.
 """
 

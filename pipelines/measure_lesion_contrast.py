@@ -1,10 +1,10 @@
-"""Measure how dark the lesions of multiple sclerosis are on T1, for lesions inserted into healthy scans.
+"""Measure the T1 contrast of multiple sclerosis lesions, for lesions inserted into healthy scans.
 
     python pipelines/measure_lesion_contrast.py --source open_ms
 
 The folder holds one folder per patient with ``T1.nii.gz`` (skull-stripped) and ``lesions.nii.gz``. Every connected
-lesion of at least 20 mm³ is compared with the white matter 3–6 mm around it. ``--grid`` first takes the scans to
-another voxel size, which shows what partial volume leaves of the contrast of small lesions.
+lesion of at least 20 mm³ is compared with the white matter 3–6 mm around it. ``--grid`` first resamples the scans to
+another voxel size, which shows how partial volume reduces the contrast of small lesions.
 The ratios' quantiles are ``medvae.lesions.T1_CONTRAST``.
 """
 
@@ -31,7 +31,7 @@ def measure(folder: Path, grid_mm: float | None = None) -> list[Contrast]:
     scan, lesions = read_volume(folder / "T1.nii.gz"), read_volume(folder / "lesions.nii.gz")
     if not scan.geometry.same_grid(lesions.geometry):
         raise MedvaeError(f"{lesions.path}: lies on another grid than {scan.path}.")
-    array = np.maximum(scan.array, 0.0)  # resampling left small negative values
+    array = np.maximum(scan.array, 0.0)  # resampling leaves small negative values
     brain = ndimage.binary_fill_holes(array > 0).astype(np.float32)
     truth, geometry = lesions.array, scan.geometry
     if grid_mm is not None:
@@ -43,7 +43,7 @@ def measure(folder: Path, grid_mm: float | None = None) -> list[Contrast]:
 
 
 def coarser(geometry: Geometry, grid_mm: float) -> Geometry:
-    """The same box of the world in voxels of ``grid_mm``."""
+    """The same field of view in voxels of ``grid_mm``."""
     steps = grid_mm / np.array(geometry.spacing_mm)
     shape = tuple(int(n) for n in np.ceil(np.array(geometry.shape) / steps))
     return Geometry(geometry.affine @ np.diag([*steps, 1.0]), shape)

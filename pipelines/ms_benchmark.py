@@ -1,4 +1,4 @@
-"""Multiple sclerosis: which of a few small methods finds the lesions, having seen healthy brains only.
+"""Multiple sclerosis: which of a few small methods, trained on healthy brains only, finds the lesions.
 
     python pipelines/ms_benchmark.py --out runs/ms_benchmark
     python pipelines/ms_benchmark.py my_cohort.json --out runs/my_benchmark
@@ -6,13 +6,13 @@
 *Cohort.* Healthy training and validation scans, and test scans of patients with labels and of healthy people: the
 included T1 scans by default (two patients: enough to try everything, too few to conclude anything).
 *Methods.* A context-encoding VAE and a plain VAE on axial slices, and a denoising U-Net on 3D patches; three seeds
-each, and the mean of the seeds. Two baselines that need no network stand beside them.
-*Score.* Each method's own: the signed residual as a z score at each place against the healthy training scans; lesions
-are taken to be dark on T1 and bright on other modalities.
+each, and the mean of the seeds. Two baselines without a network are included.
+*Score.* Each method's own: the signed residual as a voxelwise z score against the healthy training scans; lesions are
+assumed to be dark on T1 and bright on other modalities.
 *Measured.* AP, ⌈Dice⌉, and Dice, sensitivity and lesion F1 at thresholds from healthy validation scans, before and
-after findings below 0.02 ml are taken away; everything else is said in docs/BENCHMARK.md.
+after findings below 0.02 ml are removed; see docs/BENCHMARK.md for everything else.
 
-Run it again after Ctrl-C: it goes on where it stopped. ``--quick`` trains a few steps of one small network: it shows
+Run it again after Ctrl-C: it continues where it stopped. ``--quick`` trains a few steps of one small network: it shows
 that everything works, its numbers mean nothing.
 """
 

@@ -1,15 +1,15 @@
-"""The whole job, end to end, on the included cohort: from healthy scans to overlays, pictures and tables.
+"""The whole pipeline on the included cohort: from healthy scans to overlays, pictures and tables.
 
     python pipelines/quickstart.py --out demo_run
 
-1. Lesions of known place and shape are inserted into the healthy test scans.
-2. A context-encoding VAE is trained on 20 healthy brains; three baselines that need no network are fitted beside it.
-   The detector that comes with medvae, which was trained on other scans of IXI, is taken as it is.
+1. Lesions of known location and shape are inserted into the healthy test scans.
+2. A context-encoding VAE is trained on 20 healthy brains; three baselines without a network are fitted too.
+   The detector that comes with medvae, which was trained on other scans of IXI, is used as it is.
 3. Each of the others sets its thresholds on 6 more healthy brains.
 4. Each predicts the test scans: healthy people, MS patients, and the scans with inserted lesions.
-5. The maps are measured against the truth and drawn, and a report of it all is written.
+5. The maps are measured against the truth and drawn, and a report is written.
 
-Run it again after Ctrl-C: it goes on where it stopped.
+Run it again after Ctrl-C: it continues where it stopped.
 """
 
 from __future__ import annotations

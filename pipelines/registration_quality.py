@@ -1,10 +1,10 @@
-"""How well whole cohorts are brought to the template: one row a scan, a summary and a picture.
+"""Registration quality of whole cohorts: one row per scan, a summary and a picture.
 
     python pipelines/registration_quality.py --source DATA --out runs/registration_quality
 
 ``DATA`` holds ``ixi_t1_2mm`` (whole heads with anatomical labels, which give the brain masks) and ``open_ms``
-(skull-stripped scans), as for ``make_cohort.py``. Every T1 is registered as it comes, without bias correction. Run it
-again after Ctrl-C: what is done is kept. About 10 s a scan on one free core.
+(skull-stripped scans), as for ``make_cohort.py``. Every T1 is registered as is, without bias correction. Run it
+again after Ctrl-C: finished work is kept. About 10 s per scan on one free core.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def read_brain(group: str, path: Path) -> tuple[Volume, np.ndarray]:
 
 
 def measure(group: str, path: Path) -> dict:
-    """Register one scan; a refused one has its message as ``problem`` and no numbers."""
+    """Register one scan; a rejected one has its message as ``problem`` and no numbers."""
     scan, mask = read_brain(group, path)
     row = {"id": name_of(group, path), "group": group}
     try:
@@ -116,7 +116,7 @@ def summarise(rows: list[dict], good: list[dict], out: Path) -> None:
 
 
 def draw(good: list[dict], files: dict[str, tuple[str, Path]], path: Path) -> None:
-    """Histograms of the numbers, and the brains of the smallest overlap with the template's outline."""
+    """Histograms of the numbers, and the brains with the smallest overlap, with the template's outline."""
     _, standard = read_template()
     worst = sorted(good, key=lambda row: row["dice"])[:WORST]
     figure = Figure(figsize=(2.1 * WORST, 8.2), layout="constrained", facecolor="white")

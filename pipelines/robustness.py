@@ -1,16 +1,16 @@
-"""What is left of a detector on scans that look otherwise: contrast, shading, noise, thick slices, blur.
+"""Robustness of a detector to changes of contrast, bias field, noise, slice thickness and blur.
 
     python pipelines/robustness.py t1-2mm --out runs/robustness
 
-The healthy test scans of a cohort, and the same with a tumour or MS-like lesions inserted, are changed before they are
-prepared, as if another scanner had made them; every change is written as a cohort of its own. The detector and a
-baseline that needs no network (normative, with the detector's preparation, from the cohort's training scans) predict
-all of them. Thresholds stay those of the unchanged healthy validation scans; what `medvae calibrate` makes of them on
-the cohort's own healthy validation scans, changed alike, stands beside.
+The healthy test scans of a cohort, and the same with a tumour or MS-like lesions inserted, are changed before
+preparation, as if acquired on another scanner; every change is written as a separate cohort. The detector and a
+baseline without a network (normative, with the detector's preparation, from the cohort's training scans) predict all
+of them. Thresholds stay those of the unchanged healthy validation scans; those that `medvae calibrate` sets on the
+cohort's own healthy validation scans, changed alike, are reported too.
 
-Measured: AP on each kind of lesion, and the share of healthy voxels above the threshold that should flag 1 %, as it
-was and from scans changed alike.
-Run it again after Ctrl-C: it goes on where it stopped.
+Measured: AP on each kind of lesion, and the share of healthy voxels above the 1 % threshold, both
+the original one and that from scans changed alike.
+Run it again after Ctrl-C: it continues where it stopped.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def gamma(power: float) -> Change:
 
 
 def shading(amplitude: float) -> Change:
-    """Multiplied by a smooth field that departs from 1 by at most ``amplitude``."""
+    """Multiplied by a smooth bias field that deviates from 1 by at most ``amplitude``."""
 
     def change(array: np.ndarray, mask: np.ndarray, volume: Volume, rng: np.random.Generator) -> np.ndarray:
         nodes = rng.uniform(-1, 1, (3, 3, 3))
@@ -74,7 +74,7 @@ def shading(amplitude: float) -> Change:
 
 
 def noise(share: float) -> Change:
-    """Rician noise, of an SD that is a share of the median brain intensity."""
+    """Rician noise with an SD that is a fraction of the median brain intensity."""
 
     def change(array: np.ndarray, mask: np.ndarray, volume: Volume, rng: np.random.Generator) -> np.ndarray:
         sd = share * np.median(array[mask])
@@ -85,7 +85,7 @@ def noise(share: float) -> Change:
 
 
 def thick_slices(millimetres: float) -> Change:
-    """Averaged over slabs along the axis of the body, and interpolated back."""
+    """Averaged over slabs along the inferior-superior axis, and interpolated back."""
 
     def change(array: np.ndarray, mask: np.ndarray, volume: Volume, rng: np.random.Generator) -> np.ndarray:
         axis = int(np.argmax(np.abs(volume.geometry.affine[2, :3])))
@@ -122,7 +122,7 @@ CHANGES: dict[str, Change] = {
 
 
 def changed_cohort(manifest: Manifest, folder: Path, change: Change) -> Manifest:
-    """Every case of a cohort with its scan changed inside the brain; the same bytes each time."""
+    """Every case of a cohort with its scan changed inside the brain; deterministic."""
     cases = []
     for index, case in enumerate(manifest.cases):
         volume = read_volume(manifest.images(case)[0])

@@ -1,13 +1,13 @@
-"""Which detector to choose for scans that are noisy, thickly sliced or blurred, on healthy validation scans.
+"""Select a detector for scans with noise, thick slices or blur, on healthy validation scans.
 
     python pipelines/validation_changes.py t1-2mm runs/a --data MANIFEST --cache CACHE --out runs/validation
 
-The scans of validation_lesions.py, of every fourth person the medium-sized lesions and one load of MS-like ones, are
-changed as in robustness.py after they were prepared. For each change: AP of each kind, pooled over the voxels of its
-scans, and which share of the healthy scans lies above the thresholds of 0.1 and 1 % that unchanged ones have set.
-Shading and contrast are left to robustness.py, as preparation takes most of them out.
+The scans of validation_lesions.py (the medium-sized lesions and one MS-like lesion load of every fourth person) are
+changed as in robustness.py, after preparation. For each change: AP of each kind, pooled over the voxels of its scans,
+and the share of healthy voxels above the 0.1 and 1 % thresholds of the unchanged scans. Bias field and contrast are
+left to robustness.py, as preparation corrects most of them.
 
-Scans and scores are kept in OUT, and after Ctrl-C the same command goes on.
+Scans and scores are kept in OUT, and after Ctrl-C the same command continues.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RATES = (0.001, 0.01)
 
 
 def changed(name: str, image: np.ndarray, volume: PreparedVolume, person: int) -> np.ndarray:
-    """A scan ``(X, Y, Z)`` in units of white matter as another scanner would have made it; 0 outside the brain."""
+    """A scan ``(X, Y, Z)`` in units of white matter, as if from another scanner; 0 outside the brain."""
     whole = np.where(volume.mask, image, 0).astype(np.float64)
     found = CHANGES[name](
         whole, volume.mask, Volume(image, volume.grid.geometry), np.random.default_rng([SEED, person])
@@ -54,7 +54,7 @@ def scans(prepared: list[PreparedVolume], made: Path) -> Iterator[tuple[int, str
 
 
 def thresholds_of(detector: Calibrated, prepared: list[PreparedVolume], folder: Path) -> list[float]:
-    """Above which each of `RATES` of the unchanged healthy voxels lies."""
+    """The threshold for each of `RATES`, on unchanged healthy voxels."""
     points, _ = operating_points(healthy_scores(detector, prepared, folder), [v.mask for v in prepared], RATES)
     return [next(point.threshold for point in points if point.false_positive_rate == rate) for rate in RATES]
 
@@ -67,7 +67,7 @@ def row(
     folder: Path,
     thresholds: list[float],
 ) -> list[float]:
-    """AP of each kind, and the shares of healthy voxels above each of the thresholds."""
+    """AP of each kind, and the share of healthy voxels above each threshold."""
     counts: dict[str, list[SparseCounts]] = {}
     above, voxels, everything = np.zeros(len(RATES)), 0, list(scans(prepared, made))
     with Progress(f"Scoring with {detector.config.name}, {change}", len(everything)) as progress:

@@ -1,18 +1,18 @@
-"""Which detector to choose: lesions put into healthy validation scans, without a look at what is reported.
+"""Select a detector on lesions inserted into healthy validation scans, without using the test set.
 
     python pipelines/validation_lesions.py runs/a runs/b t1-2mm --data MANIFEST --cache CACHE --out runs/validation
 
-Three lesions go into every validation scan for each form, of 0.5–2, 2–8 and 8–30 ml, one per scan: a ring, a mass that
-pushes tissue aside, oedema along white matter, tissue without detail, bright tissue. Neither training nor the test
-cohort makes lesions by this code; but a network that learned from the kinds *smooth* and *warp* has seen the like of
-tissue without detail and of a mass. MS-like ones (``medvae.lesions``, the patient's whole load at once) come besides,
-three scans of each person. Their family is in the test cohort as well, in other people.
+Each form gives three scans per validation scan, with one lesion of 0.5–2, 2–8 or 8–30 ml each. Forms: a ring, a mass
+that displaces tissue, oedema along white matter, tissue without texture, bright tissue. Neither training nor the test
+cohort uses this code for lesions; but a network trained on the kinds *smooth* and *warp* has seen lesions similar to
+tissue without texture and to a mass. MS-like lesions (``medvae.lesions``, a patient's whole load at once) are added,
+three scans per person. Their family is also in the test cohort, in other people.
 
-The number to choose by is half the AP of the MS-like scans and half the mean AP of the other forms and sizes, so that
-neither the large lesions nor those that are easily made decide alone.
+The selection criterion is half the AP of the MS-like scans plus half the mean AP of the other forms and sizes, so that
+neither the large lesions nor those that are easily made dominate.
 
-Scans and scores are kept in OUT: another detector is compared without doing the work again, and after Ctrl-C the same
-command goes on.
+Scans and scores are kept in OUT: another detector is compared without repeating the work, and after Ctrl-C the same
+command continues.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Brain:
 
 
 Form = Callable[[Brain, float, np.random.Generator], tuple[np.ndarray, np.ndarray]]
-"""From a brain and a radius in voxels to the changed image and how strongly each voxel belongs to the lesion."""
+"""From a brain and a radius in voxels to the changed image and each voxel's degree of lesion membership."""
 
 
 def ring(brain: Brain, radius: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +74,7 @@ def ring(brain: Brain, radius: float, rng: np.random.Generator) -> tuple[np.ndar
 
 
 def mass(brain: Brain, radius: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Somewhat darker than what it pushes aside."""
+    """A mass somewhat darker than the tissue it displaces."""
     distance, offsets = ball(brain, radius, rng, brain.depth > 5)
     away = np.sqrt((offsets**2).sum(axis=0))
     source = np.indices(brain.mask.shape) - offsets * 0.5 * np.exp(-((away / radius) ** 2) / 2)
@@ -84,14 +84,14 @@ def mass(brain: Brain, radius: float, rng: np.random.Generator) -> tuple[np.ndar
 
 
 def oedema(brain: Brain, radius: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Darkness that fades outwards and keeps to the white matter."""
+    """Hypointensity that fades outwards and is confined to the white matter."""
     distance, _ = ball(brain, radius, rng, brain.white & (brain.depth > 3))
     weight = np.clip(1.3 - distance, 0, 1) * ndimage.gaussian_filter(brain.white.astype(np.float32), 0.5)
-    return brain.image * (1 - rng.uniform(0.12, 0.35) * weight), weight + 0.2  # lesion from 0.3 on
+    return brain.image * (1 - rng.uniform(0.12, 0.35) * weight), weight + 0.2  # lesion from 0.3
 
 
 def no_detail(brain: Brain, radius: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Tissue whose own detail is gone."""
+    """Tissue without texture."""
     distance, _ = ball(brain, radius, rng, brain.depth > 3)
     weight = fall(distance - 1, 0.08)
     there = np.maximum(ndimage.gaussian_filter(brain.mask.astype(np.float32), 2.5), 1e-3)
@@ -100,7 +100,7 @@ def no_detail(brain: Brain, radius: float, rng: np.random.Generator) -> tuple[np
 
 
 def bright(brain: Brain, radius: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Brighter by the same in all tissues, and by a share of each."""
+    """Brighter by a constant in all tissues plus a fraction of each."""
     distance, _ = ball(brain, radius, rng, brain.depth > 2)
     weight = fall(distance - 1, 0.08)
     return brain.image + weight * (0.5 + 0.5 * brain.image) * rng.uniform(0.1, 0.35), weight
@@ -110,7 +110,7 @@ FORMS: dict[str, Form] = {"ring": ring, "mass": mass, "oedema": oedema, "no deta
 
 
 def ball(brain: Brain, radius: float, rng: np.random.Generator, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distance from an allowed voxel in units of the radius, roughened, and the offsets ``(3, X, Y, Z)`` from it."""
+    """Perturbed distance from an allowed voxel in units of the radius, and the offsets ``(3, X, Y, Z)`` from it."""
     places = np.argwhere(allowed)
     centre = places[rng.integers(len(places))]
     offsets = np.indices(allowed.shape, dtype=np.float32) - centre.reshape(3, 1, 1, 1)
@@ -119,17 +119,17 @@ def ball(brain: Brain, radius: float, rng: np.random.Generator, allowed: np.ndar
 
 
 def fall(x: np.ndarray, width: float) -> np.ndarray:
-    """1 where ``x`` is well below 0, ½ at 0, 0 well above."""
+    """Smooth step: 1 well below 0, ½ at 0, 0 well above."""
     return 1 / (1 + np.exp(np.clip(x / width, -30, 30)))
 
 
 def with_lesion(brain: Brain, form: Form, size: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The image with one lesion, and its truth; of a volume within the size's range.
+    """The image with one lesion of a volume within the size's range, and its truth.
 
     Raises
     ------
     MedvaeError
-        If none was found: the scan is hardly a brain.
+        If no such lesion was found: the scan is hardly a brain.
     """
     low, high = SIZES_ML[size]
     for _ in range(TRIES):
@@ -143,7 +143,7 @@ def with_lesion(brain: Brain, form: Form, size: str, rng: np.random.Generator) -
 
 
 def lesions_of(volume: PreparedVolume, person: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """All scans with lesions made of one healthy scan: name of the kind, image and truth."""
+    """All scans with lesions made from one healthy scan: kind, image and truth."""
     plain = Volume(volume.image[0], volume.grid.geometry)
     white = white_matter(plain, volume.mask)
     depth = ndimage.distance_transform_edt(ndimage.binary_fill_holes(volume.mask))
@@ -175,12 +175,12 @@ def make_scans(manifest: Manifest, detector: Calibrated, cache: Path | None, out
 
 
 def score(detector: Calibrated, volume: PreparedVolume, image: np.ndarray) -> np.ndarray:
-    """The score of a healthy scan whose image ``(1, X, Y, Z)``, in units of white matter, is another now."""
+    """The score of a healthy scan with its image replaced by ``(1, X, Y, Z)``, in units of white matter."""
     return detector.score(standardised(volume.with_image(image), detector.scale, detector.config.preparation))
 
 
 def scores(detector: Calibrated, prepared: list[PreparedVolume], scans: Path, out: Path) -> None:
-    """Score all scans with lesions; what is there already is not done again."""
+    """Score all scans with lesions; existing scores are kept."""
     files = sorted(scans.glob("*.npz"))
     with Progress(f"Scoring with {detector.config.name}", len(files)) as progress:
         for done, path in enumerate(files, start=1):
@@ -215,7 +215,7 @@ def measure(prepared: list[PreparedVolume], scans: Path, found: Path) -> dict[st
 
 
 def table(results: dict[str, dict[str, float]]) -> tuple[list[str], list[list[str]]]:
-    """A row for each detector: the mean over sizes for each form, and the number to choose by."""
+    """A row for each detector: the mean over sizes for each form, and the selection criterion."""
     header = ["detector", "MS-like", *FORMS, *SIZES_ML, "to choose by"]
     rows = []
     for name, aps in results.items():
@@ -227,7 +227,7 @@ def table(results: dict[str, dict[str, float]]) -> tuple[list[str], list[list[st
 
 
 def _key(cohort: Manifest, detector: Calibrated) -> str:
-    """Of the scans with lesions: whose brains, and how prepared before."""
+    """Key of the scans with lesions: source brains and preparation."""
     healthy = cohort.of_split("validation", healthy=True)
     images = [sha256(image) for case in healthy for image in cohort.images(case)]
     preparation = detector.config.preparation.model_dump(mode="json", exclude={"intensity", "clip"})
@@ -253,7 +253,7 @@ def ready(
                 f"detectors with intensities by landmarks, for which a scan's own unit does not matter."
             )
     cohort = read_manifest(manifest)
-    made = out / _key(cohort, detectors[0])  # scans of another cohort must not be taken for these
+    made = out / _key(cohort, detectors[0])  # scans of another cohort must not be mistaken for these
     return detectors, make_scans(cohort, detectors[0], cache, made / "scans"), made
 
 
@@ -277,7 +277,7 @@ def main(found: list[str], manifest: Path, cache: Path | None, out: Path) -> Non
 
 
 def run(program: str, description: str, main: Callable[[list[str], Path, Path | None, Path], None]) -> None:
-    """Call ``main`` with what the command line of this program, or of one that looks at the same scans, says."""
+    """Call ``main`` with the command line of this program, or of one that uses the same scans."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("detectors", metavar="DETECTOR", nargs="+", help="run folder, detector's folder, or its name")
     parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="the healthy cohort")

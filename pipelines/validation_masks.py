@@ -1,16 +1,16 @@
-"""How to make masks of a detector's maps, on the scans of validation_lesions.py, without a look at what is reported.
+"""Select the mask rule for a detector's maps, on the scans of validation_lesions.py, without using the test set.
 
     python pipelines/validation_masks.py t1-2mm --data MANIFEST --cache CACHE --out runs/validation
 
-A mask is what lies above one threshold and is connected with something above another (hysteresis), without findings of
-some volume or less. Thresholds are those above which a share of the voxels of the healthy validation scans lies. For
-each way: findings per healthy scan, and of each kind of lesion the mean Dice of its scans, the lesion F1 and the share
-of lesions that are found, all sizes together. MS-like scans hold many lesions, the others one.
+A mask holds voxels above one threshold that are connected with a voxel above another (hysteresis), without findings up
+to a given volume. Thresholds are set by the share of healthy validation voxels above them. For each rule: findings per
+healthy scan, and for each kind of lesion the mean Dice of its scans, the lesion F1 and the lesion sensitivity, all
+sizes together. MS-like scans contain many lesions, the others one.
 
-A second table says what a reader finds who looks at the most certain findings first, until there is one false finding
-per scan (`medvae.evaluation.free_response`).
+A second table gives the sensitivity of a reader who reviews findings by decreasing confidence, at one false finding per
+scan (`medvae.evaluation.free_response`).
 
-Scans and scores are kept in OUT; those that validation_lesions.py has made are taken from there.
+Scans and scores are kept in OUT; those of validation_lesions.py are reused.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ KINDS = ("MS-like", *FORMS)
 
 
 class Rule(NamedTuple):
-    """How a mask is made: shares of healthy voxels above both thresholds, and the volume of what is left out, in ml."""
+    """Mask rule: shares of healthy voxels above both thresholds, and the largest volume that is removed, in ml."""
 
     seed: float
     grown_to: float
     minimum_ml: float = 0.0
 
     def mask(self, scores: np.ndarray, thresholds: dict[float, float]) -> np.ndarray:
-        """From scores ``(X, Y, Z)`` and the threshold of each share."""
+        """The mask from scores ``(X, Y, Z)`` and the threshold of each share."""
         grown = grow(scores, thresholds[self.seed], thresholds[self.grown_to])
         return remove_small(grown, DEFAULT_GRID.voxel_volume_ml, self.minimum_ml)
 
@@ -60,7 +60,7 @@ FINDINGS_ABOVE = {"cut at each confidence": None, "above 0.1 %": 0.001}
 
 
 def cases(prepared: list[PreparedVolume], made: Path, folder: Path) -> Iterator[tuple[str, CaseVoxels]]:
-    """Kind, and score beside truth, of every scan with lesions."""
+    """Kind, and score with truth, of every scan with lesions."""
     for path in sorted((made / "scans").glob("*.npz")):
         person, kind, _ = path.stem.split(", ")
         mask = prepared[int(person)].mask
@@ -71,7 +71,7 @@ def cases(prepared: list[PreparedVolume], made: Path, folder: Path) -> Iterator[
 def table_of_masks(
     healthy: list[np.ndarray], thresholds: dict[float, float], lesions: dict[str, list[CaseVoxels]]
 ) -> tuple[list[str], list[list[str]]]:
-    """A row for each rule: findings per healthy scan; Dice, F1 and share found of each kind, and their means."""
+    """A row for each rule: findings per healthy scan; Dice, F1 and sensitivity of each kind, and their means."""
     header = ["seeds", "grown to", "left out, ml", "findings per healthy scan"]
     header += [f"{kind}: Dice, F1, found" for kind in (*KINDS, "mean")]
     rows = []
@@ -93,7 +93,7 @@ def table_of_masks(
 def table_of_findings(
     thresholds: dict[float, float], lesions: dict[str, list[CaseVoxels]]
 ) -> tuple[list[str], list[list[str]]]:
-    """A row for each way to tell findings: share of lesions found at one false finding per scan, and their mean."""
+    """A row for each definition of findings: sensitivity at one false finding per scan for each kind, and the mean."""
     rows = []
     for name, share in FINDINGS_ABOVE.items():
         above = math.inf if share is None else thresholds[share]
