@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medvae.files import write_bytes
+from medvae.imaging.zero import zero_and_white
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,7 +56,9 @@ def page_colours() -> dict[str, str | tuple[int, int, int]]:
 
 
 def grey_window(scan: np.ndarray, brain: np.ndarray) -> tuple[float, float]:
-    """Intensities of a scan shown as black and white: 0 (or the least) and the brain's 99.5th percentile.
+    """Intensities of a scan shown as black and white: the brain's own zero and 99.5th percentile.
+
+    So dark lesions show on any scale of intensities; the zero is that of `medvae.imaging.zero`.
 
     Parameters
     ----------
@@ -64,8 +67,8 @@ def grey_window(scan: np.ndarray, brain: np.ndarray) -> tuple[float, float]:
     brain
         ``(X, Y, Z)`` bool, where the map is not 0; may be empty.
     """
-    low = max(0.0, float(scan.min())) if brain.any() else float(scan.min())
-    high = float(np.percentile(scan[brain], 99.5)) if brain.any() else float(scan.max())
+    values = scan[brain] if brain.any() else scan.ravel()
+    low, high = zero_and_white(values)[0], float(np.percentile(values, 99.5))
     return (low, high) if high > low else (low, low + 1.0)
 
 

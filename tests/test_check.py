@@ -185,7 +185,7 @@ def empty_image(c):
 
 @defect("error", "mask", "p03", "no empty background")
 def with_its_skull(c):
-    c.write("p03.nii.gz", brain(3) + 30)
+    c.write("p03.nii.gz", brain(3) + np.random.default_rng(0).integers(0, 30, GRID.shape))
 
 
 @defect("error", "mask", "p11", "the brain mask is empty")

@@ -7,6 +7,7 @@ import pytest
 from scipy import ndimage
 
 from medvae.errors import MedvaeError
+from medvae.imaging.background import backgrounds
 from medvae.imaging.volume import Geometry
 from medvae.preparation.mask import mask_from_anatomy, mask_from_background
 from medvae.preparation.registration import read_template
@@ -42,6 +43,42 @@ def test_scale_does_not_matter():
     assert np.array_equal(mask_from_background(template * 1e-6, STANDARD_GRID), mask)
 
 
+STANDARDISED = {
+    "its own scale": lambda x: x,
+    "an offset": lambda x: x + 100,
+    "z scores": lambda x: (x - x.mean()) / x.std(),
+}
+
+
+@pytest.mark.parametrize("background", [0, -1, -1000, 0.5, 3, 100, 1e6])
+@pytest.mark.parametrize("standardised", STANDARDISED.values(), ids=STANDARDISED)
+def test_the_background_may_have_any_value(background, standardised):
+    template, mask = read_template()
+    template = template + 0.3  # no voxel has the background's value
+    scan = np.full(mask.shape, background, np.float32)
+    scan[mask] = standardised(template[mask])
+    assert np.array_equal(mask_from_background(scan, STANDARD_GRID), mask)
+
+
+def test_a_brain_in_zeros_keeps_its_middle_grey():
+    template, mask = read_template()
+    scan = np.zeros(mask.shape, np.float32)
+    scan[mask] = (template[mask] - np.median(template[mask])) / 50
+    found = mask_from_background(scan, STANDARD_GRID)
+    lost = mask & ~found
+    assert not (found & ~mask).any()
+    assert (scan[lost] == 0).all()
+    assert np.count_nonzero(lost) < 0.002 * np.count_nonzero(mask)
+
+
+def test_a_second_constant_in_the_corners_is_background_too():
+    template, mask = read_template()
+    scan = np.where(mask, template, -1000)
+    scan[:, :3], scan[:2] = 0, 0
+    assert np.array_equal(mask_from_background(scan, STANDARD_GRID), mask)
+    assert set(backgrounds(scan)) == {0, -1000}
+
+
 def head() -> np.ndarray:
     """A brain in a head: filled round it up to the border of the volume below and behind."""
     template, mask = read_template()
@@ -54,7 +91,8 @@ def head() -> np.ndarray:
     ("array", "complaint"),
     [
         (np.zeros(STANDARD_GRID.shape), "all its voxels are 0"),
-        (np.full(STANDARD_GRID.shape, 7.0), "no empty background"),
+        (np.full(STANDARD_GRID.shape, 7.0), "all its voxels are 7"),
+        (np.random.default_rng(0).normal(7, 1, STANDARD_GRID.shape), "no empty background"),
         (head(), "more than any brain"),
     ],
 )

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from medvae.errors import MedvaeError, MedvaeWarning
+from medvae.imaging.background import foreground
 from medvae.imaging.volume import Geometry, Volume, qform_affine, read_volume, require_same_grid
 from medvae.manifest import Case, Manifest, checksum_problems
 from medvae.preparation.fingerprint import QUANTILES, brain_features, intensity_features, sample
@@ -238,9 +239,9 @@ def _read_brain(manifest: Manifest, case: Case, image: Volume, notes: _Notes) ->
             return None
         if not np.isin(sample(mask.array.ravel(order="K")), (0, 1)).all():
             notes.warning("mask", f"{path}: has values other than 0 and 1; what is above 0.5 is taken as brain.")
-        empty = float(np.count_nonzero(image.array[brain] == 0) / np.count_nonzero(brain))
+        empty = float(np.count_nonzero(brain & ~foreground(image.array)) / np.count_nonzero(brain))
         if empty > 0.1:
-            notes.warning("mask", f"{path}: {empty:.0%} of the brain mask lies where {image.path} is 0.")
+            notes.warning("mask", f"{path}: {empty:.0%} of the brain mask lies where {image.path} is background.")
     brain_ml = np.count_nonzero(brain) * image.geometry.voxel_volume_ml
     if not SMALLEST_BRAIN_ML <= brain_ml <= LARGEST_BRAIN_ML:
         notes.warning(

@@ -24,7 +24,7 @@ SMALLEST_BRAIN_ML = 500.0
 """A smaller brain of an adult means that the extraction failed; the smallest of 120 healthy adults has 1,080 ml."""
 
 _INSTALL_DEEPBET = "pip install deepbet"
-_GIVE_MASK = 'Or give the brain mask in the manifest ("mask"), or a skull-stripped scan with zero background.'
+_GIVE_MASK = 'Or give the brain mask in the manifest ("mask"), or a skull-stripped scan with constant background.'
 
 
 def find_brain(volume: Volume, method: BrainMethod) -> tuple[np.ndarray, str]:

@@ -1,4 +1,4 @@
-"""The brain mask: from anatomical labels, or from the empty background of a skull-stripped scan."""
+"""The brain mask: from anatomical labels, or from the constant background of a skull-stripped scan."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import numpy as np
 from scipy import ndimage
 
 from medvae.errors import MedvaeError
+from medvae.imaging.background import backgrounds
 from medvae.imaging.volume import Geometry
 
 LARGEST_BRAIN_ML = 2200.0
 """No brain is larger: the largest of 120 healthy adults (IXI) has 1,850 ml, the MNI152 template 1,890 ml."""
 
 _ADVICE = (
-    'Give its brain mask in the manifest ("mask") or a skull-stripped scan with zero background, or have the brain '
+    'Give its brain mask in the manifest ("mask") or a skull-stripped scan with constant background, or have the brain '
     "found: pip install deepbet, with preparation.brain=auto, the default."
 )
 
@@ -61,12 +62,12 @@ def mask_from_background(
     Parameters
     ----------
     array
-        ``(X, Y, Z)``. Values may be negative (standardised intensities).
+        ``(X, Y, Z)``. Its background may have any value, see `backgrounds`, and the brain any, also negative ones.
     geometry
         Its grid.
     threshold
-        Background is at most this share of the 99th percentile of the absolute nonzero values: interpolation
-        leaves small values, also negative ones, around a brain.
+        A voxel is background if it differs from it by at most this share of the 99th percentile of all differences:
+        interpolation leaves small deviations around a brain.
     source
         The file that an error names.
 
@@ -80,20 +81,25 @@ def mask_from_background(
     MedvaeError
         If the volume is empty.
     HeadFound
-        If it is evidently not skull-stripped: no zero background, more than 2.2 l that is not background, or a head
-        that runs into the border of the volume on many sides.
+        If it is evidently not skull-stripped: no constant background, more than 2.2 l that is not background, or a
+        head that runs into the border of the volume on many sides.
     """
-    size = np.abs(array)
-    if not size.any():
-        raise MedvaeError(f"{source}: is empty, all its voxels are 0. Check that this is the right file.")
-    inside = size > threshold * np.percentile(size[size > 0], 99)
+    constants = backgrounds(array)
+    distance = np.abs(array - constants[0])
+    for other in constants[1:]:
+        np.minimum(distance, np.abs(array - other), out=distance)
+    if not distance.any():
+        values = " or ".join(f"{constant:g}" for constant in constants)
+        raise MedvaeError(f"{source}: is empty, all its voxels are {values}. Check that this is the right file.")
+    inside = distance > threshold * np.percentile(distance[distance > 0], 99)
     share = float(inside.mean())
     if share > 0.95:
         raise HeadFound(
-            f"{source}: has no empty background, {share:.0%} of its voxels are not zero: this looks like a whole "
-            f"head. {_ADVICE}"
+            f"{source}: has no empty background, {share:.0%} of its voxels differ from the value at its border "
+            f"({constants[0]:g}): this looks like a whole head. {_ADVICE}"
         )
     mask = _solid(inside)
+    mask = _with_dark_rim(mask, (distance > 0) & ~inside & ~mask)
     volume_ml = np.count_nonzero(mask) * geometry.voxel_volume_ml
     if volume_ml > LARGEST_BRAIN_ML:
         raise HeadFound(
@@ -108,6 +114,23 @@ def mask_from_background(
             f"this looks like a head that was not skull-stripped, or a brain that was cut off. {_ADVICE}"
         )
     return mask
+
+
+def _with_dark_rim(mask: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """The mask with the voxels that are ``near`` the background in value, if all lie within two voxels of it.
+
+    Then nothing has disturbed the background, and they are tissue that happens to have almost its value, as the middle
+    grey of a standardised brain in zeros. Ringing and noise lie farther out, too.
+    """
+    places = np.argwhere(near)
+    if not 0 < len(places) < 0.01 * np.count_nonzero(mask):
+        return mask
+    wide, touched = np.pad(mask, 1), np.zeros(len(places), bool)
+    for _ in range(2):
+        for shift in np.ndindex(3, 3, 3):
+            touched |= wide[tuple((places + shift).T)]
+        wide[tuple((places[touched] + 1).T)] = True
+    return mask | near if touched.all() else mask
 
 
 def _solid(inside: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from medvae.config import PreparationConfig
 from medvae.errors import MedvaeError
 from medvae.imaging.grid import GRIDS
 from medvae.imaging.volume import Geometry, Volume, read_volume, require_same_grid, resample
+from medvae.imaging.zero import from_zero
 from medvae.preparation.extraction import given_or_found
 from medvae.preparation.intensity import normalise
 from medvae.preparation.prepared import InMemory, PreparedVolume
@@ -22,7 +23,15 @@ IN_PLACE_DICE = 0.9
 LOST_DICE = 0.7
 """Overlap with the standard brain below which an unregistered scan is refused."""
 
-STEP_VERSIONS = {"reading": 1, "mask": 1, "bias_field": 1, "registration": 1, "resampling": 1, "intensity": 1}
+STEP_VERSIONS = {
+    "reading": 1,
+    "mask": 2,
+    "zero": 1,
+    "bias_field": 1,
+    "registration": 1,
+    "resampling": 1,
+    "intensity": 1,
+}
 """Version of each step, part of the name under which a cache keeps a prepared scan.
 
 Raise a step's number in the commit that may change its result for any scan, even in the last bit: another algorithm,
@@ -47,14 +56,14 @@ def run_steps(
 def prepare_volumes(
     volumes: Sequence[Volume], config: PreparationConfig, *, mask: Volume | None = None
 ) -> PreparedVolume:
-    """`run_steps` for a scan that has been read: brain mask, bias field, registration to MNI152, resampling,
+    """`run_steps` for a scan that has been read: brain mask, zero, bias field, registration to MNI152, resampling,
     intensities."""
     grid, first = GRIDS[config.grid], volumes[0]
     for other in volumes[1:]:
         require_same_grid(other, first.geometry, f"the first modality {first.path}")
     brain, brain_from = given_or_found(first, mask, config.brain)
 
-    arrays = [volume.array for volume in volumes]
+    arrays = [from_zero(volume.array, brain) for volume in volumes]
     if config.bias_field == "n4":
         from medvae.preparation.n4 import correct_bias  # SimpleITK is needed for this step only
 

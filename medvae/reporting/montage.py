@@ -23,6 +23,7 @@ from scipy import ndimage
 
 from medvae.drawing import FADE, MAP_COLOURS, MASK_COLOUR, TRUTH_COLOUR, grey_window, rgb, save_figure
 from medvae.errors import MedvaeError
+from medvae.imaging.background import foreground
 from medvae.imaging.components import components
 from medvae.imaging.volume import Geometry
 
@@ -79,7 +80,7 @@ class Shown:
         upright = _upright(image, geometry.affine)
         affine, scan = upright.affine, np.asarray(upright.dataobj)
         brain = np.asarray(_upright(anomaly, geometry.affine).dataobj) > 0
-        inside = brain if brain_only and brain.any() else scan != 0
+        inside = brain if brain_only and brain.any() else foreground(scan)
         box = _box(inside, np.linalg.norm(affine[:3, :3], axis=0))
         corner = affine @ [*(part.start for part in box), 1]
 

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+from medvae.imaging.background import foreground
 from medvae.imaging.components import components
 from medvae.imaging.volume import Geometry, read_volume, require_same_grid, resample
 from medvae.reporting.cases import PredictedCase
@@ -101,9 +102,10 @@ def largest_findings(layers: Layers, count: int = 10) -> tuple[int, list[dict[st
 
 def encoded(layers: Layers) -> dict[str, str]:
     """Each layer as gzipped NIfTI in base64: the scan in 256 levels of its own range, the map in steps of 1/255."""
-    inside = layers.scan[layers.scan != 0]
-    low, high = (float(v) for v in np.percentile(inside, [0, 99.9])) if inside.size else (0.0, 1.0)
-    low = min(low, 0.0)
+    inside, brain = layers.scan[foreground(layers.scan)], layers.scan[layers.heat > 0]
+    high = float(np.percentile(inside, 99.9)) if inside.size else 1.0
+    low = float((brain if brain.size else layers.scan).min())
+    low = min(low, 0.0) if layers.scan.min() >= 0 else low  # what lies below is background of a standardised scan
     step = max(high - low, 1e-6) / 255
     files = {
         "scan": _nifti(np.clip(np.rint((layers.scan - low) / step), 0, 255), layers.geometry, step, low),
