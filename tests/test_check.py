@@ -183,9 +183,9 @@ def empty_image(c):
     c.write("p03.nii.gz", np.zeros(GRID.shape, np.float32))
 
 
-@defect("error", "mask", "p03", "no empty background")
+@defect("error", "mask", "p03", "looks like a whole head")
 def with_its_skull(c):
-    c.write("p03.nii.gz", brain(3) + np.random.default_rng(0).integers(0, 30, GRID.shape))
+    c.write("p03.nii.gz", brain(3) + np.random.default_rng(0).normal(30, 5, GRID.shape))
 
 
 @defect("error", "mask", "p11", "the brain mask is empty")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-CONSTANT_SHARE = 0.02
+CONSTANT_SHARE = 0.05
 """Share of the border's voxels from which the value of a corner counts as background."""
 
 
