@@ -75,8 +75,8 @@ class Manifest(Strict):
     """Index (as a string, from "0") to modality name, for instance {"0": "T1", "1": "FLAIR"}. Common spellings, such as
     "T1w" or "flair", mean the same sequence."""
     label_values: dict[str, list[int]] | None = None
-    """Region name to the label values it is made of; the first region is the one evaluated.
-    Without it every nonzero label is lesion."""
+    """Region name to the label values it is made of; the first region is the one evaluated, and voxels of one called
+    "ignore" count neither as lesion nor as healthy. Without it every label above 0 is lesion."""
     cases: list[Case]
     """The scans."""
     _path: Path = PrivateAttr(default=Path("manifest.json"))

@@ -230,12 +230,12 @@ def unknown_label_value(c):
     c.write("lesion.nii.gz", lesion() * 7)
 
 
-@defect("error", "label", "p11", "no integers (as 0.5)")
+@defect("error", "label", "p11", "no whole numbers (as 0.5)")
 def label_between(c):
     c.write("lesion.nii.gz", lesion().astype(np.float32) / 2)
 
 
-@defect("error", "label", "p11", "is empty; a case without lesion")
+@defect("warning", "label", "p11", "holds no lesion")
 def empty_label(c):
     c.write("lesion.nii.gz", np.zeros(GRID.shape, np.uint8))
 

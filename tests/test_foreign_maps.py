@@ -303,8 +303,8 @@ def test_labels_that_are_none(small):
     manifest, _ = small
     label = manifest.resolve("p3-4_label.nii.gz")
     for values, words in (
-        (np.full(SHAPE, 0.4, np.float32), "not whole numbers"),
-        (np.full(SHAPE, 7, np.uint8), r"\[7\]"),
+        (np.full(SHAPE, 0.4, np.float32), "no whole numbers"),
+        (np.full(SHAPE, 7, np.uint8), "label values 7"),
     ):
         save(label, values)
         with pytest.raises(MedvaeError, match=f'case "p3-4".*{words}'):
@@ -365,3 +365,44 @@ def test_command_line(small, tmp_path, capsys, monkeypatch):
     assert code == 1
     assert "no map for 1 cases: p1-2" in err
     assert json.loads((tmp_path / "out" / "results.json").read_text())["missing"] == ["p1-2"]
+
+
+def test_a_label_without_lesion_takes_no_part_in_any_number(small):
+    manifest, maps = small
+    last = manifest.of_split("test", healthy=False)[-1]
+    others = manifest.model_copy(update={"cases": [case for case in manifest.cases if case.id != last.id]})
+    expected = measured((others, maps), thresholds=[1.5])
+    for spoil in (np.zeros(SHAPE, np.uint8), outside_of_the_brain()):
+        save(manifest.resolve(last.label), spoil)
+        study = measured(small, thresholds=[1.5])
+        assert study.pooled == pytest.approx(expected.pooled, nan_ok=True)
+        for found, wanted in zip(study.operating_points, expected.operating_points, strict=True):
+            assert found.numbers == pytest.approx(wanted.numbers, nan_ok=True)
+        assert study.per_case_summary == expected.per_case_summary
+        assert study.case_level == expected.case_level
+        assert study.intervals == expected.intervals
+        assert any(last.id in note and "neither as a lesion case nor as healthy" in note for note in study.notes)
+        assert [case.id for case in study.per_case if not case.ill and not case.healthy] == [last.id]
+
+
+def outside_of_the_brain():
+    label = np.zeros(SHAPE, np.uint8)
+    label[0, 0, :4] = 1
+    return label
+
+
+def test_ignored_voxels_do_not_count(small):
+    manifest, maps = small
+    regions = {"lesion": [1], "ignore": [2]}
+    manifest = manifest.model_copy(update={"label_values": regions})
+    ill, kept, truths = manifest.of_split("test", healthy=False), [], []
+    for case in ill:
+        label = np.asarray(nib.load(manifest.resolve(case.label)).dataobj).copy()
+        label[:, :, 6:] = np.where(label[:, :, 6:] == 1, 1, 2)
+        save(manifest.resolve(case.label), label)
+        brain = (nib.load(manifest.resolve("brain.nii.gz")).get_fdata() > 0) & (label != 2)
+        kept.append(nib.load(score_file(maps, case.id)).get_fdata()[brain])
+        truths.append(label[brain] == 1)
+    study = measured((manifest, maps))
+    assert study.pooled["ap"] == pytest.approx(average_precision_score(np.hstack(truths), np.hstack(kept)), abs=1e-3)
+    assert study.pooled["prevalence"] == pytest.approx(np.hstack(truths).mean())

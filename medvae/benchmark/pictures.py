@@ -168,7 +168,7 @@ def _per_case(outcome: Outcome) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for one in outcome.measured:
         for case in one.study.per_case:
-            if not case.healthy:
+            if case.ill:
                 found.setdefault(case.id, []).append(case.number("ap"))
     return {name: float(np.mean(values)) for name, values in found.items()}
 

@@ -110,7 +110,7 @@ def per_person(seeds: Sequence[Measured], metric: str = "ap") -> dict[str, float
     person = {}
     for one in seeds:
         for case in one.study.per_case:
-            if not case.healthy:
+            if case.ill:
                 of_case.setdefault(case.id, []).append(case.number(metric))
                 person[case.id] = case.subject
     of_person: dict[str, list[float]] = {}
@@ -222,4 +222,4 @@ def _people(study: Study, quantity: Quantity) -> int:
     if isinstance(metric, ScanMetric):
         return fewest_people(*_people_and_kinds([case for case in study.per_case if case.is_ranked]))
     healthy = isinstance(metric, PointMetric) and metric.of_sums is not None and metric.of_sums.healthy
-    return len({case.subject for case in study.per_case if case.healthy == healthy})
+    return len({case.subject for case in study.per_case if (case.healthy if healthy else case.ill)})

@@ -61,7 +61,7 @@ def recall(folder: Path) -> Measured:
             parts = [
                 np.split(arrays[name], np.cumsum(arrays["lengths"])[:-1]) for name in ("bins", "lesion", "healthy")
             ]
-        ill = [(case.id, case.subject) for case in study.per_case if not case.healthy]
+        ill = [(case.id, case.subject) for case in study.per_case if case.ill]
         counts = [
             (*who, SparseCounts(bins, lesion.astype(np.int64), healthy.astype(np.int64)))
             for who, bins, lesion, healthy in zip(ill, *(parts if ill else ((), (), ())), strict=True)

@@ -28,7 +28,9 @@ def as_measured(voxels: CaseVoxels, protocol: Protocol) -> CaseVoxels:
         if protocol.clipped:
             with np.errstate(over="ignore"):
                 scores = np.clip(scores.astype(np.float16), 0, 1).astype(np.float32)
-    counted = np.ones_like(brain) if protocol.whole_volume else brain
+    counted = brain
+    if protocol.whole_volume:
+        counted = np.ones_like(brain) if voxels.ignored is None else ~voxels.ignored
     return replace(voxels, scores=scores, brain=counted)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from medvae.errors import MedvaeError
+from medvae.imaging.labels import LabelMap, label_map
 from medvae.imaging.volume import Geometry, Volume, read_geometry, read_volume, require_same_grid, resample
 from medvae.manifest import Case, Manifest
 from medvae.preparation.extraction import brain_mask
@@ -25,7 +26,8 @@ class CaseVoxels:
     """A case on its scan's own grid: ``scores`` float32, ``truth`` and ``brain`` bool, ``(X, Y, Z)`` each.
 
     ``truth`` lies inside ``brain``. ``notes`` are caveats for a reader of the numbers. Without a map every score is
-    −∞: nothing was found. ``mask``, bool, is the method's own lesion mask, if it is read.
+    −∞: nothing was found. ``mask``, bool, is the method's own lesion mask, if it is read. ``ignored``, bool, are voxels
+    that the label map wants left out; none of them is in ``brain``.
     """
 
     scores: np.ndarray
@@ -34,6 +36,7 @@ class CaseVoxels:
     geometry: Geometry
     notes: tuple[str, ...] = ()
     mask: np.ndarray | None = None
+    ignored: np.ndarray | None = None
 
 
 def find_maps(
@@ -100,7 +103,8 @@ def read_case(
     try:
         scan = read_volume(manifest.images(case)[0])
         brain = brain_mask(scan, manifest.resolve(case.mask) if case.mask else None)
-        truth, notes = _truth(manifest, case, np.ones_like(brain) if everywhere else brain)
+        truth, ignored, notes = _truth(manifest, case, np.ones_like(brain) if everywhere else brain)
+        brain = brain if ignored is None else brain & ~ignored
         failure = _failure(file, scan, resampled) if zeros_for_failures else ""
         if file is None or failure:
             empty = 0.0 if zeros_for_failures else -np.inf
@@ -113,7 +117,7 @@ def read_case(
         message = str(error)
         raise MedvaeError(message if f'"{case.id}"' in message else f'case "{case.id}": {message}') from None
     said = tuple(f'case "{case.id}": {note}' for note in [*notes, *more])
-    return CaseVoxels(scores, truth, brain, scan.geometry, said, flagged)
+    return CaseVoxels(scores, truth, brain, scan.geometry, said, flagged, ignored)
 
 
 def lesion_truth(manifest: Manifest, case: Case) -> np.ndarray:
@@ -122,63 +126,51 @@ def lesion_truth(manifest: Manifest, case: Case) -> np.ndarray:
     Raises
     ------
     MedvaeError
-        If the label map lies on another grid, or holds a non-integer value or one that the manifest does not name.
+        If the label map lies on another grid, or as `medvae.imaging.labels.label_map`.
     """
     return next(iter(lesion_regions(manifest, case).values()))
 
 
 def lesion_regions(manifest: Manifest, case: Case) -> dict[str, np.ndarray]:
-    """The lesion of a labelled case and its subregions, by name, ``(X, Y, Z)`` bool each.
+    """The lesion of a labelled case and its subregions, as `medvae.imaging.labels.LabelMap.lesions`.
 
-    The first region of the manifest is the lesion; a region with values outside it (a resection cavity) is left
-    out. Errors are those of `lesion_truth`.
+    Errors are those of `lesion_truth`.
     """
-    path = _label(manifest, case)
-    volume = read_volume(path)
-    require_same_grid(volume, read_geometry(manifest.images(case)[0]), f'the image of case "{case.id}"')
-    labels = np.rint(volume.array).astype(np.int64)
-    if np.abs(volume.array - labels).max() > 1e-3:
-        raise MedvaeError(
-            f'{manifest.path}: case "{case.id}": {path} holds values that are not whole numbers, so it is no label '
-            f"map. If it was resampled, do so again with nearest-neighbour interpolation; if it is a probability, "
-            f"threshold it."
-        )
-    if manifest.label_values is None:
-        return {"lesion": labels > 0}
-    known = {value for values in manifest.label_values.values() for value in values} | {0}
-    unknown = sorted(set(np.unique(labels).tolist()) - known)
-    if unknown:
-        raise MedvaeError(
-            f'{manifest.path}: case "{case.id}": {path} holds the label values {unknown}, the manifest names '
-            f"{sorted(known)}. Add them to label_values, or correct the file."
-        )
-    lesion = set(next(iter(manifest.label_values.values())))
-    return {name: np.isin(labels, values) for name, values in manifest.label_values.items() if lesion >= set(values)}
+    return read_labels(manifest, case).lesions
 
 
-def _label(manifest: Manifest, case: Case) -> Path:
-    """The label map of a labelled case; ValueError for another, which no user can cause."""
+def read_labels(manifest: Manifest, case: Case) -> LabelMap:
+    """The label map of a labelled case. Errors are those of `lesion_truth`."""
     if case.label is None:
-        raise ValueError(f'case "{case.id}" has no label')
-    return manifest.resolve(case.label)
+        raise ValueError(f'case "{case.id}" has no label')  # which no user can cause
+    volume = read_volume(manifest.resolve(case.label))
+    require_same_grid(volume, read_geometry(manifest.images(case)[0]), f'the image of case "{case.id}"')
+    try:
+        return label_map(volume, manifest.label_values)
+    except MedvaeError as error:
+        raise MedvaeError(f'{manifest.path}: case "{case.id}": {error}') from None
 
 
-def _truth(manifest: Manifest, case: Case, brain: np.ndarray) -> tuple[np.ndarray, list[str]]:
+def _truth(manifest: Manifest, case: Case, brain: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+    """The lesion inside the brain, the voxels that do not count, if any, and notes."""
     if case.healthy:
-        return np.zeros(brain.shape, dtype=bool), []
-    everywhere = lesion_truth(manifest, case)
-    truth, file, notes = everywhere & brain, _label(manifest, case), []
+        return np.zeros(brain.shape, dtype=bool), None, []
+    labels, file, notes = read_labels(manifest, case), manifest.resolve(case.label or ""), []
+    everywhere, ignored = labels.lesion, labels.ignored
+    brain = brain & ~ignored
+    truth = everywhere & brain
+    counts_as = "It counts neither as a lesion case nor as healthy; what was flagged in it is in per_case.csv."
     if not everywhere.any():
-        notes.append(
-            f"{file} holds no lesion. The case has no AP of its own, and is neither a lesion case nor healthy."
-        )
+        notes.append(f"{file} holds no lesion. {counts_as}")
+    elif not truth.any():
+        notes.append(f"no lesion voxel of {file} lies inside the brain. {counts_as}")
     elif truth.all() or (brain <= truth).all():
         notes.append(f"{file} calls the whole brain lesion. Is it the brain mask, or inverted?")
     else:
         outside = 1 - truth.sum() / everywhere.sum()
         if outside > OUTSIDE_SHARE:
             notes.append(f"{outside:.0%} of the lesion in {file} lies outside the brain mask and is not counted.")
-    return truth, notes
+    return truth, ignored if ignored.any() else None, notes
 
 
 def _failure(file: Path | None, scan: Volume, resampled: bool) -> str:

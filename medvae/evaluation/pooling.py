@@ -33,8 +33,8 @@ class MeasuredCases:
 
     @property
     def ill(self) -> list[MeasuredCase]:
-        """Cases with a lesion label."""
-        return [case for case in self.every if not case.result.healthy]
+        """Cases with a lesion."""
+        return [case for case in self.every if case.result.ill]
 
     @property
     def well(self) -> list[MeasuredCase]:
@@ -111,7 +111,7 @@ def summed(of: OfSums, cases: Sequence[CaseResult], point: str) -> np.ndarray:
     """The terms of a number at an operating point, summed over the cases of each subject, ``(S, terms)``."""
     own = {metric.name for metric in registered(PointMetric)}
     terms = [Quantity(name, point if name in own else None) for name in of.terms]
-    counted = [case for case in cases if case.healthy == of.healthy]
+    counted = [case for case in cases if (case.healthy if of.healthy else case.ill)]
     return subject_sums([(case.subject, [case.numbers[term] for term in terms]) for case in counted])
 
 

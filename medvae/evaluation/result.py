@@ -95,9 +95,14 @@ class CaseResult:
         return self.numbers[quantity] if quantity in self.numbers else _absent(metric)
 
     @property
+    def ill(self) -> bool:
+        """Whether it counts as a lesion case: labelled, with a lesion voxel in the brain."""
+        return not self.healthy and self.number("lesion_voxels") > 0
+
+    @property
     def is_ranked(self) -> bool:
-        """Whether it enters scan-level ranking: declared healthy, or with a lesion voxel in the brain."""
-        return self.healthy or self.number("lesion_voxels") > 0
+        """Whether it enters scan-level ranking: declared healthy, or a lesion case."""
+        return self.healthy or self.ill
 
 
 @dataclass(frozen=True)

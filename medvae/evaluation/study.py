@@ -234,7 +234,8 @@ def _measure(job: _Job, *, quiet: bool) -> tuple[MeasuredCases, list[str]]:
 
 def _free_response(job: _Job, cases: MeasuredCases) -> FreeResponse:
     """Read each map again, at confidence levels set from all maps together."""
-    with_map = [case for case in job.cases if job.files[case.id] is not None or not case.healthy]
+    counted = {case.result.id for case in cases.every if case.result.healthy or case.result.ill}
+    with_map = [c for c in job.cases if c.id in counted and (job.files[c.id] is not None or not c.healthy)]
     return free_response(
         map(job.read, with_map),
         thresholds_of(SparseCounts.merged([case.counts for case in cases.every])),

@@ -13,6 +13,7 @@ import numpy as np
 
 from medvae.errors import MedvaeError, MedvaeWarning
 from medvae.imaging.background import foreground
+from medvae.imaging.labels import label_map
 from medvae.imaging.volume import Geometry, Volume, qform_affine, read_volume, require_same_grid
 from medvae.manifest import Case, Manifest, checksum_problems
 from medvae.preparation.fingerprint import QUANTILES, brain_features, intensity_features, sample
@@ -280,26 +281,17 @@ def _check_label(
         return None
     if geometry is not None and not _same_grid(label, geometry, "its image", notes):
         return None
-    lesion = label.array != 0
-    values = np.unique(label.array[lesion])
-    if (values % 1 != 0).any():
-        notes.error(
-            "label",
-            f"{path}: holds values that are no integers (as {values[values % 1 != 0][0]:g}); a label map was expected. "
-            f"Was it resampled with linear interpolation? Use nearest neighbours.",
-        )
-    elif manifest.label_values is not None:
-        known = sorted({value for region in manifest.label_values.values() for value in region})
-        if unknown := [int(value) for value in values if value not in known]:
-            notes.error(
-                "label",
-                f"{path}: holds the label values {', '.join(map(str, unknown[:8]))}, which the manifest's label_values "
-                f"({', '.join(map(str, known))}) do not name. Correct the label map or the manifest.",
-            )
-    elif (values < 0).any():
-        notes.error("label", f"{path}: holds negative label values, as {values[0]:g}.")
+    try:
+        lesion = label_map(label, manifest.label_values).lesion
+    except MedvaeError as error:
+        notes.error("label", error)
+        return None
     if not lesion.any():
-        notes.error("label", f"{path}: is empty; a case without lesion has no label.")
+        notes.warning(
+            "label",
+            f"{path}: holds no lesion. The case counts neither as a lesion case nor as healthy; if it is free of "
+            f"lesions, remove the label from the manifest.",
+        )
     elif brain is not None and lesion.shape == brain.shape:
         inside = np.count_nonzero(lesion & brain)
         outside = 1 - inside / np.count_nonzero(lesion)
