@@ -259,6 +259,7 @@ def _quality(volume: PreparedVolume) -> dict[str, object] | None:
         "MutualInformationNats": round(quality.mutual_information, 4),
         "Scales": [round(scale, 4) for scale in quality.scales],
         "Shear": round(quality.shear, 4),
+        "MutualInformationOverTurned": round(quality.direction, 2),
     }
 
 

@@ -26,7 +26,8 @@ from medvae.files import write_json, write_text
 from medvae.imaging.grid import DEFAULT_GRID
 from medvae.imaging.volume import Volume, read_volume
 from medvae.preparation.mask import mask_from_anatomy, mask_from_background
-from medvae.preparation.registration import move_brain, read_template, register
+from medvae.preparation.registration import move_brain, register
+from medvae.preparation.standard_brain import read_template
 from medvae.progress import Progress
 from medvae.reporting.tables import markdown_table, print_table
 from medvae.schema import read_document

@@ -20,7 +20,7 @@ from scipy import ndimage
 from medvae.imaging.grid import DEFAULT_GRID
 from medvae.imaging.volume import write_volume
 from medvae.manifest import Case, Manifest, read_manifest, write_manifest
-from medvae.preparation.registration import read_template
+from medvae.preparation.standard_brain import read_template
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # or the programs under test would not heed it either

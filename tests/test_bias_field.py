@@ -10,7 +10,7 @@ from medvae.detection.detector import Detector
 from medvae.fitting import fit
 from medvae.normative.bias_field import STEP, fit_reference, without_bias_field
 from medvae.preparation.prepare import prepare_healthy
-from medvae.preparation.registration import read_template
+from medvae.preparation.standard_brain import read_template
 
 TINY = {
     "name": "tiny",

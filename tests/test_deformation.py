@@ -6,7 +6,7 @@ import torch
 from scipy import ndimage
 
 from medvae.normative import deformation
-from medvae.preparation.registration import read_template
+from medvae.preparation.standard_brain import read_template
 
 SHAPE = (24, 28, 20)
 

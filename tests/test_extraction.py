@@ -19,7 +19,7 @@ from medvae.imaging.volume import Geometry, Volume, read_volume, write_volume
 from medvae.preparation import extraction
 from medvae.preparation.extraction import find_brain
 from medvae.preparation.prepare import prepare_scan
-from medvae.preparation.registration import read_template
+from medvae.preparation.standard_brain import read_template
 from tests.conftest import STANDARD_GRID
 
 

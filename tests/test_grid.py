@@ -19,7 +19,8 @@ from medvae.imaging.volume import Geometry, read_geometry, resample, write_volum
 from medvae.lesions.synthesis import insert_lesions
 from medvae.prediction import predict, scans_of_manifest
 from medvae.preparation.prepare import prepare_healthy, prepare_scan
-from medvae.preparation.registration import move_brain, read_template, register
+from medvae.preparation.registration import move_brain, register
+from medvae.preparation.standard_brain import read_template
 from medvae.scoring.volume import score_volume
 
 COARSE = "mni152-4mm"

@@ -10,7 +10,7 @@ from medvae.errors import MedvaeError
 from medvae.imaging.background import backgrounds
 from medvae.imaging.volume import Geometry
 from medvae.preparation.mask import mask_from_anatomy, mask_from_background
-from medvae.preparation.registration import read_template
+from medvae.preparation.standard_brain import read_template
 from tests.conftest import STANDARD_GRID
 
 

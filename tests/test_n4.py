@@ -8,7 +8,7 @@ import pytest
 from medvae.errors import MedvaeError
 from medvae.imaging.volume import Geometry
 from medvae.preparation.n4 import correct_bias
-from medvae.preparation.registration import read_template
+from medvae.preparation.standard_brain import read_template
 from tests.conftest import STANDARD_GRID
 
 

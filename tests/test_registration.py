@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib import resources
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -9,15 +12,10 @@ import pytest
 from medvae.errors import MedvaeError
 from medvae.imaging.volume import Geometry, read_geometry, resample
 from medvae.preparation import registration
+from medvae.preparation.alignment import USUAL, RegistrationQuality, doubt, measure_quality, refuse_failure
 from medvae.preparation.itk import RAS_TO_LPS, to_array, to_image
-from medvae.preparation.registration import (
-    Registration,
-    RegistrationQuality,
-    measure_quality,
-    move_brain,
-    read_template,
-    register,
-)
+from medvae.preparation.registration import Registration, move_brain, register
+from medvae.preparation.standard_brain import read_template
 from tests.conftest import STANDARD_GRID
 
 
@@ -72,7 +70,7 @@ def test_images_lie_in_itk_where_the_geometry_says():
 @pytest.mark.parametrize(
     ("transform", "complaint"),
     [
-        (np.diag([0.6, 0.9, 0.9, 1]), "0.60, 0.90, 0.90"),
+        (np.diag([0.5, 0.9, 0.9, 1]), "0.50, 0.90, 0.90"),
         (np.diag([-1.0, 1, 1, 1]), "mirrored"),
         (np.array([[1.0, 0.4, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), "sheared by 0.37"),
         (np.diag([1, 1.0, -1, 1]), "mutual information with the template is 0.0"),
@@ -96,7 +94,59 @@ def test_information_tells_an_upside_down_brain_from_an_upright_one_of_any_contr
     assert (upright.scales, upright.shear) == ((1, 1, 1), 0)
     assert inverted.mutual_information == pytest.approx(upright.mutual_information, rel=0.01)
     assert turned.dice > 0.8  # the outline alone does not tell
-    assert turned.mutual_information < registration.SMALLEST_INFORMATION < 0.3 * upright.mutual_information
+    assert turned.mutual_information < USUAL.information < 0.3 * upright.mutual_information
+
+
+GOOD = RegistrationQuality(0.96, 0.2, (1, 1, 1), 0.02, 0.05)
+
+
+@pytest.mark.parametrize(
+    "unusual",
+    [
+        {"mutual_information": 0.07, "turned_information": 0.032},
+        {"mutual_information": 0.077, "turned_information": 0.03},
+        {"dice": 0.84},
+        {"scales": (0.66, 0.72, 0.75)},
+        {"scales": (1.2, 1.45, 1.3)},
+        {"shear": 0.18},
+    ],
+)
+def test_one_unusual_number_is_announced_and_not_refused(unusual):
+    found = replace(GOOD, **unusual)
+    refuse_failure(found, np.eye(4), "sub-01.nii.gz")
+    assert "is doubtful: " in doubt(found)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mutual_information": 0.052, "turned_information": 0.042},  # back to front, as measured
+        {"mutual_information": 0.077, "turned_information": 0.06},
+        {"mutual_information": 0.07, "turned_information": 0.03, "shear": 0.18},  # two at once
+        {"mutual_information": 0.07, "turned_information": 0.03, "dice": 0.85},
+        {"mutual_information": 0.03, "turned_information": 0.01},
+        {"dice": 0.75},
+        {"shear": 0.25},
+    ],
+)
+def test_what_cannot_be_right_is_refused(wrong):
+    with pytest.raises(MedvaeError, match=r"sub-01.nii.gz: the registration .* failed"):
+        refuse_failure(replace(GOOD, **wrong), np.eye(4), "sub-01.nii.gz")
+
+
+def test_a_usual_registration_needs_no_word():
+    refuse_failure(GOOD, np.eye(4), "sub-01.nii.gz")
+    assert doubt(GOOD) is None
+
+
+@pytest.mark.parametrize("turn", [np.s_[::-1, ::-1], np.s_[::-1, :, ::-1], np.s_[:, ::-1, ::-1]])
+def test_a_brain_that_lies_the_wrong_way_round_is_doubted(turn):
+    template, mask = read_template()
+    right = measure_quality(template, mask, np.eye(4))
+    assert right.direction > 3
+    assert doubt(right) is None
+    wrong = measure_quality(template[turn], mask[turn], np.eye(4))
+    assert "when it is turned round" in doubt(wrong)
 
 
 def test_quality_of_nothing_is_nothing():
@@ -138,7 +188,7 @@ def test_the_template_fills_the_standard_grid_symmetrically():
 
 
 def test_the_template_says_that_it_lies_in_mni_space():
-    folder = registration.resources.files("medvae.preparation") / "template"
+    folder = resources.files("medvae.preparation") / "template"
     path = folder / "mni152_t1.nii.gz"
     assert read_geometry(path) == STANDARD_GRID
     header = nib.load(path).header

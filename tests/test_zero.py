@@ -9,7 +9,7 @@ from medvae.config import PreparationConfig
 from medvae.imaging.zero import from_zero
 from medvae.preparation.prepare import prepare_array
 from medvae.preparation.prepared import PreparedVolume
-from medvae.preparation.registration import read_template
+from medvae.preparation.standard_brain import read_template
 from tests.conftest import STANDARD_GRID, make_brain
 
 

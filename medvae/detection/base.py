@@ -21,6 +21,7 @@ from medvae.detection.operating_points import OperatingPoint, operating_points
 from medvae.errors import MedvaeError
 from medvae.files import sha256, whole_folder, write_json, write_text
 from medvae.modality import UNKNOWN
+from medvae.preparation.alignment import doubt
 from medvae.preparation.contrast import unlike
 from medvae.preparation.landmarks import LandmarkScale
 from medvae.preparation.prepare import prepare_array
@@ -149,9 +150,13 @@ class Calibrated(ABC):
         return Maps(anomaly, spread, volume.source_mask, point, findings, volume_ml, self.doubts(volume))
 
     def doubts(self, volume: PreparedVolume) -> tuple[str, ...]:
-        """A warning for each image of a prepared scan that does not look like its declared modality."""
+        """A warning if the place of a prepared scan is doubtful, and for each image that does not look like its declared
+        modality."""
         image, mask = volume.image, volume.mask
-        found = (unlike(name, channel, mask, volume.grid) for name, channel in zip(self.modalities, image, strict=True))
+        found = [None if volume.quality is None else doubt(volume.quality)]
+        found += (
+            unlike(name, channel, mask, volume.grid) for name, channel in zip(self.modalities, image, strict=True)
+        )
         return tuple(sentence for sentence in found if sentence)
 
     @abstractmethod

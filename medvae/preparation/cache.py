@@ -39,9 +39,10 @@ from medvae.errors import MedvaeError
 from medvae.files import sha256, told, whole_folder, write_bytes, write_json, write_text
 from medvae.imaging.grid import GRIDS, Grid
 from medvae.imaging.volume import Geometry, Placement
+from medvae.preparation.alignment import RegistrationQuality
 from medvae.preparation.intensity import before_scale
 from medvae.preparation.prepared import PreparedVolume
-from medvae.preparation.registration import RegistrationQuality, read_template
+from medvae.preparation.standard_brain import read_template
 from medvae.preparation.steps import STEP_VERSIONS, run_steps
 
 TAG = "CACHEDIR.TAG"
@@ -362,6 +363,7 @@ def _quality_of(written: dict[str, Any] | None) -> RegistrationQuality | None:
         mutual_information=written["mutual_information"],
         scales=(x, y, z),
         shear=written["shear"],
+        turned_information=written["turned_information"],
     )
 
 

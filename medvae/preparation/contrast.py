@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from medvae.imaging.grid import DEFAULT_GRID, Grid
 from medvae.preparation.fingerprint import DEEP_MM
-from medvae.preparation.registration import read_template
+from medvae.preparation.standard_brain import read_template
 
 EXPECTED = {
     "T1": ((0.6, 1.0), (0.0, 0.45)),

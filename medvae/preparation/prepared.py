@@ -11,9 +11,9 @@ from scipy import ndimage
 from medvae.config import PreparationConfig
 from medvae.imaging.grid import Grid
 from medvae.imaging.volume import Placement, resample
+from medvae.preparation.alignment import RegistrationQuality
 from medvae.preparation.intensity import standardise
 from medvae.preparation.landmarks import LandmarkScale
-from medvae.preparation.registration import RegistrationQuality
 
 
 class ImageAndMask(Protocol):

@@ -12,10 +12,12 @@ from medvae.errors import MedvaeError
 from medvae.imaging.grid import GRIDS
 from medvae.imaging.volume import Geometry, Volume, read_volume, require_same_grid, resample
 from medvae.imaging.zero import from_zero
+from medvae.preparation.alignment import measure_quality
 from medvae.preparation.extraction import given_or_found
 from medvae.preparation.intensity import normalise
 from medvae.preparation.prepared import InMemory, PreparedVolume
-from medvae.preparation.registration import measure_quality, move_brain, read_template, register
+from medvae.preparation.registration import move_brain, register
+from medvae.preparation.standard_brain import read_template
 
 IN_PLACE_DICE = 0.9
 """Overlap with the standard brain above which ``registration: auto`` takes a scan to lie in MNI152 space already."""
