@@ -150,13 +150,11 @@ class Calibrated(ABC):
         return Maps(anomaly, spread, volume.source_mask, point, findings, volume_ml, self.doubts(volume))
 
     def doubts(self, volume: PreparedVolume) -> tuple[str, ...]:
-        """A warning if the place of a prepared scan is doubtful, and for each image that does not look like its declared
+        """Warnings: what is unusual about the scan, a doubtful place on the template, and images unlike their declared
         modality."""
-        image, mask = volume.image, volume.mask
-        found = [None if volume.quality is None else doubt(volume.quality)]
-        found += (
-            unlike(name, channel, mask, volume.grid) for name, channel in zip(self.modalities, image, strict=True)
-        )
+        found = [*volume.notes, None if volume.quality is None else doubt(volume.quality)]
+        for modality, image in zip(self.modalities, volume.image, strict=True):
+            found.append(unlike(modality, image, volume.mask, volume.grid))
         return tuple(sentence for sentence in found if sentence)
 
     @abstractmethod

@@ -232,6 +232,7 @@ def keep(wanted: Request, volume: PreparedVolume) -> Entry:
         "registered": bool(volume.registered),
         "brain_from": volume.brain_from,
         "quality": None if volume.quality is None else asdict(volume.quality),
+        "notes": list(volume.notes),
         "brain_ml": round(float(np.count_nonzero(volume.source_mask) * volume.source.geometry.voxel_volume_ml), 2),
     }
     _remove_damaged(wanted)
@@ -319,6 +320,7 @@ def _volume(arrays: CachedArrays, content: dict[str, Any], path: Path, grid: Gri
         registered=content["registered"],
         brain_from=content["brain_from"],
         quality=_quality_of(content["quality"]),
+        notes=tuple(content["notes"]),
         grid=grid,
     )
 

@@ -17,10 +17,9 @@ from medvae.imaging.labels import label_map
 from medvae.imaging.volume import Geometry, Volume, qform_affine, read_volume, require_same_grid
 from medvae.manifest import Case, Manifest, checksum_problems
 from medvae.preparation.fingerprint import QUANTILES, brain_features, intensity_features, sample
-from medvae.preparation.mask import LARGEST_BRAIN_ML, mask_from_background
+from medvae.preparation.mask import mask_from_background
+from medvae.preparation.unusual import unusual_brain, unusual_values, unusual_voxels
 
-SMALLEST_BRAIN_ML = 700.0
-"""Adult brains below this are rare; the smallest of 120 healthy adults (IXI) has 1,080 ml."""
 FLUID_CUE = 0.15
 """Least skewness of the deep brain that tells bright from dark fluid. Measured: T1 -0.22 to -0.71 (120 IXI heads, 32 of
 them also prepared, and 2 patients), FLAIR -0.33 and -0.37, T2 0.68 and 0.75 (the same 2 patients)."""
@@ -177,15 +176,8 @@ def _same_grid(volume: Volume, geometry: Geometry, what: str, notes: _Notes) -> 
 
 def _check_placement(volume: Volume, notes: _Notes) -> None:
     geometry, header, path = volume.geometry, volume.header, volume.path
-    shown = " × ".join(f"{n:.3g}" for n in geometry.spacing_mm)
-    if min(geometry.spacing_mm) < 0.2 or max(geometry.spacing_mm) > 12:
-        notes.warning("header", f"{path}: its voxels measure {shown} mm. Is the unit of its header mm?")
-    elif max(geometry.spacing_mm) > 3 * min(geometry.spacing_mm):
-        notes.warning("header", f"{path}: its voxels measure {shown} mm: thick slices hide small lesions.")
-    if min(geometry.shape) < 16:
-        notes.warning(
-            "header", f"{path}: has shape {geometry.shape}, only {min(geometry.shape)} slices along one axis."
-        )
+    for note in unusual_voxels(volume):
+        notes.warning("header", f"{path}: {note}")
     if header is None:
         return
     unit = header.get_xyzt_units()[0]
@@ -210,11 +202,8 @@ def _check_values(volume: Volume, brain: np.ndarray | None, notes: _Notes) -> bo
         where = "" if brain is None else " inside the brain"
         notes.error("values", f"{volume.path}: all voxels{where} are {low:g}; a scan with contrast was expected.")
         return False
-    some = np.unique(sample(values.ravel(order="K")))
-    if len(some) <= 12:
-        notes.warning(
-            "values", f"{volume.path}: has only {len(some)} different values in the brain: it may be a label map."
-        )
+    for note in unusual_values(volume, brain):
+        notes.warning("values", f"{volume.path}: {note}")
     return True
 
 
@@ -243,13 +232,8 @@ def _read_brain(manifest: Manifest, case: Case, image: Volume, notes: _Notes) ->
         empty = float(np.count_nonzero(brain & ~foreground(image.array)) / np.count_nonzero(brain))
         if empty > 0.1:
             notes.warning("mask", f"{path}: {empty:.0%} of the brain mask lies where {image.path} is background.")
-    brain_ml = np.count_nonzero(brain) * image.geometry.voxel_volume_ml
-    if not SMALLEST_BRAIN_ML <= brain_ml <= LARGEST_BRAIN_ML:
-        notes.warning(
-            "mask",
-            f"{path if case.mask else image.path}: its brain measures {brain_ml:,.0f} ml; {SMALLEST_BRAIN_ML:,.0f} to "
-            f"{LARGEST_BRAIN_ML:,.0f} ml were expected of an adult. Look at it, and at the spacing of its header.",
-        )
+    for note in unusual_brain(brain, image.geometry):
+        notes.warning("mask", f"{path if case.mask else image.path}: {note}")
     return brain
 
 

@@ -80,6 +80,8 @@ class PreparedVolume:
     """Where the mask was taken from: "given", "background", "deepbet" or "hdbet"."""
     quality: RegistrationQuality | None = None
     """How well the brain lies on the template."""
+    notes: tuple[str, ...] = ()
+    """What is unusual about the scan; see `medvae.preparation.unusual`."""
     grid: Grid = field(kw_only=True)
     """The standard grid on which image and mask lie."""
 

@@ -18,6 +18,7 @@ from medvae.preparation.intensity import normalise
 from medvae.preparation.prepared import InMemory, PreparedVolume
 from medvae.preparation.registration import move_brain, register
 from medvae.preparation.standard_brain import read_template
+from medvae.preparation.unusual import unusual_brain, unusual_values, unusual_voxels
 
 IN_PLACE_DICE = 0.9
 """Overlap with the standard brain above which ``registration: auto`` takes a scan to lie in MNI152 space already."""
@@ -91,7 +92,9 @@ def prepare_volumes(
         prepared.append(normalise(moved, mask_on_grid, config, str(volume.path)))
     quality = measure_quality(prepared[0], mask_on_grid, transform, grid)
     made = InMemory(np.stack(prepared), mask_on_grid, brain)
-    return PreparedVolume(made, first.placement, transform, registered, brain_from, quality, grid=grid)
+    notes = tuple(note for volume in volumes for note in [*unusual_voxels(volume), *unusual_values(volume, brain)])
+    notes += unusual_brain(brain, first.geometry)
+    return PreparedVolume(made, first.placement, transform, registered, brain_from, quality, notes, grid=grid)
 
 
 def _on(target: Geometry, mask: np.ndarray, geometry: Geometry, transform: np.ndarray) -> np.ndarray:
