@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,15 @@ from medvae.modality import modality_name, places_of
 from medvae.schema import Strict, parse, read_document
 
 Split = Literal["train", "validation", "test"]
+
+
+_BIDS_PERSON = re.compile(r"(?:[^_]+_)*?sub-[^_]+?(?=_|[-.]ses-|$)")
+
+
+def person_of(case_id: str) -> str:
+    """The person a case's id names in BIDS' way, ``sub-01`` of ``sub-01_ses-2_run-1``; any other id is a person."""
+    match = _BIDS_PERSON.match(case_id)
+    return match[0] if match else case_id
 
 
 class Case(Strict):
@@ -38,7 +48,7 @@ class Case(Strict):
     split: Split
     """Training, validation and test cases never share a subject."""
     subject: str | None = None
-    """The subject; the case's id if not given."""
+    """The subject; if not given, the ``sub-LABEL`` with which the case's id begins, or the whole id."""
     site: str | None = None
     """Hospital or scanner."""
     age: float | None = None
@@ -61,7 +71,7 @@ class Case(Strict):
     @property
     def subject_id(self) -> str:
         """The person this scan belongs to."""
-        return self.subject or self.id
+        return self.subject or person_of(self.id)
 
 
 class Manifest(Strict):

@@ -53,7 +53,7 @@ def read_document(path: Path | str) -> Any:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows programs write a byte order mark
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
         hint = f' Did you mean "{path.parent / near[0]}"?' if near else " Check the path."

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from medvae.errors import MedvaeError
-from medvae.manifest import checksum_problems, read_manifest, write_manifest
+from medvae.manifest import checksum_problems, person_of, read_manifest, write_manifest
 
 
 def document(**changes):
@@ -107,3 +107,35 @@ def test_modalities_are_chosen_and_ordered_with_their_checksums(tmp_path):
     assert chosen.cases[0].sha256 == ["b" * 64, "a" * 64]
     with pytest.raises(MedvaeError, match=r"names FLAIR, T1, PD; T2 was expected. Add what is missing"):
         manifest.with_modalities(("T2",))
+
+
+@pytest.mark.parametrize("name", ["cohort.json", "cohort.JSON", "cohort.yaml"])
+def test_a_byte_order_mark_is_no_content(tmp_path, name):
+    path = write(tmp_path, document())
+    path.with_name(name).write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_manifest(path.with_name(name)).name == "c"
+
+
+@pytest.mark.parametrize(
+    ("case_id", "person"),
+    [
+        ("sub-01_ses-1_run-2", "sub-01"),
+        ("sub-01", "sub-01"),
+        ("sub-01-ses-1", "sub-01"),
+        ("siteA_sub-01_ses-1", "siteA_sub-01"),
+        ("sub-site-01", "sub-site-01"),
+        ("P01_ses-1", "P01_ses-1"),
+        ("mysub-01_x", "mysub-01_x"),
+    ],
+)
+def test_person_of_an_id(case_id, person):
+    assert person_of(case_id) == person
+
+
+def test_sessions_of_a_person_are_not_in_two_splits(tmp_path):
+    cases = [{"id": "sub-1_ses-1", "image": "a.nii.gz", "split": "train"}]
+    cases += [{"id": "sub-1_ses-2", "image": "b.nii.gz", "split": "test"}]
+    with pytest.raises(MedvaeError, match='subject "sub-1" is in two splits'):
+        read_manifest(write(tmp_path, document(cases=cases)))
+    cases[1] |= {"subject": "another"}
+    assert read_manifest(write(tmp_path, document(cases=cases))).cases[0].subject_id == "sub-1"

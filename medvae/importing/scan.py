@@ -36,7 +36,9 @@ class FoundScan:
     @property
     def subject_id(self) -> str:
         """The person this scan belongs to."""
-        return self.subject or self.id
+        from medvae.manifest import person_of  # pydantic comes with it
+
+        return self.subject or person_of(self.id)
 
 
 def tidy(name: str) -> str:
