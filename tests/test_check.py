@@ -487,3 +487,17 @@ def test_a_second_modality_is_checked_too(repository):
         assert {"T1.fluid", f"{name}.fluid", "brain_ml"} <= set(found.features)
         assert len(set(found.contents.values())) == 2
     assert read_volume(both.image[1]).geometry.shape == found.shape
+
+
+def test_ids_that_look_like_one_person_in_two_splits_are_told(tmp_path):
+    names = [("P01_t0", "train"), ("P01_t1", "test"), ("P02_1", "train"), ("P02_2", "validation")]
+    names += [("P03_1", "train"), ("P03_2", "train"), ("P04", "test"), ("P05", "train")]
+    cases = [{"id": name, "image": f"{name}.nii", "split": split} for name, split in names]
+    cases += [
+        {"id": f"P06_{n}", "subject": f"p6{n}", "image": "x.nii", "split": s} for n, s in ((1, "train"), (2, "test"))
+    ]
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps({"name": "c", "modality": {"0": "T1"}, "cases": cases}))
+    found = [finding for finding in check_cohort(path, jobs=1, quiet=True).findings if finding.kind == "person"]
+    assert [(f.severity, f.case) for f in found] == [("warning", "P02_2"), ("warning", "P01_t1")]
+    assert '"subject": "P01"' in found[1].message

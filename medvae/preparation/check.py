@@ -33,7 +33,7 @@ class Finding:
 
     severity: Severity
     kind: str
-    """manifest, file, checksum, header, grid, values, mask, label, modality, duplicate or drift."""
+    """manifest, file, checksum, header, grid, values, mask, label, modality, person, duplicate or drift."""
     message: str
     case: str | None = None
     """The case's id; None for the cohort as a whole."""

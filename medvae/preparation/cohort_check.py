@@ -18,6 +18,7 @@ import numpy as np
 from medvae import __version__
 from medvae.errors import MedvaeError
 from medvae.files import write_json
+from medvae.importing.sessions import people_of_sessions, perhaps_one_person
 from medvae.interrupts import ctrl_c_later
 from medvae.manifest import Manifest, read_manifest_as_it_is
 from medvae.preparation.check import CaseCheck, Finding, check_case
@@ -83,6 +84,7 @@ def check_cohort(path: Path | str, *, jobs: int | None = None, quiet: bool = Fal
             progress.update(done, case=check.id)
     cases = tuple(check for check in checks if check is not None)
     findings += [finding for case in cases for finding in case.findings]
+    findings += _perhaps_one_person(manifest)
     findings += _duplicates(cases)
     prints = _fingerprint(cases)
     findings += _drift(cases, prints)
@@ -206,6 +208,27 @@ def _start_worker(manifest: Manifest) -> None:
 
 def _check_at(index: int) -> CaseCheck:
     return check_case(_manifest, _manifest.cases[index])
+
+
+def _perhaps_one_person(manifest: Manifest) -> list[Finding]:
+    """Warnings for ids that look like sessions of one person, in different splits and without a subject."""
+    splits = {case.id: case.split for case in manifest.cases if case.subject is None}
+    groups = perhaps_one_person(splits)
+    for name, person in people_of_sessions(splits).items():
+        if name != person:
+            groups.setdefault(person, []).append(name)
+    findings = []
+    for person, names in groups.items():
+        own = [*names, *({person} & set(splits) - set(names))]
+        if len({splits[name] for name in own}) > 1:
+            listed = ", ".join(f'"{name}" ({splits[name]})' for name in own)
+            told = (
+                f"the cases {listed} look like scans of one person, {person}, in different splits. If they are, write "
+                f'"subject": "{person}" into each and give them one split: otherwise the network is tested on '
+                f"somebody it has trained on. If they are not, give each its own subject."
+            )
+            findings.append(Finding("warning", "person", told, own[-1]))
+    return findings
 
 
 def _duplicates(cases: tuple[CaseCheck, ...]) -> list[Finding]:
