@@ -88,3 +88,34 @@ def test_folder_with_a_table(tmp_path):
     (tmp_path / "t.csv").write_text("ID,Age\nx1,70\nx1,71\n")
     with pytest.raises(MedvaeError, match='"x1" has two rows'):
         find_folder(tmp_path, ["{id}.nii.gz"], participants=tmp_path / "t.csv")
+
+
+def test_folder_of_other_formats_and_capital_endings(tmp_path):
+    tiny(tmp_path, "é è/Pat 1_T1.nii.gz", "Pat 2_T1.nii.gz")
+    (tmp_path / "é è" / "Pat 1_T1.nii.gz").rename(tmp_path / "é è" / "Pat 1_T1.NII.GZ")
+    for name in ("p3_T1.mgz", "p4_T1.mha", "p5_T1.NRRD", "p6_T1.img"):
+        (tmp_path / name).write_bytes(b"x")
+    assert [scan.id for scan in find_folder(tmp_path, ["{id}_T1.nii.gz"]).scans] == ["Pat 1", "Pat 2"]
+    found = find_folder(tmp_path, ["{id}_T1*"])
+    assert [scan.id for scan in found.scans] == ["Pat 1", "Pat 2", "p3", "p4", "p5"]
+    assert "format" in reasons(found)["p6_T1.img"]
+    assert [scan.id for scan in find_folder(tmp_path, ["{id}_T1.mgz"]).scans] == ["p3"]
+
+
+def test_folder_masks_are_no_scans_where_the_pattern_would_take_them(tmp_path):
+    tiny(tmp_path, "01.nii.gz", "02.nii.gz", "02_lesion.nii.gz", "01_brainmask.nii.gz", "03.nii.gz", "03_x.nii.gz")
+    found = find_folder(tmp_path, ["{id}.nii.gz"], label="{id}_x.nii.gz", healthy=True)
+    assert [(scan.id, scan.kind) for scan in found.scans] == [("01", "healthy"), ("03", "lesion")]
+    assert "02_lesion.nii.gz" in reasons(found)["02"]
+
+
+def test_folder_labels_and_masks_without_a_scan_are_listed(tmp_path):
+    tiny(tmp_path, "01_T1.nii.gz", "02_T1.nii.gz", "04_T1.nii.gz", "01_lesion.nii.gz", "2_lesion.nii.gz")
+    tiny(tmp_path, *(f"{n}_bm.nii.gz" for n in ("01", "02", "03")))
+    found = find_folder(tmp_path, ["{id}_T1.nii.gz"], mask="{id}_bm.nii.gz", label="{id}_lesion.nii.gz", healthy=True)
+    assert [(scan.id, scan.kind) for scan in found.scans] == [("01", "lesion")]
+    told = reasons(found)
+    assert told["2_lesion.nii.gz"] == "is a label (--label) without a scan of that name"
+    assert told["03_bm.nii.gz"] == "is a mask (--mask) without a scan of that name"
+    assert 'probably of "02"' in told["02"]
+    assert told["04_T1.nii.gz"] == "belongs to a case that is skipped"

@@ -19,7 +19,7 @@ from medvae.importing.importer import Importer, Request
 from medvae.importing.layouts import LAYOUTS
 
 if TYPE_CHECKING:
-    from medvae.importing.found import Found
+    from medvae.importing.found import Found, Skipped
     from medvae.manifest import Manifest
 
 app = typer.Typer(
@@ -37,6 +37,8 @@ Checksums = Annotated[bool, typer.Option("--checksums", help="Also write the SHA
 Seed = Annotated[int, typer.Option(help="Same seed, same splits.")]
 Train = Annotated[float, typer.Option(help="Share of healthy people to train on.")]
 Validation = Annotated[float, typer.Option(help="Share of healthy people to validate on; the rest is for testing.")]
+EXAMPLES = 3
+"""So many skipped files are shown for each reason."""
 _REQUIRED = inspect.Parameter.empty
 
 
@@ -98,7 +100,7 @@ def _import(
     """Read the folder, split the subjects, write the manifest and report what was found."""
     _may_write(out, force)
     with stopped_says(importer.when_stopped) if importer.when_stopped else nullcontext():
-        found = importer.find(Request(source, out, force=force, quiet=quiet), options)
+        found = importer.read(Request(source, out, force=force, quiet=quiet), options)
     from medvae.importing.split import Fractions
     from medvae.importing.to_manifest import make_manifest
     from medvae.manifest import write_manifest
@@ -144,15 +146,25 @@ def _show(found: Found, manifest: Manifest) -> None:
     print_table(
         escape(f"{manifest.name}: {len(manifest.cases)} cases, {modalities}"), ["site", "kind", *splits, "people"], rows
     )
-    if found.skipped:
-        reasons: dict[str, list[str]] = defaultdict(list)
-        for entry in found.skipped:
-            reasons[entry.why].append(entry.what)
-        rows = [[escape(why), str(len(names)), escape(names[0])] for why, names in sorted(reasons.items())]
-        print_table("Skipped", ["why", "number", "for instance"], rows)
     console = Console()
+    if found.skipped:
+        reasons: dict[str, list[Skipped]] = defaultdict(list)
+        for entry in found.skipped:
+            reasons[entry.sort or entry.why].append(entry)
+        rows = [
+            [escape(why), str(len(entries)), escape("\n".join(_some([entry.what for entry in entries])))]
+            for why, entries in sorted(reasons.items())
+        ]
+        print_table("Skipped", ["why", "number", "for instance"], rows)
+        for entries in reasons.values():
+            for line in _some([f"{entry.what} {entry.why}" for entry in entries if entry.sort]):
+                console.print(f"skipped: {line}", highlight=False, soft_wrap=True, markup=False)
     for note in found.notes:
         console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _some(lines: list[str]) -> list[str]:
+    return lines if len(lines) <= EXAMPLES else [*lines[:EXAMPLES], f"… ({len(lines) - EXAMPLES} more)"]
 
 
 for _importer in LAYOUTS:

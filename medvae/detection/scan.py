@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medvae.detection.base import Calibrated
 from medvae.errors import MedvaeError
-from medvae.imaging.formats import scan_name
+from medvae.imaging.endings import scan_name
 from medvae.manifest import Case, Manifest
 from medvae.modality import UNKNOWN, modality_name, modality_of_file, places_of
 from medvae.preparation.prepare import prepare_scan

@@ -19,11 +19,9 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 
 from medvae.errors import MedvaeError
-
-NIBABEL_ENDINGS = (".nii.gz", ".nii", ".mgz", ".mgh", ".mgh.gz")
-ITK_ENDINGS = (".mha", ".mhd", ".nrrd", ".nhdr")
-ENDINGS = (*NIBABEL_ENDINGS, *ITK_ENDINGS)
-"""Names of files that can be read end in one of these, in small or capital letters."""
+from medvae.imaging.endings import ENDINGS as ENDINGS
+from medvae.imaging.endings import ITK_ENDINGS
+from medvae.imaging.endings import scan_name as scan_name
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _HEADER_BYTES = 540  # of NIfTI-2, the longest of the three
@@ -45,13 +43,6 @@ class ScanFile:
     placed: bool
     """False if the file does not say how its axes lie in the patient."""
     values: Callable[[], np.ndarray]
-
-
-def scan_name(path: Path | str) -> str:
-    """The name of a volume file without its ending."""
-    name = Path(path).name
-    ending = next((e for e in sorted(ENDINGS, key=len, reverse=True) if name.lower().endswith(e)), "")
-    return name[: len(name) - len(ending)]
 
 
 def open_scan(path: Path) -> ScanFile:

@@ -118,7 +118,7 @@ def read_volume(path: Path | str, *, finite: bool = True) -> Volume:
     Parameters
     ----------
     path
-        A file of one of `medvae.imaging.formats.ENDINGS`: NIfTI-1 or -2, MGH, MetaImage or NRRD.
+        A file of one of `medvae.imaging.endings.ENDINGS`: NIfTI-1 or -2, MGH, MetaImage or NRRD.
     finite
         Refuse NaN and infinite values.
 

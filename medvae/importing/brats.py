@@ -22,9 +22,11 @@ from pathlib import Path
 from typing import Annotated
 
 from medvae.errors import MedvaeError
-from medvae.importing.found import Found, Skipped
+from medvae.imaging.endings import scan_name
+from medvae.importing.found import Found
 from medvae.importing.importer import Importer, Request
-from medvae.importing.listing import is_nifti, list_files, nothing_found, stem
+from medvae.importing.ledger import Ledger
+from medvae.importing.listing import nothing_found
 from medvae.importing.scan import FoundScan
 
 MODALITIES = {
@@ -61,12 +63,12 @@ def find_brats(source: Path, modalities: Sequence[str] = ("FLAIR",), year: int |
         If there is no case, the label values cannot be told from the names, or ``year`` contradicts the names.
     """
     wanted = _modalities(modalities)
-    files, skipped = list_files(source)
+    ledger = Ledger(source)
     cases: dict[str, _Case] = {}
     strays: list[Path] = []
-    for path in filter(is_nifti, files):
-        new = _NEW.fullmatch(stem(path))
-        match = new or _OLD.fullmatch(stem(path))
+    for path in ledger.scans:
+        new = _NEW.fullmatch(scan_name(path))
+        match = new or _OLD.fullmatch(scan_name(path))
         if match is None:
             strays.append(path)
             continue
@@ -77,28 +79,32 @@ def find_brats(source: Path, modalities: Sequence[str] = ("FLAIR",), year: int |
         )
         case = cases.setdefault(match["case"], fresh)
         if case.files.setdefault(match["what"].lower(), path) != path:
-            skipped.append(Skipped(str(path.relative_to(source)), "is there a second time"))
+            ledger.skip(path, "is there a second time")
     for path in strays:
         folder = cases.get(path.parent.name)
         # One label of BraTS 2020 kept its first name: BraTS20_Training_355/W39_1998.09.19_Segm.nii
-        if folder and folder.task is None and "seg" not in folder.files and stem(path).endswith("_Segm"):
+        if folder and folder.task is None and "seg" not in folder.files and scan_name(path).endswith("_Segm"):
             folder.files["seg"] = path
         else:
-            skipped.append(Skipped(str(path.relative_to(source)), "is not named as a BraTS scan"))
+            ledger.skip(path, "is not named as a BraTS scan")
     scans = []
     for name, case in sorted(cases.items()):
         words = {m: next((word for word in MODALITIES[m] if word in case.files), "") for m in wanted}
         missing = [m for m, word in words.items() if not word]
         images = [case.files[word] for word in words.values() if word]
         if missing:
-            skipped.append(Skipped(name, f"has no {' and no '.join(missing)}"))
+            ledger.skip(name, f"has no {' and no '.join(missing)}")
+            for path in case.files.values():
+                ledger.skip(path, "belongs to a case that is skipped")
         else:
+            for word in case.files.keys() - {*words.values(), "seg"}:
+                ledger.skip(case.files[word], "is another sequence: choose with --modality")
             scans.append(FoundScan(name, tuple(images), label=case.files.get("seg"), subject=case.patient))
     if not scans:
         looked = "files named like BraTS2021_00000_flair.nii.gz or BraTS-GLI-00000-000-t2f.nii.gz"
-        raise nothing_found(source, files, f"BraTS cases with {', '.join(wanted)}", looked)
+        raise nothing_found(source, ledger.files, f"BraTS cases with {', '.join(wanted)}", looked)
     values, why = _convention(cases.values(), year, source)
-    return Found("BraTS", wanted, scans, values, LICENCE, skipped, [why])
+    return ledger.close(Found("BraTS", wanted, scans, values, LICENCE, notes=[why]))
 
 
 def _modalities(names: Sequence[str]) -> tuple[str, ...]:

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from medvae.errors import MedvaeError
-from medvae.importing.found import Found, Skipped
+from medvae.imaging.endings import scan_name
+from medvae.importing.found import Found
 from medvae.importing.importer import Importer, Request
 from medvae.importing.labels import LESION, channels_of, choose_channels, read_dataset, regions_of
-from medvae.importing.listing import list_files, nothing_found, stem
+from medvae.importing.ledger import Ledger
+from medvae.importing.listing import nothing_found
 from medvae.importing.scan import FoundScan, tidy
 
 if TYPE_CHECKING:
@@ -53,12 +55,12 @@ def find_decathlon(
         If images are 4D and ``unpack`` is None, and for whatever dataset.json lacks.
     """
 
-    files, skipped = list_files(source)
+    ledger = Ledger(source)
     path, content = read_dataset(source)
     channels = channels_of(content, path)
     chosen = choose_channels(channels, modalities, path)
     regions = regions_of(content["labels"], lesion, path)
-    there = set(files)
+    there = set(ledger.files)
     readable: list[tuple[Path, Path | None, bool]] = []
     for image, label in _pairs(content, source, path):
         try:
@@ -66,10 +68,10 @@ def find_decathlon(
                 raise MedvaeError("is listed in dataset.json and not there")
             readable.append((image, label if label in there else None, _is_4d(image, len(channels))))
         except MedvaeError as error:
-            skipped.append(Skipped(image.name, str(error)))
+            ledger.skip(image, str(error), name=image.name)
     if not readable:
         raise nothing_found(
-            source, files, "Decathlon cases", 'the images that dataset.json lists as "training" and "test"'
+            source, ledger.files, "Decathlon cases", 'the images that dataset.json lists as "training" and "test"'
         )
     packed = [image for image, _, many in readable if many]
     if packed and unpack is None:
@@ -86,23 +88,27 @@ def find_decathlon(
 
     with Progress("Unpacking", len(readable), quiet=quiet or not packed) as progress:
         for done, (image, label, many) in enumerate(readable, start=1):
-            paths = [unpack / f"{stem(image)}_{tidy(name)}.nii.gz" for name in names] if many and unpack else [image]
+            paths = (
+                [unpack / f"{scan_name(image)}_{tidy(name)}.nii.gz" for name in names] if many and unpack else [image]
+            )
             if many and (again or not all(path.exists() for path in paths)):
                 try:
                     volumes = _read_volumes(image, chosen)
                 except MedvaeError as error:
-                    skipped.append(Skipped(image.name, str(error)))
+                    ledger.skip(image, str(error), name=image.name)
                     continue
                 for volume, path in zip(volumes, paths, strict=True):
                     write_volume(path, volume.array, volume)
-            scans.append(FoundScan(stem(image), tuple(paths), label=label))
-            progress.update(done, case=stem(image))
+            ledger.used([image])
+            scans.append(FoundScan(scan_name(image), tuple(paths), label=label))
+            progress.update(done, case=scan_name(image))
     if not scans:
-        raise MedvaeError(f"{source}: no image could be unpacked. {skipped[-1].what}: {skipped[-1].why}.")
+        last = ledger.entries[-1]
+        raise MedvaeError(f"{source}: no image could be unpacked. {last.what}: {last.why}.")
     notes = [f"Lesion is: {next(iter(regions))}, label values {next(iter(regions.values()))}. Change with --lesion."]
     name = str(content.get("name") or source.resolve().name)
     licence = str(content.get("licence") or content.get("license") or "") or None
-    return Found(name, tuple(channels[i] for i in chosen), scans, regions, licence, skipped, notes)
+    return ledger.close(Found(name, tuple(channels[i] for i in chosen), scans, regions, licence, notes=notes))
 
 
 def _pairs(content: dict[str, Any], source: Path, path: Path) -> list[tuple[Path, Path | None]]:

@@ -2,24 +2,34 @@
 
 In a pattern, ``{id}`` is the name of the case, ``*`` any part of a name and ``**/`` any folders. Where a subject has
 several scans, ``{subject}`` and ``{session}`` stand in for ``{id}``: the case is then named SUBJECT_SESSION, and all
-scans of a person go to one split. A pattern without ``/`` is looked for in every folder.
+scans of a person go to one split. With ``{id}``, names that are sessions of one person by their form (``sub-01_ses-2``,
+``P01_baseline``) share the person (`medvae.importing.sessions`). A pattern without ``/`` is looked for in every folder.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 from medvae.errors import MedvaeError
-from medvae.importing.found import Found, Skipped
+from medvae.imaging.endings import ENDINGS, scan_name
+from medvae.importing.found import Found
 from medvae.importing.importer import HEALTHY, Importer, Request
-from medvae.importing.listing import is_nifti, list_files, nothing_found, stem
-from medvae.importing.people import Row, age_of, people_by_name, read_table, sex_of, site_of
+from medvae.importing.ledger import ANATOMY, Ledger
+from medvae.importing.lesion_names import ends_as_mask
+from medvae.importing.listing import nothing_found, some
+from medvae.importing.people import People, age_of, read_people, sex_of, site_of
 from medvae.importing.scan import FoundScan
+from medvae.importing.sessions import people_of_sessions, perhaps_one_person
 
+_PAIRING = (
+    "Pair such files with --label PATTERN (lesion maps) or --mask PATTERN (brain masks); if they are anatomy, say "
+    "--anatomy WORD, a word of their names; or rename or remove them."
+)
 _TOKEN = re.compile(r"\{(id|subject|session)\}|(\*\*/)|(\*)|(\?)|([^{}*?]+)|(.)")
 
 
@@ -32,6 +42,7 @@ def find_folder(
     label: str | None = None,
     healthy: bool = False,
     participants: Path | None = None,
+    anatomy: Sequence[str] = (),
 ) -> Found:
     """Scans of a folder.
 
@@ -46,9 +57,12 @@ def find_folder(
     mask, label
         Patterns of brain masks and lesion label maps. A scan without the mask asked for is skipped.
     healthy
-        Scans without a label are healthy. Otherwise they are unlabelled.
+        Scans without a label are healthy, but for people beside whom an unpaired lesion map lies
+        (`medvae.importing.lesion_names`): they are skipped. Otherwise scans without a label are unlabelled.
     participants
         Table with age, sex and site; ``participants.tsv`` of the folder by default.
+    anatomy
+        Files with one of these words in the name are no lesion maps.
 
     Raises
     ------
@@ -59,39 +73,45 @@ def find_folder(
         raise MedvaeError(
             f"{len(images)} --image patterns and {len(modalities)} --modality names: give one name for each pattern."
         )
-    files, skipped = list_files(source)
-    nifti = [path for path in files if is_nifti(path)]
-    found = [_matches(pattern, "--image", source, nifti, files, skipped) for pattern in images]
-    masks = _matches(mask, "--mask", source, nifti, files, skipped) if mask else {}
-    labels = _matches(label, "--label", source, nifti, files, skipped) if label else {}
+    ledger = Ledger(source)
+    masks = _matches(mask, "--mask", ledger) if mask else {}
+    labels = _matches(label, "--label", ledger) if label else {}
+    others = {*masks.values(), *labels.values()}
+    found = [_matches(pattern, "--image", ledger, others) for pattern in images]
     keys = sorted(set().union(*found))
-    taken = {path for table in (*found, masks, labels) for path in table.values()}
-    reported = {entry.what for entry in skipped}
-    others = [str(path.relative_to(source)) for path in nifti if path not in taken]
-    skipped += [Skipped(name, "fits no pattern") for name in others if name not in reported]
-
-    people, notes = _people(source, participants)
+    ledger.no_lesion_maps(masks.values())
+    if label:
+        named = _compile(label, "--label")
+        ledger.lesion_maps([*labels.values(), *(p for p in ledger.unusable if named.fullmatch(ledger.shown(p)))])
+    known, notes = _people(source, participants)
+    person_of, told = _persons(keys)
+    notes += told
     scans = []
     for key in keys:
         subject, session = key
         name = f"{subject}_{session}" if session else subject
         missing = [m for m, table in zip(modalities, found, strict=True) if key not in table]
-        if missing:
-            skipped.append(Skipped(name, f"has no {' and no '.join(missing)}"))
-        elif mask and key not in masks:
-            skipped.append(Skipped(name, f"has no mask ({mask})"))
+        if missing or (mask and key not in masks):
+            ledger.skip(name, f"has no {' and no '.join(missing)}" if missing else f"has no mask ({mask})")
+            for table in (*found, masks, labels):
+                if key in table:
+                    ledger.skip(table[key], "belongs to a case that is skipped")
         else:
-            row = people.get(subject.removeprefix("sub-")) or people.get(name) or {}
+            row = known.row(subject, name, person_of[key])
             scans.append(
                 FoundScan(
-                    name, tuple(table[key] for table in found), healthy, labels.get(key), masks.get(key), subject,
-                    site_of(row), age_of(row), sex_of(row),
+                    name, tuple(table[key] for table in found), healthy, labels.get(key), masks.get(key),
+                    person_of[key], site_of(row), age_of(row), sex_of(row),
                 )
             )  # fmt: skip
     if not scans:
-        raise MedvaeError(f"{source}: no case has all its files. {skipped[-1].what} {skipped[-1].why}.")
-    ill = {scan.subject_id for scan in scans if scan.label}
+        last = ledger.entries[-1]
+        raise MedvaeError(f"{source}: no case has all its files. {last.what} {last.why}.")
+    for what, table in (("mask (--mask)", masks), ("label (--label)", labels)):
+        for key in table.keys() - set(keys):
+            ledger.skip(table[key], f"is a {what} without a scan of that name")
     # A subject with a lesion in one session is not known to be free of it in another.
+    ill = {person_of[key] for key in keys if key in labels}
     scans = [replace(scan, healthy=False) if scan.subject_id in ill else scan for scan in scans]
     unknown = sum(scan.kind == "unlabelled" for scan in scans)
     if unknown and not healthy:
@@ -99,34 +119,68 @@ def find_folder(
             f"{unknown} scans have no label: they are unlabelled, and neither trained on nor measured. If they are "
             f"healthy, say so with --healthy."
         )
-    return Found(source.resolve().name, tuple(modalities), scans, None, None, skipped, notes)
+    notes += known.missing(scan.subject_id for scan in scans)
+    return ledger.close(
+        Found(source.resolve().name, tuple(modalities), scans, notes=notes), _PAIRING, anatomy, "fits no pattern"
+    )
 
 
-def _matches(
-    pattern: str, option: str, source: Path, nifti: Sequence[Path], files: Sequence[Path], skipped: list[Skipped]
-) -> dict[tuple[str, str], Path]:
-    """Matching files, by (subject, session)."""
+def _persons(keys: Sequence[tuple[str, str]]) -> tuple[dict[tuple[str, str], str], list[str]]:
+    """The person of each (subject, session), and notes about what was told from names."""
+    names = [subject for subject, session in keys if not session]
+    told = people_of_sessions(names)
+    several: dict[str, list[str]] = defaultdict(list)
+    for name, person in told.items():
+        several[person].append(name)
+    several = {person: own for person, own in several.items() if len(own) > 1}
+    notes = []
+    if several:
+        person, own = next(iter(several.items()))
+        notes.append(
+            f"{len(several)} people have several scans, by their names: {some(own)} are all of {person}. They share a "
+            f"split. If this is wrong, mark the person with {{subject}} and {{session}} instead of {{id}}."
+        )
+    doubtful = perhaps_one_person(names)
+    if doubtful:
+        person, own = next(iter(doubtful.items()))
+        notes.append(
+            f"{some(own)} begin alike, as do {len(doubtful)} groups of names in all: if these are scans of one "
+            f'person, they must share a split. Mark the person: "{{subject}}_{{session}}" instead of "{{id}}".'
+        )
+    return {key: key[0] if key[1] else told[key[0]] for key in keys}, notes
+
+
+def _matches(pattern: str, option: str, ledger: Ledger, others: Collection[Path] = ()) -> dict[tuple[str, str], Path]:
+    """Matching files, by (subject, session).
+
+    An image is none of the ``others``. Where a pattern ends in a name, as ``{id}.nii.gz`` does, it fits masks too: a
+    file whose name ends in a word for one is no image.
+    """
     expression = _compile(pattern, option)
+    open_end = option == "--image" and scan_name(pattern).endswith(("}", "*"))
     table: dict[tuple[str, str], Path] = {}
-    for path in nifti:
-        shown = path.relative_to(source).as_posix()
+    for path in ledger.scans:
+        shown = ledger.shown(path)
         match = expression.fullmatch(shown)
-        if match is None:
+        if match is None or path in others:
+            continue
+        if open_end and ends_as_mask(scan_name(path)):
+            ledger.skip(path, "fits --image, but has the name of a mask or segmentation")
             continue
         groups = match.groupdict()
         key = (groups.get("id") or groups["subject"], groups.get("session") or "")
         other = table.setdefault(key, path)
         if other == path:
             continue
-        if other.parent == path.parent and stem(other) == stem(path):
-            skipped.append(Skipped(shown, "is there a second time, packed and unpacked"))
+        if other.parent == path.parent and scan_name(other).casefold() == scan_name(path).casefold():
+            ledger.skip(path, "is there a second time, packed and unpacked")
             continue
         raise MedvaeError(
-            f'{option} "{pattern}": fits {other.relative_to(source)} and {shown}, both named '
+            f'{option} "{pattern}": fits {ledger.shown(other)} and {shown}, both named '
             f'"{"_".join(filter(None, key))}". Make the pattern tell them apart, for instance with the folder in it.'
         )
     if not table:
-        raise nothing_found(source, files, f"file for {option}", f'"{pattern}"')
+        raise nothing_found(ledger.source, ledger.files, f"file for {option}", f'"{pattern}"')
     return table
 
 
@@ -142,10 +196,12 @@ def _compile(pattern: str, option: str) -> re.Pattern[str]:
         pattern = f"{head}{'/' if head else ''}{name.replace('*', '{id}')}"
     if "{id}" in pattern and "{subject}" in pattern:
         raise MedvaeError(f'{option} "{pattern}": use {{id}}, or {{subject}} and {{session}}, not both.')
-    if not pattern.endswith((".nii", ".nii.gz", "*")):
-        raise MedvaeError(f'{option} "{pattern}": must end in .nii or .nii.gz.')
+    if not pattern.lower().endswith((*ENDINGS, "*")):
+        raise MedvaeError(f'{option} "{pattern}": must end in the ending of the files: {", ".join(ENDINGS)}.')
+    start = scan_name(pattern)
+    ending = pattern[len(pattern) - len(Path(pattern).name) + len(start) :] if start != Path(pattern).name else ""
     result, seen = "" if "/" in pattern else "(?:.*/)?", set()
-    for name, folders, star, mark, text, odd in _TOKEN.findall(pattern.removeprefix("./")):
+    for name, folders, star, mark, text, odd in _TOKEN.findall(pattern.removesuffix(ending).removeprefix("./")):
         if odd:
             raise MedvaeError(f'{option} "{pattern}": "{odd}" is not understood; {{id}}, {{subject}}, {{session}} are.')
         if name:
@@ -153,14 +209,14 @@ def _compile(pattern: str, option: str) -> re.Pattern[str]:
             seen.add(name)
         else:
             result += "(?:.*/)?" if folders else "[^/]*" if star else "[^/]" if mark else re.escape(text)
-    return re.compile(result)
+    return re.compile(result + f"(?i:{re.escape(ending)})")  # some programs write .NII.GZ
 
 
-def _people(source: Path, participants: Path | None) -> tuple[dict[str, Row], list[str]]:
+def _people(source: Path, participants: Path | None) -> tuple[People, list[str]]:
     path = participants or source / "participants.tsv"
     if participants is None and not path.is_file():
-        return {}, ["Ages and sites are not known, splits ignore them. Give a table with --participants."]
-    return people_by_name(read_table(path), path), []
+        return People({}), ["Ages and sites are not known, splits ignore them. Give a table with --participants."]
+    return read_people(path)
 
 
 @dataclass(frozen=True)
@@ -175,12 +231,13 @@ class Options:
     participants: Annotated[
         Path | None, "Table (.tsv, .csv) with age, sex, site; SOURCE/participants.tsv by default."
     ] = None
+    anatomy: Annotated[tuple[str, ...], ANATOMY] = ()
 
 
 def _find(request: Request, options: Options) -> Found:
     return find_folder(
         request.source, options.image, options.modality, mask=options.mask, label=options.label,
-        healthy=options.healthy, participants=options.participants,
+        healthy=options.healthy, participants=options.participants, anatomy=options.anatomy,
     )  # fmt: skip
 
 
@@ -191,7 +248,8 @@ FOLDER = Importer(
 
     {id} is what names the case, * any part of a name, **/ any folders; a pattern without / is looked for everywhere.
     Where people have several scans, write {subject} and {session} instead of {id}: they then share a split. Quote the
-    patterns. Scans without a label are unlabelled, unless --healthy.
+    patterns. Scans without a label are unlabelled, unless --healthy; even so nobody is called healthy beside whom a
+    file lies that looks like a lesion map (lesion, mask, seg, label, roi in the name) and fits no pattern.
     """,
     example='medvae manifest folder scans --image "{id}/T1.nii.gz" --mask "{id}/mask.nii.gz" --healthy '
     "--out scans.json",

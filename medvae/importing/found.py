@@ -13,6 +13,8 @@ class Skipped:
 
     what: str
     why: str
+    sort: str = ""
+    """What entries whose ``why`` differs in details have in common; they are shown together."""
 
 
 @dataclass(frozen=True)
@@ -28,3 +30,5 @@ class Found:
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What the user should know: what was assumed, what is missing."""
+    accounted: bool = False
+    """Whether a `medvae.importing.ledger.Ledger` has seen to it that every image is used or skipped."""

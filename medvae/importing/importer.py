@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from medvae.importing.found import Found
+from medvae.importing.ledger import account
 
 Options = TypeVar("Options")
-HEALTHY = "Scans without a lesion label are healthy."
+HEALTHY = "Scans without a lesion label are healthy, but for people beside whom an unpaired lesion map lies."
 """Help of the option --healthy, of every importer that has it."""
 
 
@@ -54,3 +55,7 @@ class Importer(Generic[Options]):
     --seed."""
     when_stopped: str | None = None
     """For a slow importer: the message after Ctrl-C. Its command has --quiet."""
+
+    def read(self, request: Request, options: Options) -> Found:
+        """What ``find`` finds, with every image of the folder accounted for (`medvae.importing.ledger`)."""
+        return account(self.find(request, options), request.source)

@@ -10,13 +10,16 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated
 
 from medvae.errors import MedvaeError
-from medvae.importing.found import Found, Skipped
+from medvae.imaging.endings import scan_name
+from medvae.importing.found import Found
 from medvae.importing.importer import Importer, Request
-from medvae.importing.listing import is_nifti, list_files, nothing_found, stem
+from medvae.importing.ledger import ANATOMY, Ledger
+from medvae.importing.lesion_names import is_lesion_map
+from medvae.importing.listing import nothing_found
 from medvae.importing.people import Row, age_of, read_table, sex_of
 from medvae.importing.scan import FoundScan, Sex
 
@@ -28,12 +31,12 @@ _NAME = re.compile(r"(?P<session>IXI(?P<number>\d+)-(?P<site>[A-Za-z]+)-\w+?)[-_
 _TABLES = ("participants.tsv", "IXI.csv", "IXI.tsv", "IXI.xls")
 
 
-def find_ixi(source: Path, modalities: Sequence[str] = ("T1",)) -> Found:
+def find_ixi(source: Path, modalities: Sequence[str] = ("T1",), *, anatomy: Sequence[str] = ()) -> Found:
     """Scans of IXI below ``source``.
 
     A brain mask is any file of the session whose name ends in ``anatomy`` (a label map; every label is brain) or
     ``mask``. Age and sex come from ``participants.tsv``, ``IXI.csv``, ``IXI.tsv`` or ``IXI.xls``, the first that
-    exists.
+    exists. Files that have one of the words ``anatomy`` in the name are no lesion maps (`medvae.importing.ledger`).
 
     Raises
     ------
@@ -41,30 +44,37 @@ def find_ixi(source: Path, modalities: Sequence[str] = ("T1",)) -> Found:
         If there is no scan, or a modality is asked for that IXI does not have as a 3D scan.
     """
     wanted = _modalities(modalities)
-    files, skipped = list_files(source)
+    ledger = Ledger(source)
     sessions: dict[str, dict[str, Path]] = {}
     named: dict[str, re.Match[str]] = {}
-    for path in filter(is_nifti, files):
-        match, shown = _NAME.fullmatch(stem(path)), str(path.relative_to(source))
+    for path in ledger.scans:
+        match = _NAME.fullmatch(scan_name(path))
         if match is None:
-            skipped.append(Skipped(shown, "is not named as an IXI scan"))
+            ledger.skip(path, "is not named as an IXI scan")
             continue
         what = match["what"]
         role = what if what in MODALITIES else _mask_role(what, wanted[0])
         if role is None:
-            skipped.append(Skipped(shown, "is no T1, T2 or PD scan and no brain mask of the first modality"))
+            ledger.skip(path, "is no T1, T2 or PD scan and no brain mask of the first modality")
+            if _is_mask(what):
+                ledger.no_lesion_maps([path])
             continue
         named[match["session"]] = match
         if sessions.setdefault(match["session"], {}).setdefault(role, path) != path:
-            skipped.append(Skipped(shown, "is there a second time"))
-    people, notes = _people(files)
+            ledger.skip(path, "is there a second time")
+    people, notes = _people(ledger.files)
     count = Counter(match["number"] for match in named.values())
     scans = []
     for session, roles in sorted(sessions.items()):
         missing = [name for name in wanted if name not in roles]
         if missing:
-            skipped.append(Skipped(session, f"has no {' and no '.join(missing)}"))
+            ledger.skip(session, f"has no {' and no '.join(missing)}")
+            for path in roles.values():
+                ledger.skip(path, "belongs to a scan that is skipped")
+            ledger.no_lesion_maps([roles["mask"]] if "mask" in roles else [])
             continue
+        for name in roles.keys() - {*wanted, "mask"}:
+            ledger.skip(roles[name], "is another sequence: choose with --modality")
         match = named[session]
         person = f"IXI{match['number']}"
         row = people.get(int(match["number"]), {})
@@ -82,7 +92,7 @@ def find_ixi(source: Path, modalities: Sequence[str] = ("T1",)) -> Found:
         )
     if not scans:
         names = " and ".join(f"IXI012-HH-1211-{name}.nii.gz" for name in wanted)
-        raise nothing_found(source, files, "IXI scans", f"files named like {names}")
+        raise nothing_found(source, ledger.files, "IXI scans", f"files named like {names}")
     bare = sum(scan.mask is None for scan in scans)
     if bare:
         notes.append(
@@ -92,7 +102,9 @@ def find_ixi(source: Path, modalities: Sequence[str] = ("T1",)) -> Found:
         )
     if "T1" in wanted and len(wanted) > 1:
         notes.append("IXI's T1 does not lie on the grid of T2 and PD: resample them onto it before training.")
-    return Found("IXI", wanted, scans, licence=LICENCE, skipped=skipped, notes=notes)
+    found = Found("IXI", wanted, scans, licence=LICENCE, notes=notes)
+    pairing = "Everybody in IXI counts as healthy: use manifest folder, or say --anatomy WORD if it is no lesion map."
+    return ledger.close(found, pairing, anatomy)
 
 
 def _modalities(names: Sequence[str]) -> tuple[str, ...]:
@@ -106,8 +118,12 @@ def _modalities(names: Sequence[str]) -> tuple[str, ...]:
 def _mask_role(what: str, first: str) -> str | None:
     """ "mask" for the mask of the first modality; a mask named after another one lies on another grid."""
     named = [name for name in MODALITIES if re.match(rf"{name}(?![A-Za-z0-9])", what)]
-    ends = what.lower().endswith(("mask", "anatomy"))
-    return "mask" if ends and (not named or named == [first]) else None
+    return "mask" if _is_mask(what) and (not named or named == [first]) else None
+
+
+def _is_mask(what: str) -> bool:
+    """Whether the end of a name is that of a brain mask or of anatomy labels, and no lesion's."""
+    return what.lower().endswith(("mask", "anatomy")) and not is_lesion_map(PurePath(re.sub("(?i)mask$", "", what)))
 
 
 def _people(files: Sequence[Path]) -> tuple[dict[int, Row], list[str]]:
@@ -147,10 +163,11 @@ class Options:
     """Of ``medvae manifest ixi``."""
 
     modality: Annotated[tuple[str, ...], "T1, T2 or PD; may be repeated."] = ("T1",)
+    anatomy: Annotated[tuple[str, ...], ANATOMY] = ()
 
 
 def _find(request: Request, options: Options) -> Found:
-    return find_ixi(request.source, options.modality)
+    return find_ixi(request.source, options.modality, anatomy=options.anatomy)
 
 
 IXI = Importer(

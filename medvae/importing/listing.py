@@ -8,16 +8,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medvae.errors import MedvaeError
+from medvae.imaging.endings import ENDINGS
 from medvae.importing.found import Skipped
 
-ENDINGS = (".nii.gz", ".nii")
+# Images that are not read; of a pair (.hdr with .img, .HEAD with .BRIK) the file that holds the voxels.
+_OTHER_IMAGES = (
+    ".img", ".img.gz", ".brik", ".brik.gz", ".mnc", ".mnc.gz", ".dcm", ".ima", ".rec", ".nrrd.gz", ".mha.gz",
+    ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip", ".nii.gz.gz",
+)  # fmt: skip
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
 
 def list_files(source: Path) -> tuple[list[Path], list[Skipped]]:
     """All files below ``source``, sorted, and those that cannot be used at all.
 
-    Hidden files are skipped silently (macOS writes ``._NAME.nii.gz`` next to ``NAME.nii.gz``). Links to folders are
+    These are folders that may not be read, and images that are empty, may not be read or are links to nothing. Hidden
+    files are skipped silently (macOS writes ``._NAME.nii.gz`` next to ``NAME.nii.gz``). Links to folders are
     followed, each folder once.
 
     Raises
@@ -37,7 +43,8 @@ def list_files(source: Path) -> tuple[list[Path], list[Skipped]]:
     seen: set[str] = set()
 
     def unreadable(error: OSError) -> None:
-        skipped.append(Skipped(str(error.filename), f"the folder cannot be read ({error.strerror})"))
+        shown = Path(error.filename).relative_to(source).as_posix()
+        skipped.append(Skipped(shown, f"the folder cannot be read ({error.strerror})"))
 
     for folder, folders, names in os.walk(source, followlinks=True, onerror=unreadable):
         real = os.path.realpath(folder)
@@ -50,29 +57,29 @@ def list_files(source: Path) -> tuple[list[Path], list[Skipped]]:
             path = Path(folder) / name
             if name.startswith("."):
                 continue
-            if is_nifti(path) and (problem := _unusable(path)):
-                skipped.append(Skipped(str(path.relative_to(source)), problem))
+            if is_image(path) and (problem := _unusable(path)):
+                skipped.append(Skipped(path.relative_to(source).as_posix(), problem))
             else:
                 files.append(path)
     return sorted(files), skipped
 
 
-def is_nifti(path: Path) -> bool:
-    """Whether the name is that of a NIfTI file."""
-    return path.name.endswith(ENDINGS)
+def is_scan(path: Path) -> bool:
+    """Whether the name is that of a volume file that medvae reads."""
+    return path.name.lower().endswith(ENDINGS)
 
 
-def stem(path: Path) -> str:
-    """The file's name without ``.nii`` or ``.nii.gz``."""
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+def is_image(path: Path) -> bool:
+    """Whether the name is that of an image, be it of a format that is read or not."""
+    return path.name.lower().endswith((*ENDINGS, *_OTHER_IMAGES))
 
 
 def nothing_found(source: Path, files: Sequence[Path], what: str, looked_for: str, advice: str = "") -> MedvaeError:
     """The error for an empty result: what was looked for, and what is there instead."""
     folders = sorted(name for name in _names(source) if (source / name).is_dir() and not name.startswith("."))
-    images = [str(path.relative_to(source)) for path in files if is_nifti(path)]
+    images = [str(path.relative_to(source)) for path in files if is_scan(path)]
     there = [f"{len(folders)} folders ({some(folders)})"] if folders else []
-    there += [f"{len(images)} NIfTI files ({some(images)})"] if images else ["no NIfTI file"]
+    there += [f"{len(images)} image files ({some(images)})"] if images else ["no image file that can be read"]
     if not images and files:
         there.append(f"{len(files)} other files ({some([path.name for path in files])})")
     return MedvaeError(
@@ -97,4 +104,6 @@ def _unusable(path: Path) -> str | None:
         size = path.stat().st_size
     except OSError:
         return "is a link to a file that is not here (with DataLad: datalad get)"
+    if not os.access(path, os.R_OK):
+        return "may not be read by you: ask its owner for permission"
     return None if size else "is empty (0 bytes): download it again"

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from medvae.errors import MedvaeError
-from medvae.importing.found import Found, Skipped
+from medvae.imaging.endings import ENDINGS
+from medvae.importing.found import Found
 from medvae.importing.importer import Importer, Request
 from medvae.importing.labels import LESION, channels_of, choose_channels, read_dataset, regions_of
-from medvae.importing.listing import ENDINGS, list_files, nothing_found
+from medvae.importing.ledger import Ledger
+from medvae.importing.listing import nothing_found
 from medvae.importing.scan import FoundScan
 
 
@@ -27,7 +29,8 @@ def find_nnunet(source: Path, modalities: Sequence[str] = (), lesion: Sequence[s
     MedvaeError
         If there is no dataset.json, no case, or a name is asked for that the file does not have.
     """
-    files, skipped = list_files(source)
+    ledger = Ledger(source)
+    files = ledger.files
     path, content = read_dataset(source)
     channels = channels_of(content, path)
     chosen = choose_channels(channels, modalities, path)
@@ -35,7 +38,7 @@ def find_nnunet(source: Path, modalities: Sequence[str] = (), lesion: Sequence[s
     ending = content.get("file_ending", ".nii.gz")
     if ending not in ENDINGS:
         raise MedvaeError(
-            f'{path}: "file_ending" is {ending!r}; medvae reads .nii.gz and .nii. Convert the files first.'
+            f'{path}: "file_ending" is {ending!r}; medvae reads {", ".join(ENDINGS)}. Convert the files first.'
         )
     listed = content.get("dataset")
     cases = (
@@ -45,10 +48,14 @@ def find_nnunet(source: Path, modalities: Sequence[str] = (), lesion: Sequence[s
     for name, (images, label) in sorted(cases.items()):
         missing = [index for index in chosen if index >= len(images) or not _usable(images[index])]
         if missing:
-            skipped.append(
-                Skipped(name, f"has no {', '.join(channels[i] for i in missing)} (_{missing[0]:04d}{ending})")
-            )
+            ledger.skip(name, f"has no {', '.join(channels[i] for i in missing)} (_{missing[0]:04d}{ending})")
+            for file in (*images, label):
+                if _usable(file):
+                    ledger.skip(file, "belongs to a case that is skipped")
             continue
+        for index in set(range(len(images))) - set(chosen):
+            if _usable(images[index]):
+                ledger.skip(images[index], "is another channel: choose with --modality")
         scans.append(FoundScan(name, tuple(images[index] for index in chosen), label=label if _usable(label) else None))
     if not scans:
         plain = [p for p in files if p.parent.name == "imagesTr"]
@@ -60,10 +67,9 @@ def find_nnunet(source: Path, modalities: Sequence[str] = (), lesion: Sequence[s
     expected = content.get("numTraining")
     if isinstance(expected, int) and expected > labelled:
         notes.append(f"dataset.json promises {expected} training cases, {labelled} with a label were found.")
-    return Found(
-        str(content.get("name") or source.resolve().name), tuple(channels[i] for i in chosen), scans, regions,
-        _licence(content), skipped, notes,
-    )  # fmt: skip
+    name = str(content.get("name") or source.resolve().name)
+    wanted = tuple(channels[i] for i in chosen)
+    return ledger.close(Found(name, wanted, scans, regions, _licence(content), notes=notes))
 
 
 def _usable(path: Path) -> bool:
