@@ -11,6 +11,7 @@ from medvae.importing.bids import find_bids
 from medvae.importing.folder import find_folder
 from medvae.importing.found import Found
 from medvae.importing.importer import Importer, Request
+from medvae.importing.ixi import find_ixi
 from medvae.importing.layouts import LAYOUTS
 from medvae.importing.ledger import UNPAIRED
 from medvae.importing.scan import FoundScan
@@ -38,6 +39,22 @@ def layout_with_two_cases(name, folder):
         tiny(folder, *(f"p{n}_{w}.nii.gz" for n in (1, 2) for w in ("T1", "T2")))
         return {"image": ("{id}_T1.nii.gz",)}
     return {}
+
+
+def test_a_file_in_the_folder_of_one_with_the_name_of_another_may_be_of_both(tmp_path):
+    tiny(tmp_path, "a/01_T1.nii.gz", "b/02_T1.nii.gz", "c/03_T1.nii.gz", "a/02_lesion.nii.gz")
+    assert [scan.id for scan in find_folder(tmp_path, ["{id}_T1.nii.gz"], healthy=True).scans] == ["03"]
+
+
+@pytest.mark.parametrize("name", ["IXI-T1/IXI012-HH-0812-T1_lesion.nii.gz", "seg/IXI012.nii.gz", "x/IXI012_roi.mgz"])
+def test_nobody_of_ixi_is_healthy_beside_a_lesion_map(tmp_path, name):
+    ixi(tmp_path)
+    tiny(tmp_path, "IXI-T2/IXI002-Guys-0802-T2_mask.nii.gz", "anatomy/IXI035-IOP-0835_anatomy.nii.gz")
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(b"x")
+    found = find_ixi(tmp_path)
+    assert [scan.id for scan in found.scans] == ["IXI002", "IXI035"]
+    assert name in reasons(found)["IXI012"]
 
 
 @pytest.mark.parametrize("importer", LAYOUTS, ids=lambda importer: importer.name)
@@ -89,6 +106,10 @@ def test_an_importer_without_a_ledger_gets_one(tmp_path):
         ("freesurfer/02/mri/aseg.mgz", None),
         ("12_lesion.nii.gz", None),
         ("template_mask.nii.gz", None),
+        ("2_space-MNI152NLin6Asym_lesion.nii.gz", "02"),
+        ("2/lesion.nii.gz", "02"),
+        ("lesions_03/02_x.nii.gz", "02"),
+        ("template_2mm_mask.nii.gz", None),
     ],
 )
 def test_who_is_healthy_beside_a_file(tmp_path, name, person):

@@ -9,9 +9,11 @@ ITK_ENDINGS = (".mha", ".mhd", ".nrrd", ".nhdr")
 ENDINGS = (*NIBABEL_ENDINGS, *ITK_ENDINGS)
 """Names of files that can be read end in one of these, in small or capital letters."""
 
+_LONGEST_FIRST = sorted(ENDINGS, key=len, reverse=True)
+
 
 def scan_name(path: Path | str) -> str:
     """The name of a volume file without its ending."""
-    name = Path(path).name
-    ending = next((e for e in sorted(ENDINGS, key=len, reverse=True) if name.lower().endswith(e)), "")
+    name = (path if isinstance(path, Path) else Path(path)).name
+    ending = next((e for e in _LONGEST_FIRST if name.lower().endswith(e)), "")
     return name[: len(name) - len(ending)]

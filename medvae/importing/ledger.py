@@ -16,7 +16,7 @@ from medvae.derivatives import DESCRIPTION
 from medvae.errors import MedvaeError
 from medvae.imaging.endings import scan_name
 from medvae.importing.found import Found, Skipped
-from medvae.importing.lesion_names import is_lesion_map
+from medvae.importing.lesion_names import is_lesion_map, is_tissue_map
 from medvae.importing.listing import is_image, is_scan, list_files
 from medvae.importing.owners import Owner, Owners
 
@@ -60,7 +60,7 @@ class Ledger:
 
     def is_prediction(self, path: Path) -> bool:
         """Whether medvae made this file: its lesion masks are no truth, and found in healthy people too."""
-        return not self._predictions.isdisjoint(path.parents)
+        return bool(self._predictions) and not self._predictions.isdisjoint(path.parents)
 
     def skip(self, what: Path | str, why: str, *, name: str | None = None) -> None:
         """A file, or a case by its name, that is left out; of several reasons for a file the first is kept.
@@ -129,9 +129,10 @@ class Ledger:
                 self.skip(path, _why(path, path in maps, otherwise))
         healthy = {scan.subject_id for scan in found.scans if scan.kind == "healthy"}
         doubtful: dict[str, list[tuple[Path, Owner]]] = defaultdict(list)
-        for path, owner in maps.items():
-            if owner and owner.person in healthy:
-                doubtful[owner.person].append((path, owner))
+        for path, whose in maps.items():
+            for owner in whose:
+                if owner.person in healthy:
+                    doubtful[owner.person].append((path, owner))
         for person, files in doubtful.items():
             self.entries.append(Skipped(person, self._doubt(person, files, pairing), UNPAIRED))
         scans = [scan for scan in found.scans if scan.subject_id not in doubtful]
@@ -141,7 +142,7 @@ class Ledger:
                 f"{self.source}: nobody is left. All {len(doubtful)} people called healthy may have a lesion; "
                 f"{person} {self._doubt(person, files, pairing)}"
             )
-        nobodys = [path for path, owner in maps.items() if owner is None]
+        nobodys = [path for path, whose in maps.items() if not whose]
         notes = list(found.notes)
         if nobodys and healthy:
             notes.append(
@@ -152,29 +153,31 @@ class Ledger:
 
     def _lesion_maps(
         self, left: list[Path], owners: Owners, used: set[tuple[Path, str]], anatomy: Collection[str]
-    ) -> dict[Path, Owner | None]:
+    ) -> dict[Path, list[Owner]]:
         """The lesion maps among the files that are not used, and whose they are."""
         beside: dict[Path, set[str]] = defaultdict(set)
         for path in self.files:
-            beside[path.parent].add(scan_name(path))
-        maps: dict[Path, Owner | None] = {}
+            if is_tissue_map(name := scan_name(path)):
+                beside[path.parent].add(name)
+        maps: dict[Path, list[Owner]] = {}
+        unusable = set(self.unusable)
         for path in left:
             # A second copy of a file that is used, packed and unpacked, says nothing new.
             if path in self._harmless or (path.parent, scan_name(path)) in used:
                 continue
-            if not is_image(path) and path not in self.unusable:
+            if not is_image(path) and path not in unusable:
                 continue
             if self.is_prediction(path):
                 continue
             inside = path.relative_to(self.source) if path.is_relative_to(self.source) else Path(path.name)
             above = [self.source.joinpath(*inside.parts[: n + 1]) for n in range(len(inside.parts) - 1)]
             folders = [folder.name for folder in above if not owners.holds_scans(folder)]
-            owner = owners.of(path)
-            person = owner.words if owner else ()
+            whose = owners.of(path)
+            person = next((owner.words for owner in whose), ())
             if path in self._surely or is_lesion_map(
                 inside, beside[path.parent], folders=folders, person=person, anatomy=anatomy
             ):
-                maps[path] = owner
+                maps[path] = whose
         return maps
 
     def _doubt(self, person: str, files: list[tuple[Path, Owner]], pairing: str) -> str:

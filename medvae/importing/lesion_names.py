@@ -14,7 +14,8 @@ The name is cut into words at everything but letters and digits and where a smal
      (``label-GM_probseg``, ``_pve_0``);
    - the output of a program that segments anatomy and nothing else, told from the name of a folder
      (``freesurfer``, ``fmriprep``, ``T1.anat``); but 1. counts there too;
-   - a word that the user gave (--anatomy).
+   - a word that the user gave (--anatomy), which may also be one of 1.: ``--anatomy mask`` does not excuse
+     ``lesion_mask``, ``--anatomy lesion`` does.
 
 The words of a folder count as those of the name (``labels/02.nii.gz``), but for folders in which scans lie. "label" in
 ``label-GM`` is BIDS' key and no word; ``label-L`` is its code for a lesion.
@@ -38,20 +39,22 @@ _ANNOTATION = frozenset(re.findall(r"\w+", """
 _TISSUE_MAP = frozenset(("seg", "dseg", "pseg", "probseg"))
 _ANATOMY = frozenset(re.findall(r"\w+", """
     aseg aparc aparcaseg wmparc ribbon filled pveseg pve synthseg tissue tissues gm wm csf gray grey white cgm sgm scgm
-    cbm bs cortex cortical subcortical parc parcellation atlas dkt dktatlas desikan destrieux aal schaefer anatomy
+    cbm cortex cortical subcortical parc parcellation atlas dkt dktatlas desikan destrieux aal schaefer anatomy
     anatomical hippocampus hippo amygdala thalamus caudate putamen pallidum hypothal ventricle ventricles cerebellum
-    cerebellar brainstem spinal cord sc carpet fov background foreground skull scalp bone eye eyes head face deface
-    defaced defacemask bet hdbet synthstrip
+    cerebellar brainstem spinal cord carpet fov background foreground skull scalp bone eye eyes head face deface
+    defaced pydeface bet hdbet synthstrip freesurfer fsl fast fseg spm cat12
 """))  # fmt: skip
 _BRAIN_MASK = re.compile(
     r"brain_?(?:mask|msk|seg|dseg|segmentation|extraction|tissue)|(?:mask|msk)_?(?:of_)?brain|desc_brain(?:_|$)"
 )
 _PROGRAMS = re.compile(
     r"(?:freesurfer|fastsurfer|recon-?all|[fs]mriprep|nibabies|infant-?fs|mriqc|qsiprep|xcp|aslprep|synthseg|synthstrip|"
-    r"hd-?bet|cat12|c-?pac|mindboggle|ants-?cortical-?thickness|fsl-?anat)(?![a-z])|.*\.anat$"
+    r"hd-?bet|cat12|c-?pac|mindboggle|ants-?cortical-?thickness|fsl-?anat|mninonlinear)(?![a-z])|.*\.anat$"
 )
+_ANATOMY_LABEL = re.compile(r"(?:^|_)label-(?:SC|BS|BG|NB|ST|B|S)(?:_|$)")
 _TISSUE_BESIDE = re.compile(r"(?:^|[_-])(?:label-(?:GM|WM|CSF)(?:_|$)|pve_?\d|pveseg)")
 _AROUND = re.compile(r"^(?:t1w?|t2w?|flair)(?=[a-z])|\d+$")
+_ENDING = re.compile(r"(?:masks?|msk|seg)$")
 _SMALL_TO_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z][a-z])")
 
 
@@ -76,7 +79,7 @@ def is_lesion_map(
     path
         Relative to the data set.
     beside
-        Names of the other files of its folder, without endings.
+        Those of the other files of its folder, without endings, that `is_tissue_map` takes.
     folders
         The folders in ``path`` whose words count: those in which no scan lies.
     person
@@ -88,21 +91,32 @@ def is_lesion_map(
     text = " ".join([*folders, name])
     words = _without(words_of(re.sub(r"(?:^|(?<=[_ ]))label-(?=\w)", "", text)), person)
     plain = "_".join(words)
-    if any("_".join(words_of(word)) in plain for word in anatomy if words_of(word)):
-        return False
-    if _LESION.search(plain) or _LESION_LABEL.search(name):
+    given = [words_of(word) for word in anatomy]
+    rest = words
+    for word in given:
+        rest = _without(rest, word)
+    if _LESION.search("_".join(rest)) or _LESION_LABEL.search(name):
         return True
+    if len(rest) < len(words):
+        return False
     told = _annotations(words)
     if not told:
         return False
-    if _BRAIN_MASK.search(plain) or _ANATOMY & set(words):
+    if _BRAIN_MASK.search(plain) or _ANATOMY_LABEL.search(name):
+        return False
+    if any({word, _ENDING.sub("", word)} & _ANATOMY for word in words):
         return False
     if any(_PROGRAMS.match(part.casefold()) for part in path.parts[:-1]):
         return False
     if told <= _TISSUE_MAP:
         start = re.split(r"(?i)(?:dseg|pseg|probseg|seg)", name)[0]
-        return not any(other.startswith(start) and _TISSUE_BESIDE.search(other[len(start) - 1 :]) for other in beside)
+        return not any(other.startswith(start) for other in beside)
     return True
+
+
+def is_tissue_map(name: str) -> bool:
+    """Whether a name is that of a map of grey matter, white matter or CSF."""
+    return bool(_TISSUE_BESIDE.search(name))
 
 
 def ends_as_mask(name: str) -> bool:

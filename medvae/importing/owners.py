@@ -10,7 +10,7 @@ from pathlib import Path
 from medvae.importing.lesion_names import words_of
 from medvae.importing.scan import FoundScan
 
-_NO_NUMBER = re.compile(r"t[12]\w?|t[12]ce|\dt|3d|2d|mp2rage")
+_NO_NUMBER = re.compile(r"t[12]\w?|t[12]ce|\dt|3d|2d|mp2rage|\d+mm")
 
 
 @dataclass(frozen=True)
@@ -24,27 +24,25 @@ class Owner:
 
 
 class Owners:
-    """Finds the owner of a file among the people of the scans.
+    """Finds the people of the scans to whom a file belongs.
 
-    The first that holds decides:
-
-    1. a part of the path is the name of the person or of one of the scans, as whole words, in small or capital letters;
-       of several the leftmost, then the longest;
-    2. all scans of the nearest folder above the file that holds any are those of one person;
-    3. the numbers in the file's name are those in the name of one person, without leading zeros.
+    1. The one whose name, or the name of one of whose scans, is in the file's name as whole words, in small or capital
+       letters (of several the leftmost, then the longest); and the one whose scans are all that the nearest folder with
+       scans holds. If these are two people it may be either's.
+    2. Else the one whose name is in that of a folder, the nearest first.
+    3. Else, probably, the one whose numbers the name of the file (or of a folder, the nearest first) begins with, but
+       for leading zeros.
     """
 
     def __init__(self, source: Path, scans: Iterable[FoundScan]) -> None:
         self._source = source
-        self._keys: dict[str, dict[tuple[str, ...], str]] = {}
+        self._keys: dict[tuple[str, ...], str] = {}
         self._folders: dict[Path, set[str]] = {}
         self._numbers: dict[tuple[int, ...], set[str]] = {}
         for scan in scans:
             person = scan.subject_id
             for name in dict.fromkeys((scan.id, person)):
-                words = tuple(words_of(name))
-                if words:
-                    self._keys.setdefault(words[0], {})[words] = person
+                self._keys[tuple(words_of(name))] = person
                 if numbers := _numbers(name):
                     self._numbers.setdefault(numbers, set()).add(person)
             for image in scan.images:
@@ -53,24 +51,41 @@ class Owners:
                     if folder == source:
                         break
 
+        self._longest = max(map(len, self._keys), default=0)
+
     def holds_scans(self, folder: Path) -> bool:
         """Whether a scan lies in this folder or below it."""
         return folder in self._folders
 
-    def of(self, path: Path) -> Owner | None:
-        """The owner of a file below the source, or None."""
+    def of(self, path: Path) -> list[Owner]:
+        """The owners of a file below the source, at most two."""
         shown = path.relative_to(self._source) if path.is_relative_to(self._source) else Path(path.name)
-        words = words_of(shown.as_posix())
-        for start, word in enumerate(words):
-            fitting = [key for key in self._keys.get(word, ()) if tuple(words[start : start + len(key)]) == key]
-            if fitting:
-                name = max(fitting, key=len)
-                return Owner(self._keys[word][name], True, name)
-        above = next((self._folders[folder] for folder in path.parents if folder in self._folders), set())
-        if len(above) == 1:
-            return Owner(next(iter(above)), True)
-        same = self._numbers.get(_numbers(path.name), set())
-        return Owner(next(iter(same)), False) if len(same) == 1 else None
+        *above, name = shown.parts
+        nearest = next((self._folders[folder] for folder in path.parents if folder in self._folders), set())
+        found = [owner] if (owner := self._named(name)) else []
+        if len(nearest) == 1 and not nearest & {owner.person for owner in found}:
+            found += [Owner(person, True) for person in nearest]
+        if not found:
+            found = [owner for folder in reversed(above) if (owner := self._named(folder))][:1]
+        if not found:
+            found = [owner for part in (name, *reversed(above)) if (owner := self._numbered(part))][:1]
+        return found
+
+    def _named(self, text: str) -> Owner | None:
+        words = tuple(words_of(text))
+        for start in range(len(words)):
+            for length in range(min(self._longest, len(words) - start), 0, -1):
+                name = words[start : start + length]
+                if name in self._keys:
+                    return Owner(self._keys[name], True, name)
+        return None
+
+    def _numbered(self, text: str) -> Owner | None:
+        numbers = _numbers(text)
+        for length in range(len(numbers), 0, -1):
+            if len(same := self._numbers.get(numbers[:length], set())) == 1:
+                return Owner(next(iter(same)), False)
+        return None
 
 
 def _numbers(name: str) -> tuple[int, ...]:
