@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from layouts import dataset, ixi, reasons, run, tiny
@@ -188,3 +189,28 @@ def test_thousands_of_skipped_files_are_shown_in_a_few_lines(tmp_path, monkeypat
     assert len(shown.splitlines()) < 60
     assert "01_T2.nii.gz" in shown
     assert "--label" in shown
+
+
+def test_a_data_set_of_links_to_nothing_says_so(tmp_path):
+    (tmp_path / "sub-1" / "anat").mkdir(parents=True)
+    (tmp_path / "sub-1" / "anat" / "sub-1_T1w.nii.gz").symlink_to(tmp_path / "annex")
+    with pytest.raises(MedvaeError, match=r"1 cannot be used, as sub-1/anat/sub-1_T1w.nii.gz: .*datalad get"):
+        find_bids(tmp_path)
+
+
+def test_a_folder_that_may_not_be_read_is_listed(tmp_path, monkeypatch):
+    tiny(tmp_path, "01_T1.nii.gz", "lesions/01.nii.gz")
+    walk = os.walk
+
+    def guarded(top, onerror=None, **options):
+        for folder, folders, names in walk(top, onerror=onerror, **options):
+            if "lesions" in folders:
+                folders.remove("lesions")
+                onerror(PermissionError(13, "Permission denied", os.path.join(folder, "lesions")))
+            yield folder, folders, names
+
+    monkeypatch.setattr(os, "walk", guarded)
+    monkeypatch.chdir(tmp_path.parent)
+    with pytest.raises(MedvaeError, match="01 may have a lesion: lesions looks like a lesion map"):
+        find_folder(Path(tmp_path.name), ["{id}_T1.nii.gz"], healthy=True)
+    assert "Permission denied" in reasons(find_folder(tmp_path, ["{id}_T1.nii.gz"]))["lesions"]

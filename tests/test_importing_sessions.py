@@ -62,3 +62,9 @@ def test_a_lesion_in_one_session_is_one_in_all(tmp_path):
     tiny(tmp_path, "sub-1_ses-1_T1.nii.gz", "sub-1_ses-2_T1.nii.gz", "sub-2_T1.nii.gz", "sub-1_ses-1_lesion.nii.gz")
     found = find_folder(tmp_path, ["{id}_T1.nii.gz"], label="{id}_lesion.nii.gz", healthy=True)
     assert [scan.kind for scan in found.scans] == ["lesion", "unlabelled", "healthy"]
+
+
+def test_the_person_that_a_pattern_marks_is_taken_as_it_is(tmp_path):
+    tiny(tmp_path, *(f"sub-1_{n}_T1.nii.gz" for n in "abcdefghij"), "P1_t0_T1.nii.gz", "P1_t1_T1.nii.gz")
+    manifest = manifest_of(find_folder(tmp_path, ["{subject}_T1.nii.gz"], healthy=True), tmp_path / "m.json")
+    assert len({case.subject_id for case in manifest.cases}) == 12

@@ -24,7 +24,7 @@ from medvae.importing.bids_names import BIDSFile, take_apart
 from medvae.importing.found import Found
 from medvae.importing.importer import HEALTHY, Importer, Request
 from medvae.importing.ledger import ANATOMY, Ledger
-from medvae.importing.listing import nothing_found, some
+from medvae.importing.listing import some
 from medvae.importing.people import People, Row, age_of, read_people, sex_of, site_of
 from medvae.importing.scan import FoundScan
 
@@ -88,7 +88,7 @@ def find_bids(
         kinds = sorted({f.suffix for f in known if f.path.parent.name == "anat"})
         advice = f"Choose with --modality among: {', '.join(kinds)}." if kinds else ""
         looked = f"sub-*/[ses-*/]anat/*_{modality}.nii.gz"
-        raise nothing_found(source, ledger.files, f"BIDS scans with the suffix {modality}", looked, advice)
+        raise ledger.nothing_found(f"BIDS scans with the suffix {modality}", looked, advice)
     images = _with_entities(images, entity, ledger)
     images = _one_version(images, "space", space, ledger)
     images = _one_version(images, "desc", desc, ledger)
@@ -355,9 +355,8 @@ BIDS = Importer(
     help="""
     BIDS data sets: sub-*/anat/*_T1w.nii.gz, also with sessions; masks beside the scans or in derivatives.
 
-    A scan without a lesion mask is unlabelled, unless --controls or --healthy says that the person is healthy; even so
-    nobody is called healthy beside whom a file lies that looks like a lesion map and is paired with no scan. Names of
-    anatomy and brain masks (FreeSurfer, fMRIPrep) are known; --anatomy tells others.
+    A scan without a lesion mask is unlabelled, unless --controls or --healthy says that the person is healthy. Whoever
+    has an unpaired file beside the scan that looks like a lesion map is skipped, and named.
     """,
     example="medvae manifest bids data/ds001 --out data/ds001.json --controls group=control",
     options=Options,

@@ -26,7 +26,6 @@ from medvae.imaging.endings import scan_name
 from medvae.importing.found import Found
 from medvae.importing.importer import Importer, Request
 from medvae.importing.ledger import Ledger
-from medvae.importing.listing import nothing_found
 from medvae.importing.scan import FoundScan
 
 MODALITIES = {
@@ -102,7 +101,7 @@ def find_brats(source: Path, modalities: Sequence[str] = ("FLAIR",), year: int |
             scans.append(FoundScan(name, tuple(images), label=case.files.get("seg"), subject=case.patient))
     if not scans:
         looked = "files named like BraTS2021_00000_flair.nii.gz or BraTS-GLI-00000-000-t2f.nii.gz"
-        raise nothing_found(source, ledger.files, f"BraTS cases with {', '.join(wanted)}", looked)
+        raise ledger.nothing_found(f"BraTS cases with {', '.join(wanted)}", looked)
     values, why = _convention(cases.values(), year, source)
     return ledger.close(Found("BraTS", wanted, scans, values, LICENCE, notes=[why]))
 

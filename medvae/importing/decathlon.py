@@ -20,7 +20,6 @@ from medvae.importing.found import Found
 from medvae.importing.importer import Importer, Request
 from medvae.importing.labels import LESION, channels_of, choose_channels, read_dataset, regions_of
 from medvae.importing.ledger import Ledger
-from medvae.importing.listing import nothing_found
 from medvae.importing.scan import FoundScan, tidy
 
 if TYPE_CHECKING:
@@ -70,9 +69,7 @@ def find_decathlon(
         except MedvaeError as error:
             ledger.skip(image, str(error), name=image.name)
     if not readable:
-        raise nothing_found(
-            source, ledger.files, "Decathlon cases", 'the images that dataset.json lists as "training" and "test"'
-        )
+        raise ledger.nothing_found("Decathlon cases", 'the images that dataset.json lists as "training" and "test"')
     packed = [image for image, _, many in readable if many]
     if packed and unpack is None:
         raise MedvaeError(

@@ -21,7 +21,7 @@ from medvae.importing.found import Found
 from medvae.importing.importer import HEALTHY, Importer, Request
 from medvae.importing.ledger import ANATOMY, Ledger
 from medvae.importing.lesion_names import ends_as_mask
-from medvae.importing.listing import nothing_found, some
+from medvae.importing.listing import some
 from medvae.importing.people import People, age_of, read_people, sex_of, site_of
 from medvae.importing.scan import FoundScan
 from medvae.importing.sessions import people_of_sessions, perhaps_one_person
@@ -84,7 +84,7 @@ def find_folder(
         named = _compile(label, "--label")
         ledger.lesion_maps([*labels.values(), *(p for p in ledger.unusable if named.fullmatch(ledger.shown(p)))])
     known, notes = _people(source, participants)
-    person_of, told = _persons(keys)
+    person_of, told = _persons(keys, said=any("{subject}" in pattern for pattern in images))
     notes += told
     scans = []
     for key in keys:
@@ -125,9 +125,11 @@ def find_folder(
     )
 
 
-def _persons(keys: Sequence[tuple[str, str]]) -> tuple[dict[tuple[str, str], str], list[str]]:
-    """The person of each (subject, session), and notes about what was told from names."""
-    names = [subject for subject, session in keys if not session]
+def _persons(keys: Sequence[tuple[str, str]], *, said: bool) -> tuple[dict[tuple[str, str], str], list[str]]:
+    """The person of each (subject, session), and notes about what was told from names; ``said`` by a pattern."""
+    if said:
+        return {key: key[0] for key in keys}, []
+    names = [name for name, _ in keys]
     told = people_of_sessions(names)
     several: dict[str, list[str]] = defaultdict(list)
     for name, person in told.items():
@@ -147,7 +149,7 @@ def _persons(keys: Sequence[tuple[str, str]]) -> tuple[dict[tuple[str, str], str
             f"{some(own)} begin alike, as do {len(doubtful)} groups of names in all: if these are scans of one "
             f'person, they must share a split. Mark the person: "{{subject}}_{{session}}" instead of "{{id}}".'
         )
-    return {key: key[0] if key[1] else told[key[0]] for key in keys}, notes
+    return {key: told[key[0]] for key in keys}, notes
 
 
 def _matches(pattern: str, option: str, ledger: Ledger, others: Collection[Path] = ()) -> dict[tuple[str, str], Path]:
@@ -180,7 +182,7 @@ def _matches(pattern: str, option: str, ledger: Ledger, others: Collection[Path]
             f'"{"_".join(filter(None, key))}". Make the pattern tell them apart, for instance with the folder in it.'
         )
     if not table:
-        raise nothing_found(ledger.source, ledger.files, f"file for {option}", f'"{pattern}"')
+        raise ledger.nothing_found(f"file for {option}", f'"{pattern}"')
     return table
 
 
@@ -248,8 +250,8 @@ FOLDER = Importer(
 
     {id} is what names the case, * any part of a name, **/ any folders; a pattern without / is looked for everywhere.
     Where people have several scans, write {subject} and {session} instead of {id}: they then share a split. Quote the
-    patterns. Scans without a label are unlabelled, unless --healthy; even so nobody is called healthy beside whom a
-    file lies that looks like a lesion map (lesion, mask, seg, label, roi in the name) and fits no pattern.
+    patterns. Scans without a label are unlabelled, unless --healthy. Whoever is called healthy and has an unpaired file
+    that looks like a lesion map (lesion, mask, seg, label, roi in the name) is skipped, and named.
     """,
     example='medvae manifest folder scans --image "{id}/T1.nii.gz" --mask "{id}/mask.nii.gz" --healthy '
     "--out scans.json",

@@ -19,7 +19,6 @@ from medvae.importing.found import Found
 from medvae.importing.importer import Importer, Request
 from medvae.importing.ledger import ANATOMY, Ledger
 from medvae.importing.lesion_names import is_lesion_map
-from medvae.importing.listing import nothing_found
 from medvae.importing.people import Row, age_of, read_table, sex_of
 from medvae.importing.scan import FoundScan, Sex
 
@@ -92,7 +91,7 @@ def find_ixi(source: Path, modalities: Sequence[str] = ("T1",), *, anatomy: Sequ
         )
     if not scans:
         names = " and ".join(f"IXI012-HH-1211-{name}.nii.gz" for name in wanted)
-        raise nothing_found(source, ledger.files, "IXI scans", f"files named like {names}")
+        raise ledger.nothing_found("IXI scans", f"files named like {names}")
     bare = sum(scan.mask is None for scan in scans)
     if bare:
         notes.append(

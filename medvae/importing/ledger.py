@@ -17,7 +17,7 @@ from medvae.errors import MedvaeError
 from medvae.imaging.endings import scan_name
 from medvae.importing.found import Found, Skipped
 from medvae.importing.lesion_names import is_lesion_map, is_tissue_map
-from medvae.importing.listing import is_image, is_scan, list_files
+from medvae.importing.listing import is_image, is_scan, list_files, nothing_found
 from medvae.importing.owners import Owner, Owners
 
 UNPAIRED = "may have a lesion: an unpaired lesion map lies beside the scan"
@@ -61,6 +61,13 @@ class Ledger:
     def is_prediction(self, path: Path) -> bool:
         """Whether medvae made this file: its lesion masks are no truth, and found in healthy people too."""
         return bool(self._predictions) and not self._predictions.isdisjoint(path.parents)
+
+    def nothing_found(self, what: str, looked_for: str, advice: str = "") -> MedvaeError:
+        """The error for a folder without a scan: what was looked for, and what is there instead."""
+        if self.unusable:
+            first = next(entry for entry in self.entries if self.source / entry.what in self._told)
+            advice = f"{len(self.unusable)} cannot be used, as {first.what}: {first.why}. {advice}".strip()
+        return nothing_found(self.source, self.files, what, looked_for, advice)
 
     def skip(self, what: Path | str, why: str, *, name: str | None = None) -> None:
         """A file, or a case by its name, that is left out; of several reasons for a file the first is kept.

@@ -17,7 +17,6 @@ from medvae.importing.found import Found
 from medvae.importing.importer import Importer, Request
 from medvae.importing.labels import LESION, channels_of, choose_channels, read_dataset, regions_of
 from medvae.importing.ledger import Ledger
-from medvae.importing.listing import nothing_found
 from medvae.importing.scan import FoundScan
 
 
@@ -61,7 +60,7 @@ def find_nnunet(source: Path, modalities: Sequence[str] = (), lesion: Sequence[s
         plain = [p for p in files if p.parent.name == "imagesTr"]
         advice = f"For {plain[0].name} without _0000, try: medvae manifest decathlon" if plain and not cases else ""
         looked = f"imagesTr/CASE_0000{ending} and imagesTs/CASE_0000{ending}"
-        raise nothing_found(source, files, "nnU-Net cases", looked, advice)
+        raise ledger.nothing_found("nnU-Net cases", looked, advice)
     notes = [f"Lesion is: {next(iter(regions))}, label values {next(iter(regions.values()))}. Change with --lesion."]
     labelled = sum(scan.label is not None for scan in scans)
     expected = content.get("numTraining")

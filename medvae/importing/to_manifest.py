@@ -11,7 +11,7 @@ from medvae.files import sha256
 from medvae.importing.found import Found
 from medvae.importing.scan import FoundScan, tidy
 from medvae.importing.split import Fractions, split_subjects
-from medvae.manifest import Case, Manifest
+from medvae.manifest import Case, Manifest, person_of
 
 
 def make_manifest(found: Found, out: Path, *, fractions: Fractions, seed: int = 0, checksums: bool = False) -> Manifest:
@@ -48,7 +48,7 @@ def make_manifest(found: Found, out: Path, *, fractions: Fractions, seed: int = 
                 label=relative(scan.label, base) if scan.label else None,
                 unlabelled=scan.kind == "unlabelled",
                 split=splits[scan.subject_id],
-                subject=scan.subject if scan.subject != scan.id else None,
+                subject=None if scan.subject == scan.id == person_of(scan.id) else scan.subject,
                 site=scan.site,
                 age=scan.age,
                 sex=scan.sex,
