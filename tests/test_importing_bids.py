@@ -158,6 +158,7 @@ def test_bids_word_in_the_name_of_a_subject_is_no_lesion(tmp_path):
 def versions(folder):
     tiny(folder, *(f"sub-1/anat/sub-1_echo-{n}_T1w.nii.gz" for n in (1, 2)), "sub-2/anat/sub-2_T1w.nii.gz")
     tiny(folder, *(f"sub-3/anat/sub-3_part-{part}_T1w.nii.gz" for part in ("mag", "phase")))
+    tiny(folder, "sub-3/anat/sub-3_acq-phase_T1w.nii.gz")
     tiny(folder, *(f"sub-4/anat/sub-4_{e}.nii.gz" for e in ("inv-1_T1w", "T1map", "UNIT1", "mod-T1w_defacemask")))
     tiny(folder, *(f"sub-5/anat/sub-5_acq-{name}_T1w.nii.gz" for name in ("hi", "lo")))
     tiny(folder, "sub-6/anat/sub-6_T1w.nii.gz", "sub-6/anat/sub-6_T1w.nii", "sourcedata/sub-6/anat/sub-6_T1w.nii.gz")

@@ -87,7 +87,7 @@ def test_an_importer_without_a_ledger_gets_one(tmp_path):
 
     found = Importer("x", "X.", "", Found, find, has_healthy=True).read(Request(tmp_path, tmp_path / "m.json"), None)
     assert [scan.id for scan in found.scans] == ["p1"]
-    assert set(reasons(found)) == {"p1/T2.nii.gz", "p2/lesion.nii.gz", "p2"}
+    assert set(reasons(found)) == {"p1/T2.nii.gz", "p2/lesion.nii.gz", "p2/T1.nii.gz", "p2"}
     assert "p2/lesion.nii.gz" in reasons(found)["p2"]
 
 

@@ -33,7 +33,7 @@ _PAIRING = (
     "of its name; if it is anatomy or another mask, say --anatomy WORD."
 )
 _NO_SCANS = ("derivatives", "sourcedata", "code")
-_NOT_MAGNITUDE = ("phase", "real", "imag")
+_NOT_MAGNITUDE = frozenset(("phase", "real", "imag"))
 
 
 def find_bids(
@@ -145,7 +145,7 @@ def _images(known: list[BIDSFile], modality: str, ledger: Ledger) -> list[BIDSFi
         copy = (f.path.parent, scan_name(f.path))
         if place:
             ledger.skip(f.path, f"lies in {place}: import that folder if you want its scans")
-        elif f.entities.get("part") in _NOT_MAGNITUDE:
+        elif not _NOT_MAGNITUDE.isdisjoint(f.entities.get(name, "").lower() for name in ("part", "acq", "rec", "desc")):
             ledger.skip(f.path, "is the phase, real or imaginary part of a scan")
         elif copy in seen:
             ledger.skip(f.path, "is there a second time, packed and unpacked")

@@ -96,7 +96,7 @@ def find_brats(source: Path, modalities: Sequence[str] = ("FLAIR",), year: int |
             for path in case.files.values():
                 ledger.skip(path, "belongs to a case that is skipped")
         else:
-            for word in case.files.keys() - {*words.values(), "seg"}:
+            for word in sorted(case.files.keys() - {*words.values(), "seg"}):
                 ledger.skip(case.files[word], "is another sequence: choose with --modality")
             scans.append(FoundScan(name, tuple(images), label=case.files.get("seg"), subject=case.patient))
     if not scans:

@@ -108,7 +108,7 @@ def find_folder(
         last = ledger.entries[-1]
         raise MedvaeError(f"{source}: no case has all its files. {last.what} {last.why}.")
     for what, table in (("mask (--mask)", masks), ("label (--label)", labels)):
-        for key in table.keys() - set(keys):
+        for key in sorted(table.keys() - set(keys)):
             ledger.skip(table[key], f"is a {what} without a scan of that name")
     # A subject with a lesion in one session is not known to be free of it in another.
     ill = {person_of[key] for key in keys if key in labels}

@@ -72,7 +72,7 @@ def find_ixi(source: Path, modalities: Sequence[str] = ("T1",), *, anatomy: Sequ
                 ledger.skip(path, "belongs to a scan that is skipped")
             ledger.no_lesion_maps([roles["mask"]] if "mask" in roles else [])
             continue
-        for name in roles.keys() - {*wanted, "mask"}:
+        for name in sorted(roles.keys() - {*wanted, "mask"}):
             ledger.skip(roles[name], "is another sequence: choose with --modality")
         match = named[session]
         person = f"IXI{match['number']}"

@@ -19,6 +19,7 @@ from medvae.importing.found import Found, Skipped
 from medvae.importing.lesion_names import is_lesion_map, is_tissue_map
 from medvae.importing.listing import is_image, is_scan, list_files, nothing_found
 from medvae.importing.owners import Owner, Owners
+from medvae.importing.scan import FoundScan
 
 UNPAIRED = "may have a lesion: an unpaired lesion map lies beside the scan"
 ANATOMY = "Word in the names of files that are anatomy or other masks, not lesion maps; may be repeated."
@@ -125,7 +126,7 @@ class Ledger:
             If nobody is left.
         """
         self.entries += found.skipped
-        in_scans = {path for s in found.scans for path in (*s.images, s.label, s.mask) if path}
+        in_scans = _files_of(found.scans)
         used = in_scans | self._used
         left = sorted(path for path in [*self.files, *self.unusable] if path not in used)
         owners = Owners(self.source, found.scans)
@@ -149,6 +150,8 @@ class Ledger:
                 f"{self.source}: nobody is left. All {len(doubtful)} people called healthy may have a lesion; "
                 f"{person} {self._doubt(person, files, pairing)}"
             )
+        for path in sorted(in_scans - _files_of(scans)):
+            self.skip(path, "belongs to a person who is skipped")
         nobodys = [path for path, whose in maps.items() if not whose]
         notes = list(found.notes)
         if nobodys and healthy:
@@ -197,6 +200,10 @@ class Ledger:
 def account(found: Found, source: Path) -> Found:
     """What an importer found, every image accounted for, also if the importer has not used a ledger."""
     return found if found.accounted else Ledger(source).close(found)
+
+
+def _files_of(scans: Iterable[FoundScan]) -> set[Path]:
+    return {path for scan in scans for path in (*scan.images, scan.label, scan.mask) if path}
 
 
 def _why(path: Path, lesion_map: bool, otherwise: str) -> str:

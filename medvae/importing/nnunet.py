@@ -52,7 +52,7 @@ def find_nnunet(source: Path, modalities: Sequence[str] = (), lesion: Sequence[s
                 if _usable(file):
                     ledger.skip(file, "belongs to a case that is skipped")
             continue
-        for index in set(range(len(images))) - set(chosen):
+        for index in sorted(set(range(len(images))) - set(chosen)):
             if _usable(images[index]):
                 ledger.skip(images[index], "is another channel: choose with --modality")
         scans.append(FoundScan(name, tuple(images[index] for index in chosen), label=label if _usable(label) else None))
