@@ -20,6 +20,7 @@ from medvae.detection.masks import Findings, find_lesions
 from medvae.detection.operating_points import OperatingPoint, operating_points
 from medvae.errors import MedvaeError
 from medvae.files import sha256, whole_folder, write_json, write_text
+from medvae.imaging.readers import placement_notes
 from medvae.modality import UNKNOWN
 from medvae.preparation.alignment import doubt
 from medvae.preparation.contrast import unlike
@@ -147,7 +148,8 @@ class Calibrated(ABC):
         findings = find_lesions(self, point, volume, maps.anomaly, anomaly)
         volume_ml = round(float(findings.mask.sum() * volume.source.geometry.voxel_volume_ml), 4)
         spread = None if maps.spread is None else volume.restore(maps.spread)
-        return Maps(anomaly, spread, volume.source_mask, point, findings, volume_ml, self.doubts(volume))
+        notes = (*self.doubts(volume), *placement_notes(volume.source))
+        return Maps(anomaly, spread, volume.source_mask, point, findings, volume_ml, notes)
 
     def doubts(self, volume: PreparedVolume) -> tuple[str, ...]:
         """Warnings: what is unusual about the scan, a doubtful place on the template, and images unlike their declared

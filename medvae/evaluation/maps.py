@@ -11,12 +11,11 @@ import numpy as np
 
 from medvae.errors import MedvaeError
 from medvae.imaging.labels import LabelMap, label_map
-from medvae.imaging.volume import Geometry, Volume, read_geometry, read_volume, require_same_grid, resample
+from medvae.imaging.readers import on_grid_of, require_same_grid
+from medvae.imaging.volume import Geometry, Volume, read_placement, read_volume, resample
 from medvae.manifest import Case, Manifest
 from medvae.preparation.extraction import brain_mask
 
-TOLERANCE_MM = 0.1
-"""Grids whose corners lie closer than this count as the same: headers are rounded."""
 OUTSIDE_SHARE = 0.01
 """Share of a lesion outside the brain above which a note is added."""
 
@@ -144,7 +143,7 @@ def read_labels(manifest: Manifest, case: Case) -> LabelMap:
     if case.label is None:
         raise ValueError(f'case "{case.id}" has no label')  # which no user can cause
     volume = read_volume(manifest.resolve(case.label))
-    require_same_grid(volume, read_geometry(manifest.images(case)[0]), f'the image of case "{case.id}"')
+    require_same_grid(volume, read_placement(manifest.images(case)[0]), f'the image of case "{case.id}"')
     try:
         return label_map(volume, manifest.label_values)
     except MedvaeError as error:
@@ -193,7 +192,7 @@ def _scores(
     map_ = read_volume(file, finite=False)
     notes = []
     same_shape = map_.geometry.shape == scan.geometry.shape
-    if not map_.geometry.same_grid(scan.geometry, tolerance_mm=TOLERANCE_MM) and (placed or not same_shape):
+    if not on_grid_of(map_.placement, scan.placement) and (placed or not same_shape):
         if not resampled:
             raise MedvaeError(_other_grid(file, map_.geometry, scan.geometry))
         map_ = replace(map_, array=_onto(map_, scan.geometry))
@@ -223,7 +222,7 @@ def _scores(
 
 def _flagged(mask: Path, scan: Volume) -> np.ndarray:
     found = read_volume(mask)
-    if not found.geometry.same_grid(scan.geometry, tolerance_mm=TOLERANCE_MM):
+    if not on_grid_of(found.placement, scan.placement):
         raise MedvaeError(_other_grid(mask, found.geometry, scan.geometry))
     return found.array > 0
 
@@ -236,11 +235,11 @@ def _onto(map_: Volume, grid: Geometry) -> np.ndarray:
 
 def _grid_problem(manifest: Manifest, case: Case, file: Path) -> str | None:
     try:
-        grid, found = read_geometry(manifest.images(case)[0]), read_geometry(file)
+        grid, found = read_placement(manifest.images(case)[0]), read_placement(file)
     except MedvaeError as error:
         return f'case "{case.id}": {error}'
-    if len(found.shape) == 3 and not found.same_grid(grid, tolerance_mm=TOLERANCE_MM):
-        return f'case "{case.id}": {_other_grid(file, found, grid)}'
+    if not on_grid_of(found, grid):
+        return f'case "{case.id}": {_other_grid(file, found.geometry, grid.geometry)}'
     return None
 
 

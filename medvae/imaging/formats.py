@@ -6,8 +6,10 @@ SimpleITK, which is imported for them only. Every file gives the same: shape, af
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
+import logging
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +25,15 @@ from medvae.imaging.endings import ENDINGS as ENDINGS
 from medvae.imaging.endings import ITK_ENDINGS
 from medvae.imaging.endings import scan_name as scan_name
 
+PLACING_FIELDS = (
+    "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
+    "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
+)  # fmt: skip
+"""What of a scan's NIfTI header is carried on. All else stays behind: a description, a file name or an extension may
+hold the patient's name."""
+
+_SILENT = logging.Logger("medvae.headers", logging.CRITICAL + 1)
+"""For nibabel's remarks on headers, which name no file; what matters of them `medvae.imaging.readers` says."""
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _HEADER_BYTES = 540  # of NIfTI-2, the longest of the three
 _UNREADABLE = (HeaderDataError, HeaderTypeError, OSError, EOFError, ValueError, zlib.error)
@@ -32,8 +43,9 @@ _UNREADABLE = (HeaderDataError, HeaderTypeError, OSError, EOFError, ValueError, 
 class ScanFile:
     """A file whose header has been read.
 
-    ``affine`` ``(4, 4)`` float64 leads to RAS+ mm as the file says, be it usable or not; ``header`` is that of a NIfTI
-    file, None for other formats; ``values`` decodes the file, once, and gives ``shape`` float32.
+    ``affine`` ``(4, 4)`` float64 leads to RAS+ mm as the file says, be it usable or not; ``header`` is what
+    `placing_header` leaves of a NIfTI file's, None for other formats; ``values`` decodes the file, once, and gives
+    ``shape`` float32.
     """
 
     path: Path
@@ -43,6 +55,36 @@ class ScanFile:
     placed: bool
     """False if the file does not say how its axes lie in the patient."""
     values: Callable[[], np.ndarray]
+
+
+def placing_header(header: nib.Nifti1Header) -> nib.Nifti1Header:
+    """A NIfTI-1 header that places a volume as ``header`` does, field by field, and knows nothing else but its type.
+
+    It is always NIfTI-1, which ITK reads and NIfTI-2 not. Affines of NIfTI-2 are rounded to float32; a qform that has
+    no sform beside it gets one, because float32 quaternions near half a turn hold an angle to 7e-4 only.
+    """
+    placing = nib.Nifti1Header()
+    placing.set_data_dtype(header.get_data_dtype())
+    with np.errstate(over="ignore"):  # float64 to float32
+        for name in PLACING_FIELDS:  # setting the affines anew would round them
+            placing[name] = header[name]
+    if isinstance(header, nib.Nifti2Header) and int(header["qform_code"]) > 0 >= int(header["sform_code"]):
+        with contextlib.suppress(ValueError, HeaderDataError):  # no rotation: the scan is refused elsewhere
+            placing.set_sform(mended_header(header).get_qform(), code=int(header["qform_code"]))
+    return placing
+
+
+def mended_header(header: nib.Nifti1Header) -> nib.Nifti1Header:
+    """A header as nibabel uses it: without sizes of 0 or below and unknown codes, for which ITK has rules of its own.
+
+    Raises
+    ------
+    HeaderDataError
+        If it makes no sense.
+    """
+    header = header.copy()
+    header.check_fix(logger=_SILENT)
+    return header
 
 
 def open_scan(path: Path) -> ScanFile:
@@ -75,15 +117,18 @@ def open_scan(path: Path) -> ScanFile:
 
 
 def _open_with_nibabel(path: Path) -> ScanFile:
+    raw: nib.Nifti1Header
     with _decoded(path) as stream:
         start = stream.read(_HEADER_BYTES)
     if not start:
         raise ValueError("it is empty")
     header: nib.Nifti1Header | nib.freesurfer.mghformat.MGHHeader
     if start[344:348] == b"n+1\0":
-        header = nib.Nifti1Header(start[:348])
+        raw = nib.Nifti1Header(start[:348], check=False)
+        header = mended_header(raw)
     elif start[4:8] == b"n+2\0" and len(start) >= 540:
-        header = nib.Nifti2Header(start[:540])
+        raw = nib.Nifti2Header(start[:540], check=False)
+        header = mended_header(raw)
     elif start[:4] == b"\0\0\0\1" and len(start) >= 284:
         header = nib.freesurfer.mghformat.MGHHeader.from_fileobj(io.BytesIO(start[:284]))
     else:
@@ -111,7 +156,7 @@ def _open_with_nibabel(path: Path) -> ScanFile:
 
     if isinstance(header, nib.Nifti1Header):
         placed = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
-        return ScanFile(path, shape, _nifti_affine(header), header, placed, values)
+        return ScanFile(path, shape, _nifti_affine(header), placing_header(raw), placed, values)
     affine = np.asarray(header.get_affine(), dtype=np.float64)
     return ScanFile(path, shape, affine, None, int(header["goodRASFlag"]) > 0, values)
 

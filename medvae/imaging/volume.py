@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from medvae.errors import MedvaeError, MedvaeWarning
 from medvae.files import write_bytes
-from medvae.imaging.formats import ScanFile, open_scan
+from medvae.imaging.formats import PLACING_FIELDS, ScanFile, mended_header, open_scan, placing_header
 
 ORTHONORMAL_TOLERANCE = 1e-3
 """Largest cosine between two voxel axes that still counts as a right angle (ITK uses the same order)."""
@@ -86,7 +86,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Volume:
-    """A scan: values ``(X, Y, Z)`` float32, its geometry, and the header that its overlays must carry on."""
+    """A scan: values ``(X, Y, Z)`` float32, its geometry, and what of its NIfTI header its overlays carry on."""
 
     array: np.ndarray
     geometry: Geometry
@@ -169,7 +169,13 @@ def volume_of_array(array: np.ndarray, affine: np.ndarray, name: str = "the arra
 
 def read_geometry(path: Path | str) -> Geometry:
     """Shape and affine of a volume, from its header alone, as `read_volume` gives them."""
-    return _geometry(open_scan(Path(path)))
+    return read_placement(path).geometry
+
+
+def read_placement(path: Path | str) -> Placement:
+    """Where a volume lies, from its header alone, as `read_volume` gives it."""
+    file = open_scan(Path(path))
+    return Placement(_geometry(file), file.header, file.path)
 
 
 def write_volume(
@@ -182,9 +188,10 @@ def write_volume(
 ) -> Path:
     """Write ``array`` ``(X, Y, Z)`` as NIfTI in the very geometry of ``like``, all of it or nothing.
 
-    When ``like`` carries a NIfTI header, its pixdim, qform and sform with their codes and its units are kept as
-    they are: viewers that trust the qform (ITK) and viewers that trust the sform (nibabel, FSLeyes) then place the
-    overlay on the scan alike. Otherwise sform and qform are both set, with the code of ``space``.
+    When ``like`` carries a NIfTI header, its `medvae.imaging.formats.PLACING_FIELDS` are kept as they are, and nothing
+    else: programs that trust the qform and those that trust the sform then place the overlay on the scan alike. A
+    sheared sform without a qform, which ITK refuses, gets one beside it. Without a header sform and qform are both
+    set, with the code of ``space``.
 
     Parameters
     ----------
@@ -211,23 +218,20 @@ def write_volume(
     geometry, source = (like, None) if isinstance(like, Geometry) else (like.geometry, like.header)
     if tuple(array.shape) != geometry.shape:
         raise MedvaeError(f"{path}: the array has shape {array.shape}, its grid {geometry.shape}.")
-    image: nib.Nifti1Image
-    if isinstance(source, nib.Nifti1Header):
-        header = source.copy()
-        header.extensions.clear()  # comments and DICOM fields of the scan do not describe the map
-        if isinstance(header, nib.Nifti2Header):
-            image = nib.Nifti2Image(array, None, header)
-        else:
-            image = nib.Nifti1Image(array, None, header)
-        _copy_placement(source, image.header)
-    else:
+    if source is None:
         image = nib.Nifti1Image(array, geometry.affine)
         code = {"scanner": 1, "mni152": 4}[space]
         image.set_qform(geometry.affine, code=code)
         image.set_sform(geometry.affine, code=code)
         image.header.set_xyzt_units("mm")
+    else:
+        header = placing_header(source)
+        image = nib.Nifti1Image(array, None, header)
+        for name in PLACING_FIELDS:  # nibabel has set some of them anew
+            image.header[name] = header[name]
+        if _only_sheared(header):
+            image.header.set_qform(geometry.affine, code=int(header["sform_code"]))
     image.header.set_data_dtype(array.dtype)
-    image.header["cal_min"] = image.header["cal_max"] = 0
     image.header["descrip"] = b"medvae"
     image.header["intent_name"] = intent.encode()[:16]
     content = image.to_bytes()
@@ -300,11 +304,13 @@ def _require_finite(array: np.ndarray, path: Path) -> None:
         )
 
 
-def _copy_placement(source: nib.Nifti1Header, header: nib.Nifti1Header) -> None:
-    """Take over pixdim, qform, sform and their codes field by field: setting them anew would round them."""
-    names = [f"quatern_{c}" for c in "bcd"] + [f"qoffset_{c}" for c in "xyz"] + [f"srow_{c}" for c in "xyz"]
-    for name in ["pixdim", "qform_code", "sform_code", "xyzt_units", *names]:
-        header[name] = source[name]
+def _only_sheared(header: nib.Nifti1Header) -> bool:
+    """Whether ITK refuses a header: its sform is not at right angles to 1e-4, and there is no qform to take instead."""
+    if int(header["qform_code"]) > 0 or int(header["sform_code"]) <= 0:
+        return False
+    axes = np.array([header[f"srow_{c}"][:3] for c in "xyz"], dtype=np.float64)
+    axes /= np.linalg.norm(axes, axis=0)
+    return bool(np.abs(axes @ axes.T - np.eye(3)).max() > 0.5e-4)
 
 
 def _geometry(file: ScanFile) -> Geometry:
@@ -327,7 +333,7 @@ def _geometry(file: ScanFile) -> Geometry:
             stacklevel=3,
         )
     if not _regular(affine) and file.header is not None and int(file.header["sform_code"]) > 0:
-        other = qform_affine(file.header)
+        other = _qform_affine(mended_header(file.header))
         if other is not None and _regular(other):
             affine = other
             warnings.warn(
@@ -372,7 +378,7 @@ def _regular(affine: np.ndarray) -> bool:
     )
 
 
-def qform_affine(header: nib.Nifti1Header) -> np.ndarray | None:
+def _qform_affine(header: nib.Nifti1Header) -> np.ndarray | None:
     """The affine of the qform; None without one, or where its quaternion is no rotation."""
     try:
         return header.get_qform(coded=True)[0]
@@ -389,16 +395,3 @@ def _at_right_angles(affine: np.ndarray, shape: tuple[int, int, int]) -> Geometr
     mended[:3, :3] = left @ right * lengths
     mended[:3, 3] += affine[:3, :3] @ centre - mended[:3, :3] @ centre
     return Geometry(mended, shape)
-
-
-def require_same_grid(volume: Volume, expected: Geometry, what: str) -> None:
-    """Refuse a volume that lies on another grid than ``what``, saying how far away."""
-    found = volume.geometry
-    if found.shape != expected.shape:
-        raise MedvaeError(f"{volume.path}: has shape {found.shape}, {what} has {expected.shape}. Resample one of them.")
-    if not found.same_grid(expected, tolerance_mm=0.1):
-        distance = float(np.abs(found.corners_mm() - expected.corners_mm()).max())
-        raise MedvaeError(
-            f"{volume.path}: lies up to {distance:.1f} mm away from {what} (orientation {found.orientation} against "
-            f"{expected.orientation}). Resample it onto that grid, or repair its header."
-        )

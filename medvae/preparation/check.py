@@ -14,7 +14,8 @@ import numpy as np
 from medvae.errors import MedvaeError, MedvaeWarning
 from medvae.imaging.background import foreground
 from medvae.imaging.labels import label_map
-from medvae.imaging.volume import Geometry, Volume, qform_affine, read_volume, require_same_grid
+from medvae.imaging.readers import placement_notes, require_same_grid
+from medvae.imaging.volume import Placement, Volume, read_volume
 from medvae.manifest import Case, Manifest, checksum_problems
 from medvae.preparation.fingerprint import QUANTILES, brain_features, intensity_features, sample
 from medvae.preparation.mask import mask_from_background
@@ -110,7 +111,7 @@ def check_case(manifest: Manifest, case: Case) -> CaseCheck:
     One image is in memory at a time, together with the brain mask.
     """
     notes = _Notes(case.id)
-    geometry: Geometry | None = None
+    first: Placement | None = None
     brain: np.ndarray | None = None
     features: dict[str, float] = {}
     quantiles: dict[str, list[float]] = {}
@@ -123,19 +124,20 @@ def check_case(manifest: Manifest, case: Case) -> CaseCheck:
             continue
         contents[name] = _digest(volume.array)
         _check_placement(volume, notes)
-        if geometry is None:
-            geometry = volume.geometry
+        if first is None:
+            first = volume.placement
             brain = _read_brain(manifest, case, volume, notes)
-            features |= brain_features(brain, geometry) if brain is not None else {}
-        elif not _same_grid(volume, geometry, "the first modality", notes):
+            features |= brain_features(brain, first.geometry) if brain is not None else {}
+        elif not _same_grid(volume, first, "the first modality", notes):
             continue
         if _check_values(volume, brain, notes) and brain is not None:
             modality = manifest.modality.get(str(index), f"image {index}")
-            found = intensity_features(volume.array, brain, geometry)
+            found = intensity_features(volume.array, brain, first.geometry)
             features |= {f"{modality}.{key}": value for key, value in found.items()}
             quantiles[modality] = [float(q) for q in np.quantile(sample(volume.array[brain]), QUANTILES)]
             _check_modality(modality, found, path, notes)
-    lesion_ml = _check_label(manifest, case, geometry, brain, notes) if case.label else None
+    lesion_ml = _check_label(manifest, case, first, brain, notes) if case.label else None
+    geometry = None if first is None else first.geometry
     return CaseCheck(
         id=case.id, subject=case.subject_id, split=case.split, site=case.site,
         kind=case.kind,
@@ -165,9 +167,9 @@ def _digest(array: np.ndarray) -> str:
     return content.hexdigest()
 
 
-def _same_grid(volume: Volume, geometry: Geometry, what: str, notes: _Notes) -> bool:
+def _same_grid(volume: Volume, placement: Placement, what: str, notes: _Notes) -> bool:
     try:
-        require_same_grid(volume, geometry, what)
+        require_same_grid(volume, placement, what)
     except MedvaeError as error:
         notes.error("grid", error)
         return False
@@ -175,23 +177,8 @@ def _same_grid(volume: Volume, geometry: Geometry, what: str, notes: _Notes) -> 
 
 
 def _check_placement(volume: Volume, notes: _Notes) -> None:
-    geometry, header, path = volume.geometry, volume.header, volume.path
-    for note in unusual_voxels(volume):
-        notes.warning("header", f"{path}: {note}")
-    if header is None:
-        return
-    unit = header.get_xyzt_units()[0]
-    if unit not in ("mm", "unknown"):
-        notes.warning("header", f"{path}: its header gives lengths in {unit}; they are read as mm.")
-    qform = qform_affine(header)
-    if int(header["sform_code"]) > 0 and qform is not None:
-        apart_mm = np.abs(Geometry(qform, geometry.shape).corners_mm() - geometry.corners_mm()).max()
-        if apart_mm > min(geometry.spacing_mm) / 2:  # a qform alone is rounded to some tenths of a mm
-            notes.warning(
-                "header",
-                f"{path}: its qform and sform lie up to {apart_mm:.1f} mm apart, so that viewers show it at different "
-                f"places (ITK-SNAP by the qform, FSLeyes by the sform). medvae goes by the sform.",
-            )
+    for note in [*unusual_voxels(volume), *placement_notes(volume.placement)]:
+        notes.warning("header", f"{volume.path}: {note}")
 
 
 def _check_values(volume: Volume, brain: np.ndarray | None, notes: _Notes) -> bool:
@@ -217,7 +204,7 @@ def _read_brain(manifest: Manifest, case: Case, image: Volume, notes: _Notes) ->
     else:
         path = manifest.resolve(case.mask)
         mask = notes.read(path)
-        if mask is None or not _same_grid(mask, image.geometry, f"its image {image.path}", notes):
+        if mask is None or not _same_grid(mask, image.placement, f"its image {image.path}", notes):
             return None
         brain = mask.array > 0.5
         if not brain.any():
@@ -256,14 +243,14 @@ def _check_modality(modality: str, features: dict[str, float], path: Path, notes
 
 
 def _check_label(
-    manifest: Manifest, case: Case, geometry: Geometry | None, brain: np.ndarray | None, notes: _Notes
+    manifest: Manifest, case: Case, first: Placement | None, brain: np.ndarray | None, notes: _Notes
 ) -> float | None:
     """Labelled volume, in ml."""
     path = manifest.resolve(case.label or "")
     label = notes.read(path)
     if label is None:
         return None
-    if geometry is not None and not _same_grid(label, geometry, "its image", notes):
+    if first is not None and not _same_grid(label, first, "its image", notes):
         return None
     try:
         lesion = label_map(label, manifest.label_values).lesion
@@ -285,4 +272,5 @@ def _check_label(
             notes.warning("label", f"{path}: {outside:.0%} of the lesion lies outside the brain and is not evaluated.")
         if inside > 0.5 * np.count_nonzero(brain):
             notes.warning("label", f"{path}: marks more than half of the brain: it may be a brain mask.")
-    return float(np.count_nonzero(lesion) * label.geometry.voxel_volume_ml)
+    geometry = label.geometry if first is None else first.geometry  # the label's own header may say otherwise
+    return float(np.count_nonzero(lesion) * geometry.voxel_volume_ml)

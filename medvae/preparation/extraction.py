@@ -17,7 +17,8 @@ import numpy as np
 
 from medvae.config import BrainMethod
 from medvae.errors import MedvaeError
-from medvae.imaging.volume import Volume, read_volume, require_same_grid, write_volume
+from medvae.imaging.readers import require_same_grid
+from medvae.imaging.volume import Volume, read_volume, write_volume
 from medvae.preparation.mask import LARGEST_BRAIN_ML, HeadFound, mask_from_background
 
 SMALLEST_BRAIN_ML = 500.0
@@ -131,7 +132,7 @@ def given_or_found(volume: Volume, mask: Volume | Path | str | None, method: Bra
     if mask is None:
         return find_brain(volume, method)
     given = mask if isinstance(mask, Volume) else read_volume(mask)
-    require_same_grid(given, volume.geometry, f"its image {volume.path}")
+    require_same_grid(given, volume.placement, f"its image {volume.path}")
     if not given.array.any():
         raise MedvaeError(f"{given.path}: the brain mask is empty. Remove it from the manifest, or make it again.")
     return given.array > 0.5, "given"

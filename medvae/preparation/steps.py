@@ -10,7 +10,8 @@ import numpy as np
 from medvae.config import PreparationConfig
 from medvae.errors import MedvaeError
 from medvae.imaging.grid import GRIDS
-from medvae.imaging.volume import Geometry, Volume, read_volume, require_same_grid, resample
+from medvae.imaging.readers import require_same_grid
+from medvae.imaging.volume import Geometry, Volume, read_volume, resample
 from medvae.imaging.zero import from_zero
 from medvae.preparation.alignment import measure_quality
 from medvae.preparation.extraction import given_or_found
@@ -63,7 +64,7 @@ def prepare_volumes(
     intensities."""
     grid, first = GRIDS[config.grid], volumes[0]
     for other in volumes[1:]:
-        require_same_grid(other, first.geometry, f"the first modality {first.path}")
+        require_same_grid(other, first.placement, f"the first modality {first.path}")
     brain, brain_from = given_or_found(first, mask, config.brain)
 
     arrays = [from_zero(volume.array, brain) for volume in volumes]

@@ -14,6 +14,7 @@ import numpy as np
 from medvae.derivatives import VIEWERS
 from medvae.drawing import grey_window
 from medvae.errors import MedvaeError
+from medvae.imaging.readers import itk_opens
 from medvae.imaging.volume import Volume, read_volume, write_volume
 from medvae.reporting.cases import PredictedCase
 
@@ -24,7 +25,7 @@ class OpenedCase:
 
     case: PredictedCase
     scan: Path
-    """The scan as NIfTI, even if the original has another format."""
+    """The scan as NIfTI that every viewer opens: a copy if the original is something else."""
     volume: Volume = field(repr=False)
     """The scan."""
     anomaly: np.ndarray = field(repr=False)
@@ -63,7 +64,7 @@ class Viewer:
 
 
 def open_case(case: PredictedCase) -> OpenedCase:
-    """Read a case, and write the files that viewers share: its truth, and its scan if that is not NIfTI.
+    """Read a case, and write the files that viewers share: its truth, and its scan if not every viewer opens it.
 
     Raises
     ------
@@ -75,7 +76,8 @@ def open_case(case: PredictedCase) -> OpenedCase:
     volume = read_volume(case.scan)
     anomaly, mask = read_volume(case.map).array, read_volume(case.mask).array > 0
     scan = case.scan
-    if volume.header is None:  # not every viewer reads MGH; NRRD and MetaImage round positions differently
+    # Not every viewer reads MGH; NRRD and MetaImage round positions differently; ITK refuses NIfTI-2 and a shear.
+    if volume.header is None or not itk_opens(scan):
         scan = write_volume(
             case.folder / VIEWERS / f"{case.id}_scan.nii.gz", volume.array, volume.placement, intent="scan"
         )

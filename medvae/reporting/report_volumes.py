@@ -13,7 +13,8 @@ from scipy import ndimage
 
 from medvae.imaging.background import foreground
 from medvae.imaging.components import components
-from medvae.imaging.volume import Geometry, read_volume, require_same_grid, resample
+from medvae.imaging.readers import require_same_grid
+from medvae.imaging.volume import Geometry, read_volume, resample
 from medvae.reporting.cases import PredictedCase
 
 NATIVE_VOXELS = 2_500_000
@@ -70,7 +71,7 @@ def read_layers(case: PredictedCase) -> Layers:
     image = read_volume(scan)
     overlays = [read_volume(file) for file in (case.map, case.mask, case.spread) if file is not None]
     for overlay in overlays:
-        require_same_grid(overlay, image.geometry, f"the scan {scan.name}")
+        require_same_grid(overlay, image.placement, f"the scan {scan.name}")
     heat, mask, *spread = (overlay.array for overlay in overlays)
     return Layers(image.geometry, image.array, heat, mask > 0, spread=spread[0] if spread else None)
 

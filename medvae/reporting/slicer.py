@@ -14,6 +14,7 @@ import numpy as np
 
 from medvae.drawing import MASK_COLOUR, TRUTH_COLOUR, rgb
 from medvae.files import write_bytes
+from medvae.imaging.readers import itk_geometry
 from medvae.imaging.volume import Geometry
 from medvae.reporting.handoff import OpenedCase, Viewer
 
@@ -40,7 +41,7 @@ def write_segmentation(path: Path | str, segments: Sequence[Segment], geometry: 
     segments
         One or more regions, each of the geometry's shape.
     geometry
-        The scan's.
+        The scan's as ITK reads it, for Slicer reads both with ITK.
     """
     axes = (geometry.affine[:3, :3].T * _RAS_TO_LPS).tolist()
     origin = (geometry.affine[:3, 3] * _RAS_TO_LPS).tolist()
@@ -88,7 +89,8 @@ def _write_case(opened: OpenedCase) -> None:
     segments = [Segment("Anomaly", MASK_COLOUR, opened.mask)]
     if opened.truth is not None:
         segments += [Segment("Truth", TRUTH_COLOUR, opened.truth)]
-    write_segmentation(opened.path(SEGMENTATION), segments, opened.volume.geometry)
+    scan = opened.volume.placement
+    write_segmentation(opened.path(SEGMENTATION), segments, itk_geometry(scan) or scan.geometry)
 
 
 SLICER = Viewer(name="3D Slicer", files=(SEGMENTATION,), write=_write_case)

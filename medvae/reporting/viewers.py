@@ -2,7 +2,7 @@
 
 ``OUT/viewers/ID.txt``              the commands of all viewers that have one
 ``OUT/viewers/ID_truth.nii.gz``     the known lesion on the scan's grid, for cases that have one
-``OUT/viewers/ID_scan.nii.gz``      the scan, if it is not NIfTI itself
+``OUT/viewers/ID_scan.nii.gz``      the scan, if not every viewer opens it itself
 
 and the files that each viewer of `VIEWERS` names. To add a viewer, write a module and add it there.
 """
