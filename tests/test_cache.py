@@ -1,5 +1,6 @@
 """The cache of prepared scans: what is found in it is what would be made anew, whatever happened to it meanwhile."""
 
+import base64
 import json
 import os
 import shutil
@@ -326,4 +327,23 @@ def test_sidecar_says_in_words_what_the_entry_is(scan, tmp_path):
     assert content["ingredients"]["config"] == CONFIG.model_dump(mode="json", exclude={"grid"})
     assert content["ingredients"]["grid"]["shape"] == list(STANDARD_GRID.shape)
     assert content["ingredients"]["images"] == [sha256(scan)]
-    assert content["images"] == [str(scan)]
+    assert content["images"] == [scan.name]
+
+
+def test_no_file_of_a_cache_holds_the_folder_of_a_scan_or_the_words_of_its_header(scan, tmp_path):
+    image = nib.load(scan)
+    image.header["descrip"] = image.header["aux_file"] = b"DOE^JANE"
+    folder = tmp_path / "DOE^JANE"
+    folder.mkdir()
+    nib.save(image, folder / "a.nii.gz")
+    os.utime(folder / "a.nii.gz")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(caching, "SETTLED_NS", -1)
+        prepare_scan([folder / "a.nii.gz"], CONFIG, cache=tmp_path / "cache")
+    files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert len(files) == 6
+    for path in files:
+        content = path.read_bytes()
+        assert b"DOE" not in content
+        if path.name == "volume.json" and (header := json.loads(content)["source"]["header"]):
+            assert b"DOE" not in base64.b64decode(header)

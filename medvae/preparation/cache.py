@@ -2,7 +2,7 @@
 
 ``CACHE/KEY/image.npy, mask.npy, source_mask.npy``  the arrays of a `PreparedVolume`
 ``CACHE/KEY/volume.json``   where the scan lies, and everything the key is made of
-``CACHE/inputs/``           the checksums of files that were read before
+``CACHE/inputs/``           the checksums of files that were read before, each named by the SHA-256 of the file's path
 ``CACHE/CACHEDIR.TAG``      tells backup programs that all this can be made again
 
 The key is the SHA-256 of all that decides the result: the content of the images and of the mask, the preparation
@@ -37,6 +37,7 @@ from medvae import __version__
 from medvae.config import PreparationConfig
 from medvae.errors import MedvaeError
 from medvae.files import sha256, told, whole_folder, write_bytes, write_json, write_text
+from medvae.imaging.formats import placing_header
 from medvae.imaging.grid import GRIDS, Grid
 from medvae.imaging.volume import Geometry, Placement
 from medvae.preparation.alignment import RegistrationQuality
@@ -219,8 +220,8 @@ def keep(wanted: Request, volume: PreparedVolume) -> Entry:
     arrays = {name: getattr(volume, name) for name in ("image", "mask", "source_mask")}
     content = {
         "ingredients": wanted.ingredients,
-        "images": [str(image) for image in wanted.images],
-        "mask": str(wanted.mask) if wanted.mask else None,
+        "images": [image.name for image in wanted.images],  # for a person who looks; folders may name a patient
+        "mask": wanted.mask.name if wanted.mask else None,
         "software": {"medvae": __version__, **{n: _version(n) for n in ("numpy", "scipy", "nibabel", "SimpleITK")}},
         "shapes": {name: list(array.shape) for name, array in arrays.items()},
         "source": {
@@ -261,10 +262,9 @@ def known_sha256(path: Path | str, cache: Path | str) -> str:
     stamp = _stamp(path)
     absolute = os.path.abspath(path)
     record = Path(cache) / INPUTS / f"{hashlib.sha256(os.fsencode(absolute)).hexdigest()}.json"
-    known = {"path": absolute, "stamp": list(stamp)}
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         found = json.loads(record.read_bytes())
-        if {name: found[name] for name in known} == known and len(found["sha256"]) == 64:
+        if found["stamp"] == list(stamp) and len(found["sha256"]) == 64:
             return found["sha256"]
     try:
         checksum = sha256(path)
@@ -274,7 +274,7 @@ def known_sha256(path: Path | str, cache: Path | str) -> str:
         raise MedvaeError(f"{path}: changed while it was being read. Run the command again when it is complete.")
     if time.time_ns() - max(stamp[1:]) > SETTLED_NS:
         with contextlib.suppress(MedvaeError):  # another user's read-only cache is useful too
-            write_json(record, {**known, "sha256": checksum})
+            write_json(record, {"stamp": list(stamp), "sha256": checksum})
     return checksum
 
 
@@ -344,7 +344,7 @@ def _stamp(path: Path | str) -> tuple[int, ...]:
 
 
 def _written_header(header: nib.Nifti1Header | None) -> str | None:
-    """The bytes of a NIfTI header; MGH, MetaImage and NRRD have none."""
+    """The bytes of a header that places a scan; MGH, MetaImage and NRRD have none."""
     return None if header is None else base64.b64encode(header.binaryblock).decode()
 
 
@@ -353,7 +353,7 @@ def _header_of(written: str | None) -> nib.Nifti1Header | None:
         return None
     content = base64.b64decode(written)
     kind = nib.Nifti1Header if len(content) == 348 else nib.Nifti2Header
-    return kind(content, check=False)
+    return placing_header(kind(content, check=False))  # former versions kept all of it, and NIfTI-2
 
 
 def _quality_of(written: dict[str, Any] | None) -> RegistrationQuality | None:
