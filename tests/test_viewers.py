@@ -394,3 +394,41 @@ def test_a_manifest_that_does_not_know_the_case_changes_nothing(study):
     (case,), _ = read_cases(folder(study), ids=["RAS"], manifest=read_manifest(study / "other.json"))
     assert case.truth() is None
     assert not case.kind
+
+
+ODD_HEADERS = {
+    "two places": {"sform_code": 4, "qoffset_x": 40},
+    "no place": {"sform_code": 0, "qform_code": 0},
+    "pixdim": {"qform_code": 0, "pixdim": [1, 1, 1, 1, 1, 1, 1, 1]},
+    "metre": {"xyzt_units": 1},
+    "sheared": {"qform_code": 0, "srow_x": [2, 0.001, 0, 0]},
+    "NIfTI-2": {},
+}
+
+
+@pytest.mark.filterwarnings("ignore::medvae.errors.MedvaeWarning")
+@pytest.mark.parametrize("kind", ODD_HEADERS)
+def test_every_file_is_where_its_program_puts_a_scan_with_an_odd_header(tmp_path, kind):
+    """ITK opens the workspace's files and the segmentation, nibabel the overlays."""
+    scan = scan_file(tmp_path / "scan.nii.gz", AFFINES["RAS"])
+    image = (nib.Nifti2Image if kind == "NIfTI-2" else nib.Nifti1Image).from_image(nib.load(scan))
+    raw = bytearray(image.to_bytes())
+    header = type(image.header)(bytes(raw[: len(image.header.binaryblock)]))
+    for key, value in ODD_HEADERS[kind].items():
+        header[key] = value
+    raw[: len(header.binaryblock)] = header.binaryblock
+    scan = tmp_path / "odd.nii"
+    scan.write_bytes(raw)
+    predict_by_hand(tmp_path, "odd", scan)
+    (item,), problems = write_viewer_files(tmp_path)
+    assert not problems
+    content = registry(itksnap_file(item))
+    shown, *others = (where(itksnap_file(item), content, layer) for layer in content["Layers"].values())
+    assert (shown == scan) == (kind not in ("sheared", "NIfTI-2"))  # a copy where ITK refuses the scan
+    for corner in ((0, 0, 0), tuple(n - 1 for n in SHAPE)):
+        expected = sitk.ReadImage(str(shown)).TransformIndexToPhysicalPoint(corner)
+        for other in (*others, tmp_path / "odd.seg.nrrd"):
+            found = sitk.ReadImage(str(other)).TransformIndexToPhysicalPoint(corner)
+            np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-4)
+    for other in (shown, *others):
+        np.testing.assert_allclose(nib.load(other).affine, nib.load(scan).affine, atol=1e-5)

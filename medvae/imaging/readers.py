@@ -143,7 +143,7 @@ def _place_note(scan: Placement, header: nib.Nifti1Header) -> str:
             f"the sform, other programs by the qform; NIfTI files that medvae writes carry both."
         )
     if unit in _METRE_AND_MICRON:
-        cause = f"its header gives lengths in {_METRE_AND_MICRON[unit]}, which medvae, nibabel and FSLeyes take for mm"
+        cause = f"its header gives lengths in {_METRE_AND_MICRON[unit]}, which medvae takes for mm"
     elif not forms:
         cause = "its header has neither a qform nor a sform"
     elif not _voxel_size_fits(header, geometry):

@@ -15,7 +15,7 @@ import numpy as np
 from medvae.drawing import MASK_COLOUR, TRUTH_COLOUR, rgb
 from medvae.files import write_bytes
 from medvae.imaging.readers import itk_geometry
-from medvae.imaging.volume import Geometry
+from medvae.imaging.volume import Geometry, read_placement
 from medvae.reporting.handoff import OpenedCase, Viewer
 
 SEGMENTATION = "{id}.seg.nrrd"
@@ -89,8 +89,8 @@ def _write_case(opened: OpenedCase) -> None:
     segments = [Segment("Anomaly", MASK_COLOUR, opened.mask)]
     if opened.truth is not None:
         segments += [Segment("Truth", TRUTH_COLOUR, opened.truth)]
-    scan = opened.volume.placement
-    write_segmentation(opened.path(SEGMENTATION), segments, itk_geometry(scan) or scan.geometry)
+    place = itk_geometry(opened.volume.placement) or itk_geometry(read_placement(opened.scan))  # of the copy it opens
+    write_segmentation(opened.path(SEGMENTATION), segments, place or opened.volume.geometry)
 
 
 SLICER = Viewer(name="3D Slicer", files=(SEGMENTATION,), write=_write_case)
