@@ -72,6 +72,8 @@ app.command(epilog=f"Example: {figure.EXAMPLE}")(figure.figure)
 app.command(epilog=f"Example: {benchmark.EXAMPLE}")(benchmark.benchmark)
 
 _SHOW_WARNING = warnings.showwarning
+_TOLD: set[str] = set()
+"""Warnings of this run: a scan is read several times, by several stages."""
 
 
 def main() -> None:
@@ -80,6 +82,7 @@ def main() -> None:
     # OpenMP reads this once, when torch is first imported; a value that the user has set is kept.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.showwarning = _show_warning
+    _TOLD.clear()
     try:
         app()
     except MedvaeError as error:
@@ -96,8 +99,10 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Report a warning about the user's input like an error; those of other packages as Python does."""
+    """Report a warning about the user's input like an error, once; those of other packages as Python does."""
     if issubclass(category, MedvaeWarning):
-        print(f"medvae: warning: {message}", file=sys.stderr)
+        if str(message) not in _TOLD:
+            print(f"medvae: warning: {message}", file=sys.stderr)
+        _TOLD.add(str(message))
     else:
         _SHOW_WARNING(message, category, filename, lineno, file, line)

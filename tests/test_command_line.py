@@ -1,16 +1,20 @@
 """What belongs to the whole command line: version, more words, completion, usage lines, what an import leaves alone."""
 
+import gzip
 import os
 import re
 import subprocess
 import sys
 
+import nibabel as nib
+import numpy as np
 import pytest
 import typer
 
 import medvae
 from medvae.cli import app, main
 from medvae.commands.shared import LOG
+from tests.predicted import make_predictions
 
 COMPUTING = ("train", "ensemble", "calibrate", "predict", "figure", "benchmark")
 REPLACING = ("train", "ensemble", "calibrate", "predict")
@@ -163,3 +167,17 @@ def test_the_command_line_lets_waiting_threads_sleep_unless_told_otherwise():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=unset, timeout=100)
     assert done.stdout.split()[-1] == "PASSIVE"
     assert in_a_fresh_python(code, OMP_WAIT_POLICY="ACTIVE").stdout.split()[-1] == "ACTIVE"
+
+
+def test_a_warning_about_a_scan_is_told_once_however_often_it_is_read(monkeypatch, capsys, tmp_path):
+    make_predictions(tmp_path, ["ill"], [])
+    for path in tmp_path.rglob("*.nii.gz"):
+        image = nib.load(path)
+        image.header["qform_code"] = image.header["sform_code"] = 0
+        path.write_bytes(gzip.compress(type(image)(np.asarray(image.dataobj), None, image.header).to_bytes()))
+    arguments = (tmp_path / "predictions", "--manifest", tmp_path / "cohort.json", "--out", tmp_path / "numbers", "-q")
+    monkeypatch.setattr(sys, "argv", ["medvae", *map(str, ("evaluate", *arguments))])
+    main_returns()
+    told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert "left and right are a guess" in told[0]
+    assert sorted(told) == sorted(set(told))

@@ -137,6 +137,13 @@ def read_volume(path: Path | str, *, finite: bool = True) -> Volume:
     return Volume(array, geometry, file.header, path)
 
 
+def read_overlay(path: Path | str) -> Volume:
+    """`read_volume` for a file that medvae wrote: what is odd about its header has been said of its scan."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MedvaeWarning)
+        return read_volume(path)
+
+
 def volume_of_array(array: np.ndarray, affine: np.ndarray, name: str = "the array") -> Volume:
     """A volume that is in memory, as if it had been read from a file: checked, mended, float32 in Fortran order.
 

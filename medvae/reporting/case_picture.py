@@ -10,7 +10,7 @@ import numpy as np
 from medvae.detection.base import Calibrated
 from medvae.errors import MedvaeError
 from medvae.evaluation.maps import lesion_truth
-from medvae.imaging.volume import read_volume
+from medvae.imaging.volume import read_overlay, read_volume
 from medvae.manifest import Manifest
 from medvae.prediction import Prediction
 from medvae.preparation.prepare import prepare_scan
@@ -158,7 +158,7 @@ def _shown(
     reconstruction: np.ndarray | None = None,
     healthy: bool = False,
 ) -> Shown:
-    volume, anomaly, found = read_volume(scan), read_volume(anomaly_map).array, read_volume(mask).array
+    volume, anomaly, found = read_volume(scan), read_overlay(anomaly_map).array, read_overlay(mask).array
     return Shown.of(
         name, volume.geometry, volume.array, anomaly, found, threshold=threshold, truth=truth,
         reconstruction=reconstruction, healthy=healthy,

@@ -15,7 +15,7 @@ from medvae.derivatives import VIEWERS
 from medvae.drawing import grey_window
 from medvae.errors import MedvaeError
 from medvae.imaging.readers import itk_opens
-from medvae.imaging.volume import Volume, read_volume, write_volume
+from medvae.imaging.volume import Volume, read_overlay, read_volume, write_volume
 from medvae.reporting.cases import PredictedCase
 
 
@@ -74,7 +74,7 @@ def open_case(case: PredictedCase) -> OpenedCase:
     if case.scan is None:
         raise MedvaeError(f'{case.folder}: nobody knows where the scan of "{case.id}" lies. Name it in ``scans``.')
     volume = read_volume(case.scan)
-    anomaly, mask = read_volume(case.map).array, read_volume(case.mask).array > 0
+    anomaly, mask = read_overlay(case.map).array, read_overlay(case.mask).array > 0
     scan = case.scan
     # Not every viewer reads MGH; NRRD and MetaImage round positions differently; ITK refuses NIfTI-2 and a shear.
     if volume.header is None or not itk_opens(scan):

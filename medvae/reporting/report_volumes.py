@@ -14,7 +14,7 @@ from scipy import ndimage
 from medvae.imaging.background import foreground
 from medvae.imaging.components import components
 from medvae.imaging.readers import require_same_grid
-from medvae.imaging.volume import Geometry, read_volume, resample
+from medvae.imaging.volume import Geometry, read_overlay, read_volume, resample
 from medvae.reporting.cases import PredictedCase
 
 NATIVE_VOXELS = 2_500_000
@@ -69,7 +69,7 @@ def read_layers(case: PredictedCase) -> Layers:
     """
     scan = case.found_scan
     image = read_volume(scan)
-    overlays = [read_volume(file) for file in (case.map, case.mask, case.spread) if file is not None]
+    overlays = [read_overlay(file) for file in (case.map, case.mask, case.spread) if file is not None]
     for overlay in overlays:
         require_same_grid(overlay, image.placement, f"the scan {scan.name}")
     heat, mask, *spread = (overlay.array for overlay in overlays)
