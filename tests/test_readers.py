@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import re
 import sys
 import warnings
 from dataclasses import dataclass, field
@@ -16,8 +17,8 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from medvae.errors import MedvaeError, MedvaeWarning
-from medvae.imaging.readers import itk_geometry, on_grid_of, placement_notes
-from medvae.imaging.volume import Geometry, Volume, read_placement, read_volume, write_volume
+from medvae.imaging.readers import itk_geometry, on_grid_of, placement_notes, require_same_grid
+from medvae.imaging.volume import Geometry, Placement, Volume, read_placement, read_volume, write_volume
 from medvae.preparation.itk import to_image
 from medvae.reporting.slicer import Segment, write_segmentation
 
@@ -233,3 +234,29 @@ def test_a_label_that_an_itk_program_saved_lies_on_its_scan(tmp_path):
     image.SetOrigin([0, 9, 0])
     sitk.WriteImage(image, str(tmp_path / "label.nii.gz"))
     assert not on_grid_of(read_placement(tmp_path / "label.nii.gz"), scan)
+
+
+def labelled(affine: np.ndarray, shape: tuple = SHAPE) -> Volume:
+    return Volume(np.ones(shape, np.float32), Geometry(affine, shape), path=Path("label.nii.gz"))
+
+
+TURNED = np.array([[0.0, 2, 0, 0], [2, 0, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]])
+FLIPPED = np.array([[-2.0, 0, 0, 6], [0, 2, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]])
+OTHER_GRIDS = {
+    "axes in another order": (labelled(TURNED, (5, 4, 6)), "voxels of its image in another order (ARS against RAS)"),
+    "left and right exchanged": (labelled(FLIPPED), "in another order (LAS against RAS)"),
+    "no affine": (labelled(np.eye(4)), "save it again with that of the image"),
+    "cropped": (labelled(AFFINE, (3, 5, 6)), "has shape (3, 5, 6), its image has (4, 5, 6)"),
+    "moved": (labelled(AFFINE + 3 * np.eye(4, k=3)), "lies up to 3.0 mm away from its image"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_GRIDS)
+def test_a_label_on_another_grid_is_told_how_it_differs(kind):
+    label, words = OTHER_GRIDS[kind]
+    with pytest.raises(MedvaeError, match=re.escape(words)):
+        require_same_grid(label, Placement(Geometry(AFFINE, SHAPE)), "its image")
+
+
+def test_rounding_of_an_affine_is_no_other_grid():
+    require_same_grid(labelled(AFFINE + 1e-4), Placement(Geometry(AFFINE, SHAPE)), "its image")

@@ -81,16 +81,31 @@ def on_grid_of(found: Placement, scan: Placement) -> bool:
 
 
 def require_same_grid(volume: Volume, expected: Placement, what: str) -> None:
-    """Refuse a volume that lies on another grid than ``what``, saying how far away."""
+    """Refuse a volume that lies on another grid than ``what``, saying how it differs."""
     found, wanted = volume.geometry, expected.geometry
+    if on_grid_of(volume.placement, expected):
+        return
+    if _reordered(found, wanted):
+        raise MedvaeError(
+            f"{volume.path}: has the voxels of {what} in another order ({found.orientation} against "
+            f"{wanted.orientation}). If a viewer shows it on the side where it belongs, resample it onto that grid "
+            f"with nearest neighbours, which copies every voxel; if not, repair its header."
+        )
     if found.shape != wanted.shape:
         raise MedvaeError(f"{volume.path}: has shape {found.shape}, {what} has {wanted.shape}. Resample one of them.")
-    if not on_grid_of(volume.placement, expected):
-        distance = float(np.abs(found.corners_mm() - wanted.corners_mm()).max())
-        raise MedvaeError(
-            f"{volume.path}: lies up to {distance:.1f} mm away from {what} (orientation {found.orientation} against "
-            f"{wanted.orientation}). Resample it onto that grid, or repair its header."
-        )
+    advice = "Resample it onto that grid, or repair its header."
+    if np.allclose(found.affine, np.eye(4)):
+        advice = "Its affine is the identity, as if it was saved without one: save it again with that of the image."
+    raise MedvaeError(
+        f"{volume.path}: lies up to {_shown_mm(_apart_mm(found, wanted))} mm away from {what} (orientation "
+        f"{found.orientation} against {wanted.orientation}). {advice}"
+    )
+
+
+def _reordered(one: Geometry, other: Geometry) -> bool:
+    """Whether two grids of the same corners count their voxels along other axes, or from another end."""
+    gaps = np.linalg.norm(one.corners_mm()[:, None] - other.corners_mm()[None], axis=2)
+    return one.orientation != other.orientation and bool(gaps.min(axis=1).max() <= SAME_GRID_MM)
 
 
 def _asked(header: nib.Nifti1Header) -> np.ndarray | None:
