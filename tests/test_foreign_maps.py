@@ -7,6 +7,7 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from medvae.cli import main
@@ -406,3 +407,21 @@ def test_ignored_voxels_do_not_count(small):
     study = measured((manifest, maps))
     assert study.pooled["ap"] == pytest.approx(average_precision_score(np.hstack(truths), np.hstack(kept)), abs=1e-3)
     assert study.pooled["prevalence"] == pytest.approx(np.hstack(truths).mean())
+
+
+def test_maps_labels_and_masks_that_an_itk_program_saved_lie_on_scans_with_two_places(small):
+    """nibabel puts such a scan at its sform, ITK at its qform, and what ITK saves has that place only."""
+    cohort, maps = small
+    before = evaluate(maps, cohort, EvaluationOptions(pattern=PATTERN), quiet=True)
+    elsewhere = AFFINE.copy()
+    elsewhere[:3, 3] += [15, -20, 9]
+    for path in (*cohort.path.parent.glob("*.nii.gz"), *maps.rglob("*.nii.gz")):
+        image = nib.load(path)
+        image.set_qform(elsewhere, 1)
+        image.set_sform(AFFINE, 4)
+        nib.save(image, path)
+        if "label" in path.name or "brain" in path.name or path.is_relative_to(maps):
+            sitk.WriteImage(sitk.ReadImage(str(path)), str(path))
+            assert np.abs(nib.load(path).affine - AFFINE).max() > 5
+    after = evaluate(maps, cohort, EvaluationOptions(pattern=PATTERN), quiet=True)
+    assert after.pooled == before.pooled

@@ -356,3 +356,28 @@ def test_every_score_makes_a_detector_that_can_be_saved(tmp_path, cohort, detect
         assert len(detector.part_scales) == 2
         doubled = Detector(**{**detector.__dict__, "part_scales": tuple(2 * s for s in detector.part_scales)})
         np.testing.assert_allclose(4 * doubled.score(volume), values, rtol=1e-4, atol=1e-6)
+
+
+def test_readers_that_differ_are_noted_beside_the_volume_and_in_the_sidecars(tmp_path, detectors, scan):
+    """qform and sform of their own, and a voxel size that is not the affine's; the numbers go by the affine."""
+    plain, _ = predict(detectors["normative"], [Scan("plain", (Path(scan.get_filename()),))], tmp_path, quiet=True)
+    image = nib.Nifti1Image(np.asarray(scan.dataobj), scan.affine, scan.header)
+    image.set_sform(scan.affine, 4)
+    image.set_qform(None, 0)
+    content = bytearray(image.to_bytes())
+    header = nib.Nifti1Header(bytes(content[:348]))
+    header["pixdim"][1:4] = 1
+    content[:348] = header.binaryblock
+    (tmp_path / "odd.nii").write_bytes(content)
+    for cache in (None, tmp_path / "cache", tmp_path / "cache"):
+        (found,), _ = predict(
+            detectors["normative"], scans_of_files([tmp_path / "odd.nii"]), tmp_path, cache=cache, quiet=True
+        )
+        assert found.lesion_volume_ml == plain[0].lesion_volume_ml
+        place, size = found.notes
+        assert "so that ITK (ITK-SNAP, 3D Slicer, ANTs) reads it up to" in place
+        assert "millilitres are counted by the affine, 8 mm³ a voxel, not by pixdim, 1 mm³" in size
+        for file in (found.map, found.mask):
+            sidecar = file.with_name(file.name.replace(".nii.gz", ".json"))
+            assert read_document(sidecar)["Notes"] == [place, size]
+            sidecar.unlink()
