@@ -358,9 +358,11 @@ def test_every_score_makes_a_detector_that_can_be_saved(tmp_path, cohort, detect
         np.testing.assert_allclose(4 * doubled.score(volume), values, rtol=1e-4, atol=1e-6)
 
 
-def test_readers_that_differ_are_noted_beside_the_volume_and_in_the_sidecars(tmp_path, detectors, scan):
+def test_readers_that_differ_are_noted_beside_the_volume_and_in_the_sidecars(tmp_path, cohort, detectors):
     """qform and sform of their own, and a voxel size that is not the affine's; the numbers go by the affine."""
-    plain, _ = predict(detectors["normative"], [Scan("plain", (Path(scan.get_filename()),))], tmp_path, quiet=True)
+    path = cohort.images(cohort.case("sub07"))[0]
+    plain, _ = predict(detectors["normative"], [Scan("plain", (path,))], tmp_path, quiet=True)
+    scan = nib.load(path)
     image = nib.Nifti1Image(np.asarray(scan.dataobj), scan.affine, scan.header)
     image.set_sform(scan.affine, 4)
     image.set_qform(None, 0)
