@@ -24,6 +24,7 @@ from medvae.commands import (
     train,
 )
 from medvae.commands.shared import show_version, tell_cause, tell_more
+from medvae.cores import limit_threads
 from medvae.errors import MedvaeError, MedvaeWarning
 
 
@@ -81,6 +82,7 @@ def main() -> None:
     # Waiting threads sleep instead of spinning: on two busy cores a training step took 0.33 s instead of 0.64 s.
     # OpenMP reads this once, when torch is first imported; a value that the user has set is kept.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    limit_threads()
     warnings.showwarning = _show_warning
     _TOLD.clear()
     try:

@@ -15,7 +15,7 @@ from medvae.imaging.grid import GRIDS
 PACKAGE = Path(medvae.__file__).parent
 
 ORDER = (
-    ("errors", "files", "schema", "registry", "progress", "interrupts", "derivatives", "devices", "modality"),
+    ("errors", "files", "schema", "registry", "progress", "interrupts", "derivatives", "devices", "cores", "modality"),
     ("manifest", "imaging", "drawing"),
     ("augmentation",),
     ("config", "importing"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Annotated
 import typer
 
 from medvae import __version__
+from medvae.cores import available_cores
 
 Cache = Annotated[
     Path | None,
@@ -56,6 +58,7 @@ def tell_more(verbose: bool) -> None:
         shown.setFormatter(logging.Formatter("medvae: %(message)s"))
         LOG.addHandler(shown)
         LOG.debug("version %s, Python %s, %s", __version__, platform.python_version(), platform.platform())
+        LOG.debug("cores: %d of %s, a thread each", available_cores(), os.cpu_count())
         LOG.debug("arguments: %s", " ".join(sys.argv[1:]))
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from medvae.config import PreparationConfig
+from medvae.cores import THREADS
 from medvae.errors import MedvaeError
 from medvae.files import write_json, write_text
 from medvae.interrupts import ctrl_c_later
@@ -29,10 +30,7 @@ from medvae.manifest import Case, Manifest
 from medvae.preparation import cache
 from medvae.progress import Progress
 
-ONE_THREAD = {
-    name: "1"
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
-}
+ONE_THREAD = dict.fromkeys(THREADS, "1")
 """Environment of the workers: one thread each, as many workers as asked for."""
 
 State = Literal["prepared", "kept", "failed"]

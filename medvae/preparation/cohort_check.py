@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from medvae import __version__
+from medvae.cores import available_cores
 from medvae.errors import MedvaeError
 from medvae.files import write_json
 from medvae.importing.sessions import people_of_sessions, perhaps_one_person
@@ -175,7 +175,7 @@ def _each_case(manifest: Manifest, jobs: int | None) -> Iterator[tuple[int, Case
     """Index and result of every case, as they come."""
     count = len(manifest.cases)
     if jobs is None:  # a process takes as long to start as some ten small cases to check
-        jobs = min(_cores(), 1 + count // 16)
+        jobs = min(available_cores(), 1 + count // 16)
     if min(jobs, count) <= 1:
         for index, case in enumerate(manifest.cases):
             yield index, check_case(manifest, case)
@@ -194,10 +194,6 @@ def _each_case(manifest: Manifest, jobs: int | None) -> Iterator[tuple[int, Case
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start_worker(manifest: Manifest) -> None:
