@@ -1,18 +1,24 @@
 """Files and folders that are either whole or absent.
 
 Everything medvae writes goes to a temporary name next to its destination and is renamed when it is complete, so that a
-full disk, a Ctrl-C or a killed process leaves no half-written file that looks like a result.
+full disk, a Ctrl-C or a killed process leaves no half-written file that looks like a result. A temporary name tells
+which process of which machine gave it, ``.NAME.MACHINE-PROCESS-RANDOM.part``, so that the next command can remove what
+a process that is no more has left (`remove_leftovers`), and nothing of one that is still writing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
+import platform
+import re
+import secrets
 import shutil
-import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +29,13 @@ _WRITING_ERRORS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR,
     errno.ENAMETOOLONG, errno.EIO,
 }  # fmt: skip
+LOCK = ".medvae.lock"
+"""The file that `medvae.locks` puts into a folder while it is locked."""
+ABANDONED_S = 86400.0
+"""Age at which a temporary file counts as left over where one cannot see whether its process is alive."""
+_TEMPORARY = re.compile(r"\..+\.(?:(?P<machine>[0-9a-f]{8})-(?P<process>[0-9]+)-)?[a-z0-9_]{8}\.(?P<kind>part|old)")
+_active: set[str] = set()
+"""Temporary names that this process is using; they are random, so a name is enough."""
 
 
 def write_bytes(path: Path | str, content: bytes) -> Path:
@@ -34,20 +47,8 @@ def write_bytes(path: Path | str, content: bytes) -> Path:
         If the folder cannot be written or the disk is full; an existing file is then left as it was.
     """
     path = Path(path)
-    with told(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with told(path), _written(path, content) as temporary:
+        os.replace(temporary, path)
     return path
 
 
@@ -58,7 +59,24 @@ def write_text(path: Path | str, content: str) -> Path:
 
 def write_json(path: Path | str, content: Any) -> Path:
     """Write ``content`` as indented JSON to ``path``, all of it or nothing. NaN is not JSON and is refused."""
-    return write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return write_text(path, _as_json(content))
+
+
+def write_json_once(path: Path | str, content: Any) -> bool:
+    """Write JSON to ``path`` if nothing is there, and say whether it was written: of several processes, one does."""
+    path = Path(path)
+    if path.exists():
+        return False
+    with told(path), _written(path, _as_json(content).encode("utf-8")) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError:  # no hard links here: the little time between looking and renaming is what is left
+            if path.exists():
+                return False
+            os.replace(temporary, path)
+        return True
 
 
 @contextlib.contextmanager
@@ -71,39 +89,142 @@ def whole_folder(destination: Path | str, *, replace: bool = True) -> Iterator[P
     destination = Path(destination)
     with told(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=".part", dir=destination.parent))
-        try:
-            os.chmod(temporary, 0o777 & ~_umask())
+        with _temporary(destination, "part") as temporary:
+            temporary.mkdir()
             yield temporary
-            if replace and destination.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=".old", dir=destination.parent))
-                os.replace(destination, old / destination.name)
-                os.replace(temporary, destination)
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                try:
-                    os.replace(temporary, destination)
-                except OSError:  # refused in one step where a folder with content stands
-                    if replace or not destination.is_dir():
-                        raise
-                    shutil.rmtree(temporary, ignore_errors=True)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+            for last in (False, False, True):  # again, if another process named its own between two steps
+                with _temporary(destination, "old") as aside:
+                    try:
+                        if replace and destination.exists():
+                            aside.mkdir()
+                            with contextlib.suppress(FileNotFoundError):
+                                os.replace(destination, aside / destination.name)
+                        os.replace(temporary, destination)  # refused where a folder with content stands
+                        break
+                    except BaseException as error:
+                        if not destination.exists():
+                            with contextlib.suppress(OSError):
+                                os.replace(aside / destination.name, destination)
+                        if last or not isinstance(error, OSError) or not destination.is_dir():
+                            raise
+                        if not replace:
+                            break
 
 
-def remove_leftovers(destination: Path | str) -> None:
-    """Remove what a killed process left of `whole_folder` at ``destination``; nobody may be writing to it.
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, at once for whoever looks at its name; it may have vanished already."""
+    with told(folder), _temporary(folder, "part") as aside, contextlib.suppress(FileNotFoundError):
+        os.replace(folder, aside)
 
-    If it was killed between putting the old folder aside and naming the new one, the old one gets its name back.
+
+def remove_leftovers(folder: Path | str, *, of: str | None = None, deep: bool = False) -> None:
+    """Remove the temporary files that killed processes have left in a folder; those of living ones stay.
+
+    If one was killed between putting an old folder aside and naming the new one, the old one gets its name back. On
+    another machine nobody can see whether a process lives: what it left goes when it is older than `ABANDONED_S`.
+
+    Parameters
+    ----------
+    folder
+        Where to look.
+    of
+        Only what was to become the file or folder of this name.
+    deep
+        Also look in subfolders; not through links.
     """
-    destination = Path(destination)
-    for aside in destination.parent.glob(f".{destination.name}.*.old"):
-        if not destination.exists() and (aside / destination.name).exists():
-            os.replace(aside / destination.name, destination)
-        shutil.rmtree(aside, ignore_errors=True)
-    for leftover in destination.parent.glob(f".{destination.name}.*.part"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    for place, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            found = _TEMPORARY.fullmatch(name)
+            if found is None or not (of is None or name.startswith(f".{of}.")):
+                continue
+            with contextlib.suppress(OSError):  # another command may be removing it too
+                if _abandoned(Path(place, name), found):
+                    _remove(Path(place, name), found["kind"])
+        folders[:] = [name for name in folders if deep and not _TEMPORARY.fullmatch(name)]
+
+
+def is_empty(folder: Path | str) -> bool:
+    """Whether a folder holds nothing but a lock and temporary files, or does not exist."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return not folder.exists()
+    return all(path.name == LOCK or _TEMPORARY.fullmatch(path.name) for path in folder.iterdir())
+
+
+def _remove(leftover: Path, kind: str) -> None:
+    if not leftover.is_dir():
+        leftover.unlink()
+        return
+    if kind == "old":
+        for kept in leftover.iterdir():
+            if not (leftover.parent / kept.name).exists():
+                os.replace(kept, leftover.parent / kept.name)
+    shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _abandoned(path: Path, found: re.Match[str]) -> bool:
+    process = int(found["process"] or 0)
+    if found["machine"] != _machine() or os.name != "posix":
+        return time.time() - path.stat().st_mtime > ABANDONED_S
+    if (
+        process == os.getpid()
+    ):  # or of an earlier process that had this one's number, as the only one of a container has
+        return path.name not in _active
+    return not _alive(process)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    with contextlib.suppress(OSError, IndexError):  # one that has ended, and whose parent has not heard of it
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    return True
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, kind: str) -> Iterator[Path]:
+    """A name next to ``path`` that nothing has; what gets it is removed when the block ends, if it is still there."""
+    name = f".{path.name}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.{kind}"
+    temporary = path.with_name(name)
+    _active.add(name)  # before anything has the name, or another thread could take it for a leftover
+    try:
+        yield temporary
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+        _active.discard(name)
+
+
+@contextlib.contextmanager
+def _written(path: Path, content: bytes) -> Iterator[Path]:
+    """A temporary file that holds ``content``, on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary(path, "part") as temporary:
+        with open(temporary, "xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        yield temporary
+
+
+def _as_json(content: Any) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+@functools.cache
+def _machine() -> str:
+    """What processes that can see each other share: the machine's name, and in a container its processes' space."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        space = ""
+    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]
 
 
 @contextlib.contextmanager
@@ -124,9 +245,3 @@ def sha256(path: Path | str) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -14,8 +14,9 @@ from medvae.detection.guarantees import check_levels
 from medvae.detection.reconstructor import with_reconstructor
 from medvae.devices import AUTO, find_device
 from medvae.errors import MedvaeError
-from medvae.files import sha256, write_json
+from medvae.files import LOCK, sha256, write_json
 from medvae.manifest import Manifest
+from medvae.networks.interface import Network
 from medvae.normative.inputs import NetworkInputs
 from medvae.overwriting import check_new, check_replaceable_run, restart_run
 from medvae.preparation.cache import known_sha256
@@ -25,6 +26,7 @@ from medvae.training.loop import train
 from medvae.training.run_folder import (
     check_run,
     first_process,
+    one_at_a_time,
     open_run,
     record_cohort,
     record_thresholds,
@@ -69,8 +71,8 @@ def fit(
     Raises
     ------
     MedvaeError
-        If a scan cannot be prepared, a split has no healthy scan, ``out`` holds another run, or there is no such
-        device.
+        If a scan cannot be prepared, a split has no healthy scan, ``out`` holds another run or another process is
+        training into it, or there is no such device.
     KeyboardInterrupt
         After Ctrl-C, when the checkpoint is written.
     """
@@ -81,8 +83,28 @@ def fit(
         read.append(config.network.reconstructor.run)
         config, reconstructor = with_reconstructor(config, manifest)
     out = check_replaceable_run(out, read) if overwrite else check_run(out, config, resume=resume)
-    if (out / FOLDER).is_dir() and not overwrite:
+    if (out / FOLDER).is_dir() and not overwrite and not (out / LOCK).exists():
         return Detector.load(out, device=device)
+    with one_at_a_time(out):
+        if not overwrite:  # another command may have been at work between the two looks
+            check_run(out, config, resume=True)
+        if (out / FOLDER).is_dir() and not overwrite:
+            return Detector.load(out, device=device)
+        return _fit(config, manifest, out, reconstructor, cache, overwrite=overwrite, device=device, quiet=quiet)
+
+
+def _fit(
+    config: Config,
+    manifest: Manifest,
+    out: Path,
+    reconstructor: Network | None,
+    cache: Path | None,
+    *,
+    overwrite: bool,
+    device: str,
+    quiet: bool,
+) -> Detector:
+    """As `fit`, in a folder that may become or go on being the run's."""
     require_tensorboard(config)
     require_extra(config)
     training, scale = prepare_training(manifest, config.preparation, cache=cache, quiet=quiet)
@@ -182,5 +204,9 @@ def fit_ensemble(
     )
     people = _validation_subjects(manifest, first.config)
     ensemble = Ensemble.calibrate(name, members, validation, people)
-    record_thresholds(out, [Path(run) for run in runs], healthy, modalities=ensemble.modalities, members=list(members))
-    return ensemble.save(out / FOLDER)
+    with one_at_a_time(out):
+        check_new(out, runs, overwrite=overwrite)
+        record_thresholds(
+            out, [Path(run) for run in runs], healthy, modalities=ensemble.modalities, members=list(members)
+        )
+        return ensemble.save(out / FOLDER)

@@ -16,7 +16,7 @@ from typing import Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from medvae.errors import MedvaeError
-from medvae.files import sha256, write_text
+from medvae.files import remove_leftovers, sha256, write_text
 from medvae.modality import modality_name, places_of
 from medvae.schema import Strict, parse, read_document
 
@@ -278,6 +278,7 @@ def read_manifest_as_it_is(path: Path | str) -> tuple[Manifest, list[tuple[str |
 
 def write_manifest(manifest: Manifest, path: Path | str) -> Path:
     """Write a manifest as JSON, one line per case so that versions compare well."""
+    remove_leftovers(Path(path).parent, of=Path(path).name)
     content = manifest.model_dump(exclude_none=True, exclude_defaults=True)
     cases = content.pop("cases")
     head = json.dumps(content, indent=2, ensure_ascii=False)[:-2]

@@ -11,7 +11,7 @@ from medvae.config import Config, dump_config, read_config
 from medvae.detection.base import CALIBRATION, SCALE
 from medvae.detection.detector import FOLDER, find_detector
 from medvae.errors import MedvaeError
-from medvae.files import told, write_text
+from medvae.files import LOCK, is_empty, told, write_text
 from medvae.schema import read_document
 from medvae.training import tensorboard
 from medvae.training.checkpoints import CHECKPOINT
@@ -43,7 +43,7 @@ def check_replaceable_run(out: Path | str, sources: Sequence[Path | str] = ()) -
         raise MedvaeError(
             f"{out}: several processes cannot replace a run. Remove the folder yourself, without --overwrite."
         )
-    if not out.is_dir() or not any(out.iterdir()):
+    if is_empty(out):
         return out
     record = out / COHORT
     begun = record.is_file() and "healthy_scans" in read_document(record)
@@ -84,7 +84,7 @@ def check_new(out: Path | str, sources: Sequence[Path | str], *, overwrite: bool
         If it holds something else.
     """
     out = Path(out)
-    if not out.is_dir() or not any(out.iterdir()):
+    if is_empty(out):
         return out
     if not overwrite:
         raise MedvaeError(
@@ -110,4 +110,4 @@ def _keep(sources: Sequence[Path | str], out: Path) -> None:
 
 
 def _only(folder: Path, *names: str) -> bool:
-    return {path.name for path in folder.iterdir()} <= set(names)
+    return {path.name for path in folder.iterdir()} <= {LOCK, *names}

@@ -20,7 +20,7 @@ from medvae.manifest import Manifest, Split
 from medvae.overwriting import check_new
 from medvae.progress import Progress
 from medvae.schema import parse
-from medvae.training.run_folder import record_thresholds, refuse_learned
+from medvae.training.run_folder import one_at_a_time, record_thresholds, refuse_learned
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,12 @@ def recalibrate(
 
     made = replace(detector, config=config).recalibrated(volumes, scores, people)
     came_from = {"model": detector.config.name, "fingerprint": detector.fingerprint}
-    record_thresholds(
-        out, [folder], images, modalities=detector.modalities, recalibrated_from=came_from
-    )  # first: no detector without its record
-    made = made.save(out / FOLDER)
+    with one_at_a_time(out):
+        check_new(out, [folder], overwrite=overwrite)
+        record_thresholds(
+            out, [folder], images, modalities=detector.modalities, recalibrated_from=came_from
+        )  # first: no detector without its record
+        made = made.save(out / FOLDER)
     pooled = np.concatenate([score[volume.mask] for score, volume in zip(scores, volumes, strict=True)])
     before = {p.false_positive_rate: p.threshold for p in detector.points if p.kind == "voxel_rate"}
     realised = {rate: float(np.mean(pooled > threshold)) for rate, threshold in before.items()}

@@ -33,6 +33,7 @@ from medvae.errors import MedvaeError
 from medvae.evaluation.options import EvaluationOptions
 from medvae.evaluation.result import Quantity
 from medvae.evaluation.study import difference, evaluate
+from medvae.locks import locked
 from medvae.manifest import read_manifest
 
 SMALL = ["training.steps=2", "training.validate_every=100", "sampling.workers=0", "sampling.batch_size=8",
@@ -612,3 +613,10 @@ def _as_json(study):
     from medvae.evaluation.writing import plain
 
     return json.dumps(plain({f: getattr(study, f) for f in study.__dataclass_fields__ if f != "counts"}))
+
+
+def test_a_study_is_worked_on_by_one_process_at_a_time(tmp_path, cohort, repository):
+    study = read_study(write(tmp_path, cohort, repository))
+    with locked(tmp_path / "out"), pytest.raises(MedvaeError, match="another command is at work in this folder"):
+        run_study(study, tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()

@@ -306,11 +306,12 @@ def test_an_entry_deleted_in_use_is_told(scan, tmp_path):
 
 def test_only_old_leftovers_are_removed(scan, tmp_path):
     cache = caching.open_cache(tmp_path / "cache")
-    for name in (".old.part", ".new.part"):
-        (cache / name).mkdir()
-    os.utime(cache / ".old.part", (time.time() - 7200,) * 2)
+    old, new = cache / ".key.0123old4.part", cache / ".key.0123new4.part"  # of a process nobody knows
+    for folder in (old, new):
+        folder.mkdir()
+    os.utime(old, (time.time() - 90000,) * 2)
     caching.remove_abandoned(cache)
-    assert sorted(p.name for p in cache.iterdir()) == [".new.part", "CACHEDIR.TAG"]
+    assert sorted(p.name for p in cache.iterdir()) == [new.name, "CACHEDIR.TAG"]
 
 
 def test_the_steps_do_what_their_versions_say(scan):

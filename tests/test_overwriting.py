@@ -1,13 +1,17 @@
 """What ``--overwrite`` replaces, and what it never touches."""
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import medvae.fitting
 from medvae.config import Config, read_config
 from medvae.detection.ensemble import load_detector
 from medvae.errors import MedvaeError
 from medvae.fitting import fit, fit_ensemble
+from medvae.locks import locked
 from medvae.prediction import predict, scans_of_manifest
 from medvae.recalibration import healthy_scans, recalibrate
 from medvae.reporting.case_picture import draw_predictions
@@ -143,3 +147,43 @@ def test_predictions_of_another_program_are_left_as_they_are(cohort, made, tmp_p
     with pytest.raises(MedvaeError, match="Choose another"):
         predict(load_detector(made / "a"), scans_of_manifest(cohort), theirs, overwrite=True, quiet=True)
     assert files(theirs) == before
+
+
+def test_a_second_command_in_the_same_folder_is_refused(cohort, made, mine, tmp_path):
+    """The folder is locked, as by a command that is at work in it; the first one's files stay."""
+    runs = [made / "a", made / "b"]
+    commands = {
+        "new": lambda out: fit(config(), cohort, out, quiet=True),
+        "a": lambda out: fit(config(name="other"), cohort, out, overwrite=True, quiet=True),
+        "both": lambda out: fit_ensemble(runs, cohort, out, overwrite=True, quiet=True),
+        "ours": lambda out: recalibrate(made / "a", healthy_scans(cohort), out, overwrite=True, quiet=True),
+    }
+    for name, command in commands.items():
+        with locked(mine / name):
+            before = files(mine / name)
+            with pytest.raises(MedvaeError, match=f"{name}: another command is at work in this folder .*; nothing was"):
+                command(mine / name)
+            assert files(mine / name) == before
+        command(mine / name)
+        assert not list((mine / name).glob(".*"))
+
+
+def test_of_two_trainings_that_start_together_one_is_refused(cohort, tmp_path, monkeypatch):
+    barrier, prepare = threading.Barrier(2), medvae.fitting.one_at_a_time
+
+    def together(out):
+        barrier.wait(timeout=20)
+        return prepare(out)
+
+    monkeypatch.setattr(medvae.fitting, "one_at_a_time", together)
+
+    def job(name):
+        try:
+            return fit(config(name=name), cohort, tmp_path / "run", quiet=True).config.name
+        except MedvaeError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(2) as pool:
+        said = sorted(pool.map(job, ["one", "two"]))
+    assert "another command is at work" in said[0] or "was started with another config" in said[0]
+    assert load_detector(tmp_path / "run").config.name == read_config(tmp_path / "run" / "config.yaml").name == said[1]

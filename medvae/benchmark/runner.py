@@ -37,7 +37,7 @@ from medvae.errors import MedvaeError
 from medvae.evaluation.options import EvaluationOptions
 from medvae.evaluation.result import MASK, Quantity, Study
 from medvae.evaluation.study import evaluate
-from medvae.files import remove_leftovers, sha256, write_json, write_text
+from medvae.files import sha256, write_json, write_text
 from medvae.fitting import fit
 from medvae.lesions import insert_cohort, read_shapes
 from medvae.manifest import Manifest, read_manifest
@@ -46,7 +46,7 @@ from medvae.preparation.cache import known_sha256, open_cache
 from medvae.preparation.prepare import prepare_healthy, prepare_scan, prepare_training
 from medvae.schema import read_document
 from medvae.training.loop import WEIGHTS
-from medvae.training.run_folder import CONFIG
+from medvae.training.run_folder import CONFIG, one_at_a_time
 
 Number = TypeVar("Number")
 
@@ -125,13 +125,20 @@ def run_study(
     Raises
     ------
     MedvaeError
-        If the study or its cohort cannot be used at all, or there is no such device.
+        If the study or its cohort cannot be used at all, another process is working on it in ``out``, or there is no
+        such device.
     KeyboardInterrupt
         After Ctrl-C: finished work is kept, a training leaves its checkpoint.
     """
     out = Path(out)
     find_device(device)
-    bench = replace(open_bench(study, out, cache=cache, quiet=quiet), device=device)
+    with one_at_a_time(out):
+        return _run(replace(open_bench(study, out, cache=cache, quiet=quiet), device=device))
+
+
+def _run(bench: Bench) -> Board:
+    """As `run_study`, in a folder that is kept for it."""
+    out, quiet = bench.out, bench.quiet
     console = Console(stderr=True, quiet=quiet)
     bench.targets.update(_make_targets(bench))
     units = bench.plan.units
@@ -226,7 +233,9 @@ def _measure(bench: Bench, unit: Unit, targets: list[Target]) -> None:
     detector = _detector(bench, unit)
     maps = bench.folder("maps", unit.label, unit.key)
     scans = _scans(bench, targets)
-    _, failures = predict(detector, list(scans.values()), maps, cache=bench.cache, quiet=bench.quiet)
+    _, failures = predict(
+        detector, list(scans.values()), maps, cache=bench.cache, overwrite=True, quiet=bench.quiet
+    )  # of a study that was stopped and has changed since, its own maps may be left
     if failures:
         raise MedvaeError("\n".join(failures.values()))
     seconds = _time(detector, next(iter(scans.values())), bench.cache)
@@ -303,7 +312,6 @@ def _detector(bench: Bench, unit: Unit) -> Calibrated:
     if unit.detector:
         return load_detector(unit.detector, device=bench.device)
     folder = bench.folder("detectors", unit.label, unit.key)
-    remove_leftovers(folder)
     if (folder / CALIBRATION).is_file():
         return load_detector(folder, device=bench.device)
     config, cohort = unit.config, bench.plan.cohort

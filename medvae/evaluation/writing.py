@@ -18,7 +18,7 @@ from medvae.evaluation.lesions import SizeClass
 from medvae.evaluation.protocols import Protocol
 from medvae.evaluation.result import CaseResult, PointResult, Quantity, RegionResult, Settings, Study, quantities
 from medvae.evaluation.summaries import MeanSd
-from medvae.files import write_json, write_text
+from medvae.files import remove_leftovers, write_json, write_text
 from medvae.schema import read_document
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def write_study(study: Study, out: Path | str, *, differences: Differences | Non
         Paired differences to other methods, by their name.
     """
     out = Path(out)
+    remove_leftovers(out)
     content = _content(study)
     if differences:
         content["differences"] = differences

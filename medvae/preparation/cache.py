@@ -23,7 +23,6 @@ import importlib.metadata
 import io
 import json
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -36,7 +35,16 @@ import numpy as np
 from medvae import __version__
 from medvae.config import PreparationConfig
 from medvae.errors import MedvaeError
-from medvae.files import sha256, told, whole_folder, write_bytes, write_json, write_text
+from medvae.files import (
+    is_empty,
+    remove_folder,
+    remove_leftovers,
+    sha256,
+    whole_folder,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from medvae.imaging.formats import placing_header
 from medvae.imaging.grid import GRIDS, Grid
 from medvae.imaging.volume import Geometry, Placement
@@ -54,7 +62,6 @@ LAYOUT = 2
 SETTLED_NS = 2_000_000_000
 """A file's times identify it only when they are this old: timestamps may have a resolution of only 2 s (FAT)."""
 
-_ABANDONED_S = 3600.0
 _TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
 # Scans prepared by medvae. All of it can be made again: the folder may be deleted when no medvae command uses it.
 # About this file: https://bford.info/cachedir/
@@ -289,9 +296,9 @@ def open_cache(cache: Path | str) -> Path:
     cache = Path(cache)
     tag = cache / TAG
     if tag.is_file():
+        _opened(cache.absolute())
         return cache
-    empty = not cache.exists() or (cache.is_dir() and all(path.suffix == ".part" for path in cache.iterdir()))
-    if empty:
+    if is_empty(cache):
         write_text(tag, _TAG_TEXT)
     elif not tag.is_file():  # it is, if another process has just opened the same cache
         raise MedvaeError(
@@ -301,12 +308,15 @@ def open_cache(cache: Path | str) -> Path:
 
 
 def remove_abandoned(cache: Path | str) -> None:
-    """Remove what processes that were killed more than an hour ago left half-written."""
-    for pattern in (".*.part", ".*.old", f"{INPUTS}/.*.part"):
-        for leftover in Path(cache).glob(pattern):
-            with contextlib.suppress(OSError):
-                if time.time() - leftover.stat().st_mtime > _ABANDONED_S:
-                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    """Remove what killed processes left half-written."""
+    for folder in (Path(cache), Path(cache) / INPUTS):
+        remove_leftovers(folder)
+
+
+@functools.cache
+def _opened(cache: Path) -> None:
+    """Once for each process and cache: remove what others left."""
+    remove_abandoned(cache)
 
 
 def _volume(arrays: CachedArrays, content: dict[str, Any], path: Path, grid: Grid) -> PreparedVolume:
@@ -328,10 +338,7 @@ def _volume(arrays: CachedArrays, content: dict[str, Any], path: Path, grid: Gri
 def _remove_damaged(wanted: Request) -> None:
     """Move aside and delete a folder in the entry's place that is not the entry."""
     if wanted.folder.exists() and find(wanted) is None:
-        aside = wanted.folder.with_name(f".{wanted.folder.name}.{os.getpid()}.old")
-        with told(wanted.folder), contextlib.suppress(FileNotFoundError):  # another process was faster
-            os.replace(wanted.folder, aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        remove_folder(wanted.folder)
 
 
 def _stamp(path: Path | str) -> tuple[int, ...]:

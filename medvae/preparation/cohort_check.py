@@ -17,7 +17,7 @@ import numpy as np
 from medvae import __version__
 from medvae.cores import available_cores
 from medvae.errors import MedvaeError
-from medvae.files import write_json
+from medvae.files import remove_leftovers, write_json
 from medvae.importing.sessions import people_of_sessions, perhaps_one_person
 from medvae.interrupts import ctrl_c_later
 from medvae.manifest import Manifest, read_manifest_as_it_is
@@ -111,6 +111,7 @@ def write_report(check: CohortCheck, folder: Path | str) -> list[Path]:
         "cases": cases,
     }
     folder = Path(folder)
+    remove_leftovers(folder)
     return [
         write_json(folder / REPORT, report),
         write_json(folder / FINGERPRINT, _fingerprint_document(check)),

@@ -10,6 +10,7 @@ import numpy as np
 from medvae.detection.base import Calibrated
 from medvae.errors import MedvaeError
 from medvae.evaluation.maps import lesion_truth
+from medvae.files import remove_leftovers
 from medvae.imaging.volume import read_overlay, read_volume
 from medvae.manifest import Manifest
 from medvae.prediction import Prediction
@@ -125,6 +126,7 @@ def draw_figure(
         raise MedvaeError(
             f"{out}: a figure is written as PNG, PDF or SVG. Give a name that ends in .png, .pdf or .svg."
         )
+    remove_leftovers(Path(out).parent, of=Path(out).name)
     cases, problems = read_cases(folder, ids=ids, manifest=manifest, scans=scans)
     if problems:
         raise MedvaeError("\n".join(problems.values()))

@@ -35,7 +35,7 @@ def check_report_folder(report: Path, cases: Path) -> None:
 @contextmanager
 def replaced_cases(cases: Path) -> Iterator[Path]:
     """A temporary folder that replaces the pages once all are written; until then the old ones stay."""
-    remove_leftovers(cases)
+    remove_leftovers(cases.parent)
     with whole_folder(cases) as folder:
         write_text(
             folder / MARKER,

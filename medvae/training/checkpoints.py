@@ -52,7 +52,7 @@ def go_on(learner: Learner, out: Path) -> None:
     What the log tells of later steps is dropped: they are about to be repeated.
     """
     if learner.writes:
-        remove_leftovers(out / CHECKPOINT)
+        remove_leftovers((out / CHECKPOINT).parent)
     learner.accelerator.wait_for_everyone()
     if (out / CHECKPOINT).is_dir():
         learner.accelerator.load_state(str(out / CHECKPOINT))

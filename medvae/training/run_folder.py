@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from medvae.config import Config, dump_config, read_config
 from medvae.errors import MedvaeError
-from medvae.files import sha256, write_json, write_text
+from medvae.files import is_empty, remove_leftovers, sha256, write_json, write_text
+from medvae.locks import locked
 from medvae.manifest import Manifest
 from medvae.modality import UNKNOWN, same_modalities
 from medvae.schema import read_document
@@ -22,6 +24,29 @@ METRICS = "metrics.jsonl"
 def first_process() -> bool:
     """Whether this is the process that writes, where ``torchrun`` or ``accelerate launch`` started several."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+@contextmanager
+def one_at_a_time(out: Path) -> Iterator[None]:
+    """Keep a folder, in which a detector is made, for this command; what a killed one left in it is removed.
+
+    Of several processes of one command only the first does so.
+
+    Raises
+    ------
+    MedvaeError
+        If another command is at work in it.
+    """
+    if not first_process():
+        yield
+        return
+    busy = (
+        f"{out}: another command is at work in this folder ({{owner}}). Wait until it has finished, or choose another "
+        f"--out folder; nothing was overwritten."
+    )
+    with locked(out, busy=busy):
+        remove_leftovers(out, deep=True)
+        yield
 
 
 def check_run(out: Path | str, config: Config, *, resume: bool) -> Path:
@@ -49,7 +74,7 @@ def check_run(out: Path | str, config: Config, *, resume: bool) -> Path:
                 f"{out}: was started with another config than the one given now (compare with {existing}). "
                 f"Resume with the config it was started with, or choose another --out folder."
             )
-    elif out.is_dir() and any(out.iterdir()):
+    elif not is_empty(out) and not existing.exists():
         raise MedvaeError(f"{out}: is not empty and not a run of medvae. Choose another --out folder.")
     return out
 
