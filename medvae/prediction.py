@@ -11,18 +11,27 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medvae import __version__
-from medvae.derivatives import DESCRIPTION, FAILURES, MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX, VIEWERS
+from medvae.derivatives import MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX
 from medvae.detection.base import Calibrated, Maps
 from medvae.detection.ensemble import load_detector
 from medvae.detection.operating_points import OperatingPoint
 from medvae.detection.scan import Scan, scan_of, scans_of_files, scans_of_manifest
 from medvae.errors import MedvaeError
-from medvae.files import sha256, told, write_json
+from medvae.files import write_json
 from medvae.imaging.volume import write_volume
+from medvae.locks import locked
+from medvae.prediction_folder import (
+    open_folder,
+    record_failures,
+    remove_case,
+    require_own_name,
+    sidecar_path,
+    source_checksums,
+)
 from medvae.preparation.prepared import PreparedVolume
 from medvae.progress import Progress
 from medvae.schema import read_document
@@ -61,7 +70,9 @@ def predict(
 ) -> tuple[list[Prediction], dict[str, str]]:
     """Write anomaly map, lesion mask and sidecars of every scan; a scan that fails does not stop the others.
 
-    A scan that this very detector has already predicted into ``out`` is not computed again unless it has changed.
+    A scan that this very detector has already predicted into ``out`` is not computed again unless it has changed. One
+    of a name under which ``out`` holds the prediction of another scan, by content and place, fails. Several processes
+    may predict into one folder at the same time.
 
     Parameters
     ----------
@@ -79,7 +90,7 @@ def predict(
         Folder of prepared scans: those it holds are reused, new ones are added.
     overwrite
         Remove the predictions of another detector, or of this one at another operating point, from ``out``: those of
-        all scans, but no file that medvae did not write.
+        all scans, but no file that medvae did not write. Also replace the prediction of another scan of the same name.
     device
         Device, as in `medvae.devices.find_device`; the detector's present one by default.
     quiet
@@ -100,34 +111,43 @@ def predict(
     mask_at = at if at is not None else rate if rate is not None else detector.config.calibration.mask_at
     if device is not None:
         detector = detector.on(device)
-    _open_folder(out, detector, detector.point(mask_at), overwrite=overwrite)
+    open_folder(out, detector, detector.point(mask_at), overwrite=overwrite)
     predictions, failures = [], {}
     with Progress("Predicting", len(scans), quiet=quiet) as progress:
         for done, scan in enumerate(scans, start=1):
             try:
                 chosen = scan.for_detector(detector)
-                predictions.append(_finished(out, chosen) or predict_scan(detector, chosen, out, mask_at, cache=cache))
+                made = _finished(out, chosen) or predict_scan(
+                    detector, chosen, out, mask_at, cache=cache, overwrite=overwrite
+                )
+                predictions.append(made)
             except MedvaeError as error:
                 failures[scan.id] = str(error)
             progress.update(done, scan=scan.id)
-    if failures:
-        write_json(out / FAILURES, failures)
-    else:
-        (out / FAILURES).unlink(missing_ok=True)
+    record_failures(out, [item.id for item in predictions], failures)
     return predictions, failures
 
 
 def predict_scan(
-    detector: Calibrated, scan: Scan, out: Path, at: float | str, *, cache: Path | None = None
+    detector: Calibrated,
+    scan: Scan,
+    out: Path,
+    at: float | str,
+    *,
+    cache: Path | None = None,
+    overwrite: bool = False,
 ) -> Prediction:
     """Predict one scan and write its files; the sidecar of the mask is written last and marks the scan done.
 
-    ``at`` is a false-positive rate or the name of an operating point.
+    ``at`` is a false-positive rate or the name of an operating point; ``overwrite`` replaces the prediction of another
+    scan of the same name, which is refused without.
     """
     scan = scan.for_detector(detector)
+    if not overwrite:
+        require_own_name(out, scan)
     volume = scan.prepare(detector, cache=cache)
     maps = detector.native_maps(volume, detector.point(at))
-    return _write(detector, scan, volume, maps, out)
+    return _write(detector, scan, volume, maps, out, overwrite=overwrite)
 
 
 def predict_one(
@@ -159,21 +179,41 @@ def predict_one(
     Raises
     ------
     MedvaeError
-        If the scan cannot be read or prepared, or is declared to be of another sequence (its file's name says so).
+        If the scan cannot be read or prepared, is declared to be of another sequence (its file's name says so), or
+        ``out`` holds the prediction of another scan of the same name.
     """
     detector = detector if isinstance(detector, Calibrated) else load_detector(detector)
     wanted = scan_of(scan, mask).for_detector(detector)
     point = detector.point(detector.config.calibration.mask_at if at is None else at)
     if out is not None:
-        _open_folder(Path(out), detector, point, overwrite=False)
+        open_folder(Path(out), detector, point, overwrite=False)
+        require_own_name(Path(out), wanted)
     volume = wanted.prepare(detector, cache=cache)
     maps = detector.native_maps(volume, point)
     if out is not None:
-        _write(detector, wanted, volume, maps, Path(out))
+        _write(detector, wanted, volume, maps, Path(out), overwrite=False)
     return maps
 
 
-def _write(detector: Calibrated, scan: Scan, volume: PreparedVolume, maps: Maps, out: Path) -> Prediction:
+def _write(
+    detector: Calibrated, scan: Scan, volume: PreparedVolume, maps: Maps, out: Path, *, overwrite: bool
+) -> Prediction:
+    """Write maps and sidecars of a scan; what there was of another content is removed first."""
+    with locked(out):  # the same name may come from another scan in another process, at this moment
+        if not overwrite:
+            require_own_name(out, scan)
+        done = sidecar_path(out / f"{scan.id}{MASK_SUFFIX}")
+        changed = done.exists() and read_document(done).get("SourcesSha256") != source_checksums(scan)
+        if changed:  # and nothing of the old maps may look like what belongs to the new ones
+            remove_case(out, scan.id)
+        files = _write_files(detector, scan, volume, maps, out)
+    return replace(files, notes=(*files.notes, _AGAIN)) if changed else files
+
+
+_AGAIN = "the folder held its prediction from other files, or from files that have changed since; it was replaced."
+
+
+def _write_files(detector: Calibrated, scan: Scan, volume: PreparedVolume, maps: Maps, out: Path) -> Prediction:
     """Write maps and sidecars of a scan; the sidecar of the mask is written last and marks the scan done."""
     found, point = maps.findings, maps.point
     files = _files(out, scan, maps.lesion_volume_ml, maps.threshold, maps.case_p_value, maps.notes)
@@ -186,9 +226,9 @@ def _write(detector: Calibrated, scan: Scan, volume: PreparedVolume, maps: Maps,
         spread = out / f"{scan.id}{SPREAD_SUFFIX}"
         write_volume(spread, maps.spread, volume.source, intent="spread of maps")
         meaning = "Standard deviation of the anomaly maps of the ensemble's members: high where they disagree."
-        write_json(_sidecar(spread), {"Description": meaning, "Range": [0, 0.5], **common})
+        write_json(sidecar_path(spread), {"Description": meaning, "Range": [0, 0.5], **common})
     write_json(
-        _sidecar(files.map),
+        sidecar_path(files.map),
         {
             "Description": "Anomaly map: 0.5 is the threshold of the first operating point, 1 the far end of the tail.",
             "Range": [0, 1],
@@ -197,7 +237,7 @@ def _write(detector: Calibrated, scan: Scan, volume: PreparedVolume, maps: Maps,
     )
     brain_ml = float(maps.brain_mask.sum() * volume.source.geometry.voxel_volume_ml)
     write_json(
-        _sidecar(files.mask),
+        sidecar_path(files.mask),
         {
             "Description": "Voxels of the anomaly map above the threshold"
             + (", post-processed." if found.postprocessing else "."),
@@ -230,7 +270,7 @@ def _common_fields(
     points = {p.name: p for p in (*detector.points, point) if not p.minimum_lesion_ml and p.kind != "false_discovery"}
     return {
         "Sources": [image.name for image in scan.images],
-        "SourcesSha256": _checksums(scan),
+        "SourcesSha256": source_checksums(scan),
         "Modalities": list(scan.modalities or detector.modalities),
         "SkullStripped": True,
         "Model": detector.config.name,
@@ -263,51 +303,6 @@ def _quality(volume: PreparedVolume) -> dict[str, object] | None:
     }
 
 
-def _open_folder(out: Path, detector: Calibrated, point: OperatingPoint, *, overwrite: bool) -> None:
-    marker = out / DESCRIPTION
-    voxel_rate = point.kind == "voxel_rate"  # under this key since the first version: its folders can be continued
-    mask_at = {"mask_false_positive_rate": point.false_positive_rate} if voxel_rate else {"mask_at": point.name}
-    identity = {"model": detector.config.name, "fingerprint": detector.fingerprint, **mask_at}
-    if marker.exists():
-        made = (read_document(marker).get("GeneratedBy") or [{}])[0]
-        found = made.get("Parameters")
-        if found == identity:
-            return
-        if not overwrite or made.get("Name") != "medvae":
-            raise MedvaeError(
-                f"{out}: already holds predictions of another detector or operating point ({found}). Choose another "
-                f"--out folder, or replace medvae's with --overwrite; nothing was overwritten."
-            )
-        _remove_predictions(out)
-    elif out.is_dir() and any(out.iterdir()):
-        raise MedvaeError(f"{out}: is not empty and holds no predictions of medvae. Choose another --out folder.")
-    write_json(
-        marker,
-        {
-            "Name": "medvae anomaly maps and lesion masks",
-            "BIDSVersion": "1.9.0",
-            "DatasetType": "derivative",
-            "GeneratedBy": [{"Name": "medvae", "Version": __version__, "Parameters": identity}],
-        },
-    )
-
-
-def _remove_predictions(out: Path) -> None:
-    """Remove every file that medvae wrote for the scans of a folder; what marks the folder as medvae's stays."""
-    sidecar = _sidecar(Path(MASK_SUFFIX)).name
-    names = {path.name.removesuffix(end) for end in (MAP_SUFFIX, sidecar) for path in out.glob(f"*{end}")}
-    with told(out):
-        for name in names:
-            for suffix in (MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX):
-                (out / f"{name}{suffix}").unlink(missing_ok=True)
-                _sidecar(out / f"{name}{suffix}").unlink(missing_ok=True)
-            for drawn in (f"{name}.png", f"{name}.itksnap", f"{name}.seg.nrrd"):
-                (out / drawn).unlink(missing_ok=True)
-            for ending in (".txt", "_truth.nii.gz", "_scan.nii.gz"):
-                (out / VIEWERS / f"{name}{ending}").unlink(missing_ok=True)
-        (out / FAILURES).unlink(missing_ok=True)
-
-
 def _files(
     out: Path, scan: Scan, volume_ml: float, threshold: float, p_value: float | None, notes: Sequence[str] = ()
 ) -> Prediction:
@@ -317,22 +312,13 @@ def _files(
 
 def _finished(out: Path, scan: Scan) -> Prediction | None:
     files = _files(out, scan, 0.0, 0.0, None)
-    if not (_sidecar(files.mask).exists() and files.mask.exists() and files.map.exists()):
+    if not (sidecar_path(files.mask).exists() and files.mask.exists() and files.map.exists()):
         return None
-    sidecar = read_document(_sidecar(files.mask))
-    if sidecar.get("SourcesSha256") != _checksums(scan):  # the scan, or its mask, has changed since
+    sidecar = read_document(sidecar_path(files.mask))
+    if sidecar.get("SourcesSha256") != source_checksums(scan):  # the scan, or its mask, has changed since
         return None
     volume_ml, threshold, p_value = sidecar["LesionVolumeMl"], sidecar["Threshold"], sidecar.get("CasePValue")
     return _files(out, scan, volume_ml, threshold, p_value, sidecar.get("Notes", ()))
-
-
-def _checksums(scan: Scan) -> list[str]:
-    files = [*scan.images, *([scan.mask] if scan.mask else [])]
-    return [sha256(file) for file in files if file.is_file()]
-
-
-def _sidecar(path: Path) -> Path:
-    return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
 
 
 def _way_to(scan: Path, out: Path) -> str:

@@ -15,7 +15,20 @@ from medvae.imaging.grid import GRIDS
 PACKAGE = Path(medvae.__file__).parent
 
 ORDER = (
-    ("errors", "files", "schema", "registry", "progress", "interrupts", "derivatives", "devices", "cores", "modality"),
+    (
+        "errors",
+        "files",
+        "locks",
+        "schema",
+        "registry",
+        "progress",
+        "interrupts",
+        "derivatives",
+        "sources",
+        "devices",
+        "cores",
+        "modality",
+    ),
     ("manifest", "imaging", "drawing"),
     ("augmentation",),
     ("config", "importing"),
@@ -24,7 +37,7 @@ ORDER = (
     ("networks", "sampling"),
     ("scoring", "training"),
     ("detection",),
-    ("overwriting", "fitting", "prediction", "recalibration"),
+    ("overwriting", "fitting", "prediction_folder", "prediction", "recalibration"),
     ("reporting",),
     ("benchmark",),
     ("commands",),

@@ -212,7 +212,7 @@ def test_case_without_scan_is_told_and_the_rest_is_made(tmp_path: Path) -> None:
     report = write_report(tmp_path / "predictions", tmp_path / "out", manifest=cohort, quiet=True)
     assert "was not found" in report.problems["ill-b"]
     assert set(report.problems) == {"ill-b", "well"}
-    assert "Not measured, because they cannot be read: ill-b, well." in report.notes
+    assert "Not measured, for the reason given at each: ill-b, well." in report.notes
     (other,) = [case for case in cohort.cases if case.id == "ill-a"]
     alone = evaluate(tmp_path / "predictions", cohort.model_copy(update={"cases": [other]}))
     assert f"{alone.pooled['ap']:.3f}" in Page(tmp_path / "out/report.html").text
@@ -244,7 +244,7 @@ def test_scans_are_found_where_they_lay(tmp_path: Path) -> None:
     assert write_report(tmp_path / "predictions", tmp_path / "out", quiet=True).problems == {}
     elsewhere.write_bytes(b"cut off")
     (problem,) = write_report(tmp_path / "predictions", tmp_path / "out", quiet=True).problems.values()
-    assert "scan.nii.gz: " in problem
+    assert "scan.nii.gz: has changed" in problem
     assert "a b" not in problem
     assert str(tmp_path) not in problem
 

@@ -32,8 +32,16 @@ def predict(
             metavar="NAME", help="Operating point by name: fwer_0.2, fpv_5ml, fdr_0.1 (see docs/CALIBRATION.md)."
         ),
     ] = None,
+    name_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT",
+            help="Name scans by their file or by the parent folder and it (A_T1); by default, only those called alike.",
+        ),
+    ] = None,
     overwrite: Annotated[
-        bool, overwrites("all that another detector, or another operating point, predicted into the folder")
+        bool,
+        overwrites("what another detector or operating point, or another scan of the same name, left in the folder"),
     ] = False,
     device: Device = "auto",
     cache: Cache = None,
@@ -51,22 +59,33 @@ def predict(
     ID_desc-anomaly_probseg.nii.gz holds values from 0 to 1 (0.5 is the threshold of the first operating point),
     ID_label-lesion_mask.nii.gz is 1 above the threshold, after post-processing (t1-2mm drops findings that
     nowhere reach a high value; see the sidecar). ID.itksnap opens both over the scan in ITK-SNAP. Scans that
-    are already predicted are not computed again; a scan that fails does not stop the others.
+    are already predicted are not computed again; a scan that fails does not stop the others. The prediction of another
+    scan of the same name is never replaced without --overwrite.
     """
+    if name_by not in (None, "file", "parent"):
+        raise typer.BadParameter(f'--name-by "{name_by}" is neither file nor parent.')
+    if manifest and name_by:
+        raise typer.BadParameter("--name-by is for scans that are given as files; those of a manifest have ids.")
     if bool(scans) == bool(manifest):
         raise typer.BadParameter("give scans, or --manifest, and not both.")
     if fpr is not None and at is not None:
         raise typer.BadParameter("give --fpr, or --at, and not both.")
     from medvae.detection.ensemble import load_detector
+    from medvae.detection.scan_names import NameBy, file_name
     from medvae.manifest import read_manifest
     from medvae.prediction import predict as predict_scans
     from medvae.prediction import scans_of_files, scans_of_manifest
 
     detector = load_detector(run, device=device)
     cohort = read_manifest(manifest) if manifest else None
-    chosen = scans_of_manifest(cohort, split) if cohort else scans_of_files(scans or [])
+    by: NameBy | None = next((known for known in ("file", "parent") if known == name_by), None)
+    chosen = scans_of_manifest(cohort, split) if cohort else scans_of_files(scans or [], name_by=by)
     if not chosen:
         raise MedvaeError(f"{manifest}: has no case in split {', '.join(split)}. Choose another with --split.")
+    renamed = [scan for scan in chosen if cohort is None and name_by is None and scan.id != file_name(scan.images[0])]
+    if renamed:
+        names = ", ".join(scan.id for scan in renamed[:4]) + ", …" * (len(renamed) > 4)
+        typer.echo(f"note: {len(renamed)} files are called alike; they are named by their folders: {names}", err=True)
     predictions, failures = predict_scans(
         detector, chosen, out, rate=fpr, at=at, cache=cache, overwrite=overwrite, quiet=quiet
     )
@@ -74,10 +93,14 @@ def predict(
         from medvae.reporting.case_picture import draw_predictions
 
         draw_predictions(predictions, cohort, detector, out)
+    not_copied = []
     if bids and predictions:
         from medvae.reporting.bids_export import write_bids
 
-        write_bids(out, bids)
+        try:
+            write_bids(out, bids, without=list(failures), overwrite=overwrite)
+        except MedvaeError as error:  # the maps are there all the same
+            not_copied.append(str(error))
     for item in predictions:
         unusual = "" if item.case_p_value is None else f", p = {item.case_p_value:.3g}"
         typer.echo(f"{item.id}: {item.lesion_volume_ml:.2f} ml flagged{unusual}, {item.map}")
@@ -92,5 +115,6 @@ def predict(
             typer.echo(f"note: {problem}", err=True)
         for command in handed[0].first_choice if handed else ():
             typer.echo(f"look: {command}")
-    if failures:
-        raise MedvaeError("\n".join([*failures.values(), f"{len(failures)} of {len(chosen)} scans failed."]))
+    failed = [*failures.values(), f"{len(failures)} of {len(chosen)} scans failed."] if failures else []
+    if failed or not_copied:
+        raise MedvaeError("\n".join([*not_copied, *failed]))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medvae.detection.base import Calibrated
+from medvae.detection.scan_names import NameBy, names_of
 from medvae.errors import MedvaeError
 from medvae.imaging.endings import scan_name
 from medvae.manifest import Case, Manifest
@@ -83,24 +84,24 @@ class Scan:
         return prepare_scan(images, options, mask=self.mask, scale=detector.scale, cache=cache)
 
 
-def scans_of_files(paths: Sequence[Path | str]) -> list[Scan]:
+def scans_of_files(paths: Sequence[Path | str], *, name_by: NameBy | None = None) -> list[Scan]:
     """One-modality scans, named after their files, of the sequence that a file's name ends in (``_FLAIR.nii.gz``).
+
+    Parameters
+    ----------
+    paths
+        The files. Those that are called alike are named by their folders too.
+    name_by
+        Name all by the ``file`` alone, or all by the folder of the person (``parent``); see
+        `medvae.detection.scan_names.names_of`.
 
     Raises
     ------
     MedvaeError
         If two files would give outputs of the same name.
     """
-    scans: dict[str, Scan] = {}
-    for path in map(Path, paths):
-        name = scan_name(path).replace(" ", "_")
-        if name in scans:
-            raise MedvaeError(
-                f'{path} and {scans[name].images[0]} would both be written as "{name}". Predict them into two folders, '
-                f"or list them in a manifest with an id each."
-            )
-        scans[name] = _scan_of_file(name, path)
-    return list(scans.values())
+    files = list(map(Path, paths))
+    return [_scan_of_file(name, path) for name, path in zip(names_of(files, name_by), files, strict=True)]
 
 
 def scans_of_manifest(manifest: Manifest, splits: Sequence[str] = ("test",)) -> list[Scan]:

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from medvae.imaging.readers import on_grid_of, require_same_grid
 from medvae.imaging.volume import Geometry, Volume, read_placement, read_volume, resample
 from medvae.manifest import Case, Manifest
 from medvae.preparation.extraction import brain_mask
+from medvae.schema import read_document
+from medvae.sources import other_source
 
 OUTSIDE_SHARE = 0.01
 """Share of a lesion outside the brain above which a note is added."""
@@ -46,8 +49,9 @@ def find_maps(
     Raises
     ------
     MedvaeError
-        If the folder is missing, the pattern does not contain the case, there is no map at all, or maps lie on another
-        grid than their scans and may not be resampled (all are named).
+        If the folder is missing, the pattern does not contain the case, there is no map at all, or maps were made from
+        other scans, as their sidecars say, or lie on another grid than their scans and may not be resampled (all are
+        named).
     """
     if not folder.is_dir():
         raise MedvaeError(f"{folder}: is not a folder; a folder of anomaly maps ({pattern}) was expected.")
@@ -57,12 +61,25 @@ def find_maps(
     found = {name: file if file.exists() else None for name, file in files.items()}
     if not any(found.values()):
         raise MedvaeError(_nothing_found(folder, manifest, files, pattern))
+    there = [(case, file) for case in cases if (file := found[case.id]) is not None]
+    others = [problem for case, file in there if (problem := _source_problem(manifest, case, file))]
+    if others:
+        raise MedvaeError(
+            "\n".join(others) + f"\n{folder}: {len(others)} of {len(there)} maps are of other scans than the cases of "
+            f"{manifest.path}; nothing was measured. Predict these cases into a folder of their own."
+        )
     if not resampled:
-        there = [(case, file) for case in cases if (file := found[case.id]) is not None]
         problems = [_grid_problem(manifest, case, file) for case, file in there]
         if any(problems):
             raise MedvaeError("\n".join(problem for problem in problems if problem))
     return found
+
+
+def sidecar_of(file: Path) -> dict[str, Any]:
+    """What the JSON file next to a map says; empty if there is none."""
+    path = file.with_name(file.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    content = read_document(path) if path.exists() else {}
+    return content if isinstance(content, dict) else {}
 
 
 def read_case(
@@ -231,6 +248,11 @@ def _onto(map_: Volume, grid: Geometry) -> np.ndarray:
     """The map resampled to the scan's grid; outside its field of view, its lowest score."""
     finite = map_.array[np.isfinite(map_.array)]
     return resample(map_.array, map_.geometry, grid, outside=float(finite.min()) if len(finite) else 0.0)
+
+
+def _source_problem(manifest: Manifest, case: Case, file: Path) -> str:
+    other = other_source(str(file), sidecar_of(file), file.parent, manifest.images(case))
+    return f'case "{case.id}": {other}.' if other else ""
 
 
 def _grid_problem(manifest: Manifest, case: Case, file: Path) -> str | None:

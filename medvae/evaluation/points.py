@@ -6,14 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from medvae.derivatives import MAP_SUFFIX, MASK_SUFFIX
 from medvae.errors import MedvaeError
 from medvae.evaluation.curves import SparseCounts
-from medvae.evaluation.maps import find_maps, read_case
+from medvae.evaluation.maps import find_maps, read_case, sidecar_of
 from medvae.manifest import Manifest
-from medvae.schema import read_document
 
 RATES = (0.01, 0.05)
 """False-positive rates of the operating points set here, on healthy validation scans."""
@@ -30,15 +28,15 @@ class Point:
     """NaN for the method's own mask, which is not a threshold on the map."""
 
 
-def recorded_points(file: Path) -> tuple[list[Point], str | None]:
-    """Operating points and the model's name from the sidecar of a map; empty if medvae did not write it."""
-    content = _sidecar(file)
+def recorded_points(file: Path) -> tuple[list[Point], str | None, str | None]:
+    """Operating points, the model's name and its fingerprint from a map's sidecar; empty if medvae did not write it."""
+    content = sidecar_of(file)
     try:
         points = content.get("OperatingPoints", {})
         found = [Point(name, float(p["FalsePositiveRate"]), float(p["Threshold"])) for name, p in points.items()]
-        return found, content.get("Model")
+        return found, content.get("Model"), content.get("ModelFingerprint")
     except (AttributeError, KeyError, TypeError, ValueError):  # another tool's sidecar, with other content under a name
-        return [], None
+        return [], None, None
 
 
 def own_masks(files: Mapping[str, Path | None]) -> dict[str, Path]:
@@ -54,17 +52,12 @@ def own_masks(files: Mapping[str, Path | None]) -> dict[str, Path]:
         mask = file.with_name(file.name.removesuffix(MAP_SUFFIX) + MASK_SUFFIX)
         if not file.name.endswith(MAP_SUFFIX) or not mask.exists():
             return {}
-        of_map, of_mask = _sidecar(file), _sidecar(mask)
+        of_map, of_mask = sidecar_of(file), sidecar_of(mask)
         more = "Postprocessing" in of_mask or of_mask.get("OperatingPoint") not in of_map.get("OperatingPoints", {})
         if not more or of_map.get("ModelFingerprint") != of_mask.get("ModelFingerprint", 0):
             return {}
         found[case] = mask
     return found
-
-
-def _sidecar(file: Path) -> dict[str, Any]:
-    path = file.with_name(file.name.removesuffix(".gz").removesuffix(".nii") + ".json")
-    return read_document(path) if path.exists() else {}
 
 
 def validation_points(folder: Path, manifest: Manifest, pattern: str, *, resampled: bool) -> list[Point]:

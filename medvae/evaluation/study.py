@@ -187,10 +187,16 @@ def _points(
 ) -> tuple[list[Point], str | None, list[str]]:
     """Operating points, the method's name if a sidecar has it, and notes; unless ``set_here``, only given points."""
     points, method, notes = None, None, []
+    makers: dict[str, Path] = {}
     for file in filter(None, files.values()):
-        found, name = recorded_points(file)
-        if points is not None and found != points:
-            raise MedvaeError(f"{file}: has other operating points than the maps before it: two detectors are mixed.")
+        found, name, maker = recorded_points(file)
+        if maker is not None:
+            makers.setdefault(maker, file)
+        if (points is not None and found != points) or len(makers) > 1:
+            raise MedvaeError(
+                f"{file}: was made by another detector than the maps before it ({name or 'unknown'}, not {method}), or "
+                f"has other operating points. Predict all cases with one detector into a folder of their own."
+            )
         points, method = found, method or name
     if not set_here:
         return given_points(options.thresholds), method, []

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from medvae.derivatives import DESCRIPTION, MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX
 from medvae.errors import MedvaeError
-from medvae.files import write_bytes, write_json, write_text
-from medvae.reporting.cases import predicted_names
+from medvae.files import is_empty, remove_leftovers, write_bytes, write_json, write_text
+from medvae.reporting.cases import find_predictions, with_scans
 from medvae.schema import read_document
+from medvae.sources import Source
 
 _NAMED_AS_BIDS = re.compile(r"(sub-[0-9A-Za-z]+(?:_[a-z]+-[0-9A-Za-z]+)*)(?:_[0-9A-Za-z]+)?")
 _SAID_ANEW = ("desc-", "label-")
@@ -24,48 +26,80 @@ Every image lies on the grid of the scan that its SpatialReference names. A rese
 """
 
 
-def write_bids(folder: Path | str, out: Path | str) -> list[Path]:
+def write_bids(
+    folder: Path | str, out: Path | str, *, without: Sequence[str] = (), overwrite: bool = False
+) -> list[Path]:
     """Copy the predictions of a folder into a BIDS derivative data set and return the images written.
 
     A case keeps the entities of its id if that is a BIDS name (``sub-01_ses-2_T1w``); any other id becomes a subject
     label, without the characters that BIDS does not allow.
 
+    Parameters
+    ----------
+    folder, out
+        The predictions, and the data set.
+    without
+        Cases that are left out.
+    overwrite
+        Replace what the data set holds of other scans under the same names.
+
     Raises
     ------
     MedvaeError
-        If the folder holds no predictions, two cases get the same name, or ``out`` holds something else.
+        If the folder holds no predictions, two cases get the same name, or ``out`` holds something else. A case whose
+        files are of another scan than they say, or whose name is that of another scan in ``out``, is not copied: all
+        such are named when the others are.
     """
     folder, out = Path(folder), Path(out)
-    names = predicted_names(folder)
+    predicted = [item for item in find_predictions(folder) if item.id not in without]
     description = read_document(folder / DESCRIPTION)
-    if out.is_dir() and any(out.iterdir()) and not (out / DESCRIPTION).is_file():
+    marker = out / DESCRIPTION
+    if not marker.is_file() and not is_empty(out) and not marker.is_file():  # another process may just have made it
         raise MedvaeError(f"{out}: is not empty and no BIDS data set. Choose another folder.")
     given: dict[str, str] = {}
-    for name in names:
+    for name in (item.id for item in predicted):
         new = bids_name(name)
         if new in given:
             raise MedvaeError(
                 f'{folder}: "{given[new]}" and "{name}" would both be called "{new}" in BIDS. Rename one.'
             )
         given[new] = name
-    written = []
-    for new, name in given.items():
+    write_json(marker, description)
+    remove_leftovers(out, deep=True)
+    written, problems = [], []
+    for item, (new, name) in zip(with_scans(predicted, None), given.items(), strict=True):
         entities = dict(part.split("-", 1) for part in new.split("_"))
         session = [f"ses-{entities['ses']}"] if "ses" in entities else []
         target = out.joinpath(f"sub-{entities['sub']}", *session, "anat")
+        if problem := item.foreign() or ("" if overwrite else _taken(target, new, item.source)):
+            problems.append(problem)
+            continue
         for suffix in (MAP_SUFFIX, SPREAD_SUFFIX, MASK_SUFFIX):
             image = folder / f"{name}{suffix}"
             if image.is_file():
                 written.append(write_bytes(target / f"{new}{suffix}", image.read_bytes()))
                 ending = suffix.removesuffix(".nii.gz") + ".json"
                 sidecar = read_document(folder / f"{name}{ending}")
-                scan = folder / sidecar["SpatialReference"]
+                scan = folder / sidecar.get("SpatialReference", "")
                 if scan.is_file():
                     sidecar["SpatialReference"] = Path(os.path.relpath(scan.resolve(), out.resolve())).as_posix()
                 write_json(target / f"{new}{ending}", sidecar)
-    write_json(out / DESCRIPTION, description)
     write_text(out / "README", _README)
+    if problems:
+        raise MedvaeError("\n".join([*problems, f"{out}: {len(problems)} of {len(predicted)} cases were not copied."]))
     return written
+
+
+def _taken(target: Path, name: str, source: Source | None) -> str:
+    """Why a case may not have this name in a data set: it holds another scan's; empty if it may."""
+    path = target / f"{name}{MASK_SUFFIX.removesuffix('.nii.gz')}.json"
+    there = Source.of(read_document(path), target) if path.is_file() else None
+    if there is None or source is None or there.images == source.images or there.path == source.path:
+        return ""
+    return (
+        f'{target}: holds "{name}" already, made from {there}, which is another scan than {source}. Choose another '
+        f"folder for the data set, give each scan an id of its own, or replace it with --overwrite."
+    )
 
 
 def bids_name(name: str) -> str:

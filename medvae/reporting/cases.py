@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from medvae.derivatives import MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX
+from medvae.derivatives import DESCRIPTION, MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX
 from medvae.errors import MedvaeError
 from medvae.evaluation.maps import lesion_truth
 from medvae.files import sha256
 from medvae.manifest import Case, Manifest
 from medvae.schema import read_document
+from medvae.sources import Source, other_source, where_it_lay
 
 _MASK_SIDECAR = MASK_SUFFIX.removesuffix(".nii.gz") + ".json"
 
@@ -87,10 +87,35 @@ class PredictedCase:
         """Status in the manifest: "lesion", "healthy" or "unlabelled"; empty for a case it does not list."""
         return self.case.kind if self.case else ""
 
+    @property
+    def source(self) -> Source | None:
+        """The scan it was predicted from; None if the sidecar does not say what its content was."""
+        return Source.of(self.sidecar, self.folder)
+
     def is_of(self, scan: Path) -> bool:
         """Whether it was predicted from a file of this content, as far as the sidecar says."""
-        recorded = self.sidecar.get("SourcesSha256") or []
-        return not recorded or sha256(scan) == recorded[0]
+        return self.source is None or self.source.holds(scan)
+
+    def foreign(self) -> str:
+        """Why its files do not belong to its scan, its manifest's case or its folder; empty if they do."""
+        images = [self.scan] if self.scan else []
+        if self.manifest and self.case and self.scan in (listed := self.manifest.images(self.case)):
+            images = listed
+        if other := other_source(f'the prediction "{self.id}"', self.sidecar, self.folder, images):
+            return f"{other}. Predict it again."
+        path = self.map.with_name(self.map.name.removesuffix(".nii.gz") + ".json")
+        of_map = read_document(path) if path.is_file() else {}
+        for key in ("SourcesSha256", "ModelFingerprint"):
+            if key in of_map and key in self.sidecar and of_map[key] != self.sidecar[key]:
+                return f'{self.mask}: is not of the same prediction as {self.map.name}. Predict "{self.id}" again.'
+        made = (_description(self.folder).get("GeneratedBy") or [{}])[0].get("Parameters") or {}
+        known, own = made.get("fingerprint"), self.sidecar.get("ModelFingerprint")
+        if known and own and known != own:
+            return (
+                f"{self.mask}: was made by another detector ({self.sidecar.get('Model')}) than the one that "
+                f"{DESCRIPTION} names ({made.get('model')}). Remove its files, and predict it again."
+            )
+        return ""
 
     def truth(self) -> np.ndarray | None:
         """The known lesion on the scan's grid, ``(X, Y, Z)`` bool; None for a case without a label."""
@@ -144,8 +169,12 @@ def with_scans(
         If one of ``folders`` is not a folder.
     """
     cases = {case.id: case for case in manifest.cases} if manifest else {}
-    first = {name: manifest.images(case)[0] for name, case in cases.items()} if manifest else {}
-    known = {item.id: first[item.id] for item in predicted if item.id in first and first[item.id].is_file()}
+    first = (
+        {item.id: _listed(item, manifest.images(cases[item.id])) for item in predicted if item.id in cases}
+        if manifest
+        else {}
+    )
+    known = {name: image for name, image in first.items() if image.is_file()}
     known |= {name: Path(scan) for name, scan in (scans or {}).items()}
     known |= _search([item for item in predicted if item.id not in known], folders)
     for item in predicted:
@@ -219,11 +248,22 @@ def _whole(item: PredictedCase) -> PredictedCase:
             f"it was predicted, or the predictions were. Put the two back as they lay, or name it in a manifest "
             f"(--manifest)."
         )
-    if not item.is_of(scan):
-        raise MedvaeError(
-            f'{scan}: is not the file that "{item.id}" was predicted from, or has changed. Predict it again.'
-        )
+    if problem := replace(item, scan=scan).foreign():
+        raise MedvaeError(problem)
     return item
+
+
+def _listed(item: PredictedCase, images: Sequence[Path]) -> Path:
+    """Of the images of a manifest's case, the one that the detector took first."""
+    if len(images) == 1 or item.source is None:
+        return images[0]
+    first = item.source.images[0]
+    return next((image for image in images if image.is_file() and sha256(image) == first), images[0])
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    path = folder / DESCRIPTION
+    return read_document(path) if path.is_file() else {}
 
 
 def _search(lost: Sequence[PredictedCase], folders: Sequence[Path]) -> dict[str, Path]:
@@ -242,5 +282,4 @@ def _search(lost: Sequence[PredictedCase], folders: Sequence[Path]) -> dict[str,
 
 
 def _where_it_lay(item: PredictedCase) -> Path | None:
-    way = item.sidecar.get("SpatialReference")  # relative to the real folder, which may have been reached by a link
-    return Path(os.path.normpath(item.folder.resolve() / way)) if isinstance(way, str) else None
+    return where_it_lay(item.sidecar, item.folder)

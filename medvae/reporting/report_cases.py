@@ -165,13 +165,13 @@ def case_writer(
 def _read(item: PredictedCase) -> tuple[Layers | None, list[str]]:
     if item.scan is None:
         return None, [f"The scan {item.scan_name} was not found: there is nothing to lay the map on."]
-    problems = []
     try:
-        if not item.is_of(item.scan):
-            problems.append(f"The scan {item.scan.name} has changed since it was predicted.")
+        if problem := item.foreign():  # the map says nothing about this scan
+            return None, [problem]
         layers = read_layers(item)
     except (MedvaeError, OSError) as error:
-        return None, [*problems, str(error)]
+        return None, [str(error)]
+    problems = []
     try:
         layers = replace(layers, truth=item.truth())
     except (MedvaeError, OSError) as error:

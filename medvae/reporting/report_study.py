@@ -78,7 +78,7 @@ def measure(predicted: Sequence[PredictedCase], manifest: Manifest, *, quiet: bo
         except MedvaeError as again:
             why = error if not unmeasured else again
             return Measured(notes=[f"The predictions could not be measured: {why}"], unmeasured=unmeasured)
-    notes = [f"Not measured, because they cannot be read: {', '.join(unmeasured)}."] if unmeasured else []
+    notes = [f"Not measured, for the reason given at each: {', '.join(unmeasured)}."] if unmeasured else []
     return Measured([study], {}, [*notes, *study.notes], unmeasured)
 
 
