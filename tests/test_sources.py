@@ -16,6 +16,7 @@ from medvae.derivatives import DESCRIPTION, FAILURES, MAP_SUFFIX, MASK_SUFFIX
 from medvae.detection.scan_names import names_of
 from medvae.errors import MedvaeError
 from medvae.evaluation.study import evaluate
+from medvae.evaluation.writing import write_study
 from medvae.files import write_json
 from medvae.fitting import fit
 from medvae.manifest import read_manifest
@@ -146,6 +147,7 @@ def test_jobs_that_start_into_one_new_folder_all_go_on(two, detector, cohort, mo
         (["s1/ses-1/anat/T1.mgz", "s2/ses-1/anat/T1.mgz"], ["s1_ses-1_T1", "s2_ses-1_T1"]),
         (["A/T1.nii.gz", "B/T1.nii.gz", "C/x.nii.gz"], ["A_T1", "B_T1", "x"]),
         (["a b/T1/scan.nii.gz", "c/T1/scan.nii.gz"], ["a_b_scan", "c_scan"]),
+        (["s1_T1w/t1-mprage/scan.mha", "s2_T1w/t1-mprage/scan.mha"], ["s1_T1w_scan", "s2_T1w_scan"]),
         (["A/T1.nii.gz", "A/B/T1.nii.gz"], ["A_T1", "B_T1"]),
         (["A/B.nii.gz", "A.nii.gz"], ["B", "A"]),
     ],
@@ -236,6 +238,11 @@ def test_report_and_figure_treat_them_alike(swapped):
     assert set(report.problems) == {"one", "two"}
     assert all("another scan" in why or "is not the file" in why for why in report.problems.values())
     assert not (folder.parent / "report" / "cases" / "one.js").exists()
+    assert "Not measured, for the reason given at each: one, two." in report.notes
+    few = other.model_copy(update={"cases": other.cases[:2]})
+    few._path = other.path
+    report = write_report(folder, folder.parent / "report", manifest=few, quiet=True)
+    assert "No case could be measured, for the reason given at each." in report.notes
     with pytest.raises(MedvaeError, match="Predict it again"):
         draw_figure(folder, folder.parent / "figure.png", manifest=other)
 
@@ -254,6 +261,19 @@ def test_maps_of_another_detector_in_the_folder_are_refused(swapped):
     with pytest.raises(MedvaeError, match="was made by another detector"):
         write_bids(folder, folder.parent / "bids")
     assert {path.name for path in (folder.parent / "bids").glob("sub-*")} == {"sub-one", "sub-well"}
+
+
+def test_a_report_refuses_the_numbers_of_other_maps(swapped):
+    folder, cohort, _ = swapped
+    write_study(evaluate(folder, cohort), folder.parent / "results")
+    write_report(folder, folder.parent / "report", evaluations=[folder.parent / "results"], quiet=True)
+    for change, words in (({"SourcesSha256": ["0" * 64]}, "another scan"), ({"ModelFingerprint": "e"}, "detector")):
+        sidecar = folder / f"one{MASK_SUFFIX.removesuffix('.nii.gz')}.json"
+        before = read_document(sidecar)
+        write_json(sidecar, before | change)
+        with pytest.raises(MedvaeError, match=f'another map of "one".*{words}.*evaluate'):
+            write_report(folder, folder.parent / "report", evaluations=[folder.parent / "results"], quiet=True)
+        write_json(sidecar, before)
 
 
 def test_a_data_set_keeps_the_scan_that_has_the_name(two, detector):

@@ -10,7 +10,7 @@ from typing import Literal
 
 from medvae.errors import MedvaeError
 from medvae.imaging.formats import scan_name
-from medvae.modality import modality_of_file
+from medvae.modality import modality_name, modality_of_file
 
 NameBy = Literal["file", "parent"]
 """What a scan is named after: its file, or the folder of the person and the file."""
@@ -77,10 +77,16 @@ def _by_parent(path: Path) -> str:
     for folder in reversed(_folders(path)):
         if _OF_A_TIME.fullmatch(folder):
             words.append(folder)
-        elif not _OF_A_KIND.fullmatch(folder) and modality_of_file(folder) is None:
+        elif not _OF_A_KIND.fullmatch(folder) and not _is_sequence(folder):
             words.append(folder)
             break
     return _clean("_".join(reversed(words)))
+
+
+def _is_sequence(folder: str) -> bool:
+    """Whether a folder is called after a sequence, and nothing else."""
+    name = modality_name(folder)
+    return modality_of_file(name) == name
 
 
 def _by_difference(paths: Sequence[Path]) -> list[str]:

@@ -189,6 +189,10 @@ class Study:
     notes: list[str] = field(default_factory=list)
     """Caveats for a reader of the numbers."""
     settings: Settings = field(default_factory=Settings)
+    sources: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of the first image that each map was made from, by case, as far as the maps' sidecars say."""
+    maker: str = ""
+    """Fingerprint of the detector that made the maps, if their sidecars say it."""
     counts: list[tuple[str, str, SparseCounts]] = field(default_factory=list, repr=False)
     """Case, subject and voxel counts of each pooled case, to compare methods; not written to disk."""
 

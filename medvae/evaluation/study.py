@@ -19,7 +19,7 @@ from medvae.evaluation.case import MeasuredCase, measure_case
 from medvae.evaluation.conventions import as_measured
 from medvae.evaluation.curves import SparseCounts
 from medvae.evaluation.free_response import FreeResponse, free_response, thresholds_of
-from medvae.evaluation.maps import CaseVoxels, find_maps, lesion_regions, read_case
+from medvae.evaluation.maps import CaseVoxels, find_maps, lesion_regions, read_case, sidecar_of
 from medvae.evaluation.options import EvaluationOptions
 from medvae.evaluation.points import Point, given_points, own_masks, recorded_points, validation_points
 from medvae.evaluation.pooling import (
@@ -38,6 +38,7 @@ from medvae.evaluation.protocols import Protocol, named_protocol
 from medvae.evaluation.result import MASK, Quantity, Settings, Study
 from medvae.manifest import Case, Manifest
 from medvae.progress import Progress
+from medvae.sources import Source
 
 
 def evaluate(
@@ -92,6 +93,8 @@ def evaluate(
         free_response=_free_response(job, cases) if job.options.free_response else None,
         notes=[*notes, *_cohort_notes(cases)],
         settings=job.settings,
+        sources=_sources(job.files),
+        maker=next((maker for file in job.files.values() if file and (maker := recorded_points(file)[2])), ""),
         counts=[(case.result.id, case.result.subject, case.counts) for case in cases.pool],
     )
 
@@ -236,6 +239,11 @@ def _measure(job: _Job, *, quiet: bool) -> tuple[MeasuredCases, list[str]]:
     if problems:
         raise MedvaeError("\n".join(problems))
     return MeasuredCases(found, job.rules.healthy_pooled), notes
+
+
+def _sources(files: Mapping[str, Path | None]) -> dict[str, str]:
+    known = {case: Source.of(sidecar_of(file), file.parent) for case, file in files.items() if file is not None}
+    return {case: source.images[0] for case, source in known.items() if source is not None}
 
 
 def _free_response(job: _Job, cases: MeasuredCases) -> FreeResponse:

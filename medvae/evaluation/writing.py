@@ -117,6 +117,9 @@ def _content(study: Study) -> dict[str, Any]:
     """A study in the layout of ``results.json``."""
     scans, findings, rules = study.case_level, study.free_response, study.settings.protocol
     content = {f.name: getattr(study, f.name) for f in fields(study) if f.name != "counts"}
+    for name in ("sources", "maker"):  # only of maps that say it
+        if not content[name]:
+            del content[name]
     return content | {
         "operating_points": [
             {"name": point.name, "asked_fpr": point.asked_fpr, "threshold": point.threshold}
@@ -168,6 +171,8 @@ def _study(content: dict[str, Any]) -> Study:
         free_response=_free_response(content.get("free_response", {})),
         notes=content.get("notes", []),
         settings=_settings(content.get("settings", {})),
+        sources=content.get("sources", {}),
+        maker=content.get("maker", ""),
     )
 
 

@@ -36,7 +36,7 @@ def read_evaluations(predicted: Sequence[PredictedCase], evaluations: Sequence[P
     Raises
     ------
     MedvaeError
-        If none of them is of these predictions, or one cannot be read.
+        If none of them is of these predictions, it was made of other maps under these names, or one cannot be read.
     """
     ids, model = {item.id for item in predicted}, predicted[0].sidecar.get("Model")
     read = [read_study(path) for path in evaluations]
@@ -47,6 +47,7 @@ def read_evaluations(predicted: Sequence[PredictedCase], evaluations: Sequence[P
             f"{predicted[0].folder}: holds maps of {model}, and none of the evaluations is of them (they are of "
             f"{told}). Give the folder that medvae evaluate wrote for this one."
         )
+    _require_same_maps(predicted, own[0])
     cases = {case.id for case in own[0].per_case}
     others = [study for study, _ in read if study is not own[0] and {case.id for case in study.per_case} == cases]
     notes = [
@@ -55,6 +56,19 @@ def read_evaluations(predicted: Sequence[PredictedCase], evaluations: Sequence[P
         if study is not own[0] and all(study is not other for other in others)
     ]
     return Measured([own[0], *others], own[1], [*own[0].notes, *notes])
+
+
+def _require_same_maps(predicted: Sequence[PredictedCase], study: Study) -> None:
+    """Refuse numbers of the maps of other scans, or of another detector of the same name."""
+    for item in predicted:
+        known, maker = study.sources.get(item.id), item.sidecar.get("ModelFingerprint")
+        other_scan = known and item.source and known != item.source.images[0]
+        if other_scan or (study.maker and maker and study.maker != maker):
+            of = "of another scan" if other_scan else "of another detector"
+            raise MedvaeError(
+                f'{item.folder}: the evaluation measured another map of "{item.id}" than the one that is there: {of}. '
+                f"Run medvae evaluate on this folder again."
+            )
 
 
 def measure(predicted: Sequence[PredictedCase], manifest: Manifest, *, quiet: bool) -> Measured:
@@ -71,6 +85,8 @@ def measure(predicted: Sequence[PredictedCase], manifest: Manifest, *, quiet: bo
     except MedvaeError as error:
         unmeasured = _unreadable(folder, manifest, options.splits)
         readable = [case for case in manifest.cases if case.id not in unmeasured]
+        if not any(case.split in options.splits and not case.unlabelled for case in readable):
+            return Measured(notes=["No case could be measured, for the reason given at each."], unmeasured=unmeasured)
         try:
             if not unmeasured:
                 raise
