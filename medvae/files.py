@@ -188,7 +188,8 @@ def _alive(process: int) -> bool:
 @contextlib.contextmanager
 def _temporary(path: Path, kind: str) -> Iterator[Path]:
     """A name next to ``path`` that nothing has; what gets it is removed when the block ends, if it is still there."""
-    name = f".{path.name}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.{kind}"
+    shown = path.name if len(os.fsencode(path.name)) < 200 else path.name[:50]  # a name has 255 bytes at most
+    name = f".{shown}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.{kind}"
     temporary = path.with_name(name)
     _active.add(name)  # before anything has the name, or another thread could take it for a leftover
     try:

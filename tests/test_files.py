@@ -52,6 +52,13 @@ def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
         (tmp_path / "missing").read_text()
 
 
+def test_the_longest_names_can_be_written(tmp_path):
+    for name in ("n" * 255, "ü" * 127):
+        assert write_bytes(tmp_path / name, b"x").read_bytes() == b"x"
+        with whole_folder(tmp_path / "sub" / name) as folder:
+            (folder / "x").write_text("1")
+
+
 def test_json_has_no_nan(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", {"ap": float("nan")})
