@@ -92,7 +92,7 @@ def whole_folder(destination: Path | str, *, replace: bool = True) -> Iterator[P
         with _temporary(destination, "part") as temporary:
             temporary.mkdir()
             yield temporary
-            for last in (False, False, True):  # again, if another process named its own between two steps
+            for left in reversed(range(_ATTEMPTS)):  # again, if another process named its own between two steps
                 with _temporary(destination, "old") as aside:
                     try:
                         if replace and destination.exists():
@@ -105,7 +105,7 @@ def whole_folder(destination: Path | str, *, replace: bool = True) -> Iterator[P
                         if not destination.exists():
                             with contextlib.suppress(OSError):
                                 os.replace(aside / destination.name, destination)
-                        if last or not isinstance(error, OSError) or not destination.is_dir():
+                        if not left or not isinstance(error, OSError) or not destination.is_dir():
                             raise
                         if not replace:
                             break
@@ -246,3 +246,6 @@ def sha256(path: Path | str) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+_ATTEMPTS = 50

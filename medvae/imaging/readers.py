@@ -18,7 +18,8 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from medvae.errors import MedvaeError
-from medvae.imaging.formats import ITK_ENDINGS, mended_header, open_scan, placing_header
+from medvae.imaging.endings import ITK_ENDINGS
+from medvae.imaging.formats import mended_header, open_scan, placing_header
 from medvae.imaging.volume import Geometry, Placement, Volume
 
 SAME_GRID_MM = 0.1
