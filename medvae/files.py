@@ -33,6 +33,7 @@ LOCK = ".medvae.lock"
 """The file that `medvae.locks` puts into a folder while it is locked."""
 ABANDONED_S = 86400.0
 """Age at which a temporary file counts as left over where one cannot see whether its process is alive."""
+_ATTEMPTS = 50
 _TEMPORARY = re.compile(r"\..+\.(?:(?P<machine>[0-9a-f]{8})-(?P<process>[0-9]+)-)?[a-z0-9_]{8}\.(?P<kind>part|old)")
 _active: set[str] = set()
 """Temporary names that this process is using; they are random, so a name is enough."""
@@ -246,6 +247,3 @@ def sha256(path: Path | str) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-_ATTEMPTS = 50
