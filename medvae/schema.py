@@ -6,17 +6,16 @@ An unknown key is an error that names the file, the key and the nearest valid on
 from __future__ import annotations
 
 import difflib
-import json
 import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from medvae.errors import MedvaeError
+from medvae.parsing import parse_json, parse_yaml, read_text
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -49,27 +48,13 @@ def read_document(path: Path | str) -> Any:
     Raises
     ------
     MedvaeError
-        If the file is missing, unreadable or not valid JSON / YAML.
+        If the file is missing, unreadable or not valid JSON / YAML, as `medvae.parsing` says.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # Windows programs write a byte order mark
-    except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
-        hint = f' Did you mean "{path.parent / near[0]}"?' if near else " Check the path."
-        raise MedvaeError(f"{path}: there is no such file.{hint}") from None
-    except IsADirectoryError:
-        raise MedvaeError(f"{path}: is a folder; a JSON or YAML file was expected.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise MedvaeError(f"{path}: cannot be read as text ({error}). A JSON or YAML file was expected.") from None
-    try:
-        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except json.JSONDecodeError as error:
-        raise MedvaeError(
-            f"{path}: is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}."
-        ) from None
-    except yaml.YAMLError as error:
-        raise MedvaeError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    text = read_text(path)
+    if not text.strip():
+        raise MedvaeError(f"{path}: is empty; a JSON or YAML document was expected. Copy or make it again.")
+    return parse_json(text, path) if path.suffix.lower() == ".json" else parse_yaml(text, path)
 
 
 def parse(model: type[Model], content: Any, source: Path | str) -> Model:

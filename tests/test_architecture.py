@@ -17,12 +17,15 @@ PACKAGE = Path(medvae.__file__).parent
 ORDER = (
     (
         "errors",
+        "signatures",
+        "parsing",
         "files",
         "locks",
         "schema",
         "registry",
         "progress",
         "interrupts",
+        "workers",
         "derivatives",
         "sources",
         "devices",

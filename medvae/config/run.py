@@ -19,6 +19,7 @@ from medvae.config.scans import PreparationConfig, SamplingConfig
 from medvae.errors import MedvaeError
 from medvae.imaging.grid import GRIDS, Grid
 from medvae.imaging.planes import PLANE_AXIS
+from medvae.parsing import parse_yaml
 from medvae.schema import Strict, parse, read_document
 
 
@@ -220,10 +221,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise MedvaeError(f'"{override}" is not an override: write key=value, for instance training.steps=200.')
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise MedvaeError(f'"{override}": the value cannot be read as YAML.') from None
+    value = parse_yaml(text, f'"{override}"')
     if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a word; a person means a number
         with contextlib.suppress(ValueError):
             value = float(value)

@@ -7,9 +7,9 @@ SimpleITK, which is imported for them only. Every file gives the same: shape, af
 from __future__ import annotations
 
 import contextlib
-import gzip
 import io
 import logging
+import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +21,11 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 
 from medvae.errors import MedvaeError
+from medvae.imaging.content import read_content, read_start, require_itk_content
 from medvae.imaging.endings import ENDINGS as ENDINGS
 from medvae.imaging.endings import ITK_ENDINGS
 from medvae.imaging.endings import scan_name as scan_name
+from medvae.signatures import recognised
 
 PLACING_FIELDS = (
     "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
@@ -36,7 +38,7 @@ _SILENT = logging.Logger("medvae.headers", logging.CRITICAL + 1)
 """For nibabel's remarks on headers, which name no file; what matters of them `medvae.imaging.readers` says."""
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _HEADER_BYTES = 540  # of NIfTI-2, the longest of the three
-_UNREADABLE = (HeaderDataError, HeaderTypeError, OSError, EOFError, ValueError, zlib.error)
+_UNREADABLE = (HeaderDataError, HeaderTypeError, OSError, EOFError, ValueError, ArithmeticError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -102,14 +104,17 @@ def open_scan(path: Path) -> ScanFile:
             return _open_with_itk(path)
         return _open_with_nibabel(path)
     except FileNotFoundError:
-        raise MedvaeError(f"{path}: there is no such file. Check the path.") from None
+        raise MedvaeError(f"{path}: {recognised(path) or 'there is no such file. Check the path.'}") from None
     except IsADirectoryError:
-        raise MedvaeError(f"{path}: is a folder; a volume file ({', '.join(ENDINGS)}) was expected.") from None
+        found = recognised(path) or f"is a folder; a volume file ({', '.join(ENDINGS)}) was expected."
+        raise MedvaeError(f"{path}: {found}") from None
     except PermissionError:
         raise MedvaeError(f"{path}: may not be read by you. Ask its owner for permission (chmod u+r).") from None
     except NotADirectoryError:
         raise MedvaeError(f"{path}: there is no such file, a part of its path is no folder. Check the path.") from None
     except _UNREADABLE as error:
+        if found := recognised(path):
+            raise MedvaeError(f"{path}: cannot be read as a volume: {found}") from None
         raise MedvaeError(
             f"{path}: cannot be read as a volume ({_one_line(error)}). A complete file that ends in "
             f"{', '.join(ENDINGS)} was expected."
@@ -118,8 +123,7 @@ def open_scan(path: Path) -> ScanFile:
 
 def _open_with_nibabel(path: Path) -> ScanFile:
     raw: nib.Nifti1Header
-    with _decoded(path) as stream:
-        start = stream.read(_HEADER_BYTES)
+    start = read_start(path, _HEADER_BYTES)
     if not start:
         raise ValueError("it is empty")
     header: nib.Nifti1Header | nib.freesurfer.mghformat.MGHHeader
@@ -144,15 +148,14 @@ def _open_with_nibabel(path: Path) -> ScanFile:
 
     def values() -> np.ndarray:
         try:
-            with _decoded(path) as stream:
-                content = stream.read()  # to the end: only there gzip tells whether the bytes are the right ones
-            found, wanted = _voxel_bytes(content, header)
-            if found < wanted:
-                raise EOFError(f"{found:,} of {wanted:,} bytes of voxels are there")
+            wanted = int(header.get_data_offset()) + math.prod(shape) * header.get_data_dtype().itemsize
+            content = read_content(path, wanted, notes_follow=not isinstance(header, nib.Nifti1Header))
             with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite, and is told
-                return np.asarray(ArrayProxy(io.BytesIO(content), header), dtype=np.float32)
+                return np.asarray(ArrayProxy(content, header), dtype=np.float32)
         except _UNREADABLE as error:
             raise _damaged(path, shape, error) from None
+        except MemoryError:
+            raise _too_large(path, shape) from None
 
     if isinstance(header, nib.Nifti1Header):
         placed = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
@@ -167,20 +170,6 @@ def _nifti_affine(header: nib.Nifti1Header) -> np.ndarray:
         return np.asarray(header.get_best_affine(), dtype=np.float64)
     except (ValueError, HeaderDataError):
         return np.full((4, 4), np.nan)
-
-
-def _voxel_bytes(content: bytes, header: nib.Nifti1Header | nib.freesurfer.mghformat.MGHHeader) -> tuple[int, int]:
-    voxels = 1
-    for length in header.get_data_shape():
-        voxels *= int(length)
-    return max(0, len(content) - int(header.get_data_offset())), voxels * header.get_data_dtype().itemsize
-
-
-def _decoded(path: Path) -> io.BufferedIOBase:
-    """The bytes of a file, unpacked if they are gzip's, whatever the file is called."""
-    with open(path, "rb") as stream:
-        compressed = stream.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if compressed else open(path, "rb")
 
 
 def _open_with_itk(path: Path) -> ScanFile:
@@ -209,9 +198,16 @@ def _open_with_itk(path: Path) -> ScanFile:
 
     def values() -> np.ndarray:
         try:
+            require_itk_content(
+                path, math.prod(shape) * sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
+            )
             array = sitk.GetArrayFromImage(reader.Execute()).transpose(range(len(shape))[::-1])
         except RuntimeError as error:
             raise _damaged(path, shape, _itk_reason(error)) from None
+        except _UNREADABLE as error:
+            raise _damaged(path, shape, error) from None
+        except MemoryError:
+            raise _too_large(path, shape) from None
         with np.errstate(over="ignore", invalid="ignore"):
             return array.astype(np.float32)
 
@@ -222,6 +218,12 @@ def _damaged(path: Path, shape: tuple[int, ...], reason: object) -> MedvaeError:
     return MedvaeError(
         f"{path}: is cut off or damaged ({_one_line(reason)}). Its header promises {' × '.join(map(str, shape))} "
         f"voxels. Copy or download the file again."
+    )
+
+
+def _too_large(path: Path, shape: tuple[int, ...]) -> MedvaeError:
+    return MedvaeError(
+        f"{path}: is too large for this machine's memory: {' × '.join(map(str, shape))} voxels. Crop or resample it."
     )
 
 

@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from medvae.errors import MedvaeError, MedvaeWarning
 from medvae.files import write_bytes
+from medvae.imaging.content import require_size
 from medvae.imaging.formats import PLACING_FIELDS, ScanFile, mended_header, open_scan, placing_header
 
 ORTHONORMAL_TOLERANCE = 1e-3
@@ -126,11 +127,13 @@ def read_volume(path: Path | str, *, finite: bool = True) -> Volume:
     ------
     MedvaeError
         If the file is missing, of another kind, cut off, not 3D, not finite, or placed by an affine that is singular
-        or whose axes are not at right angles (ITK and ITK-SNAP would place such a file elsewhere).
+        or whose axes are not at right angles (ITK and ITK-SNAP would place such a file elsewhere); or larger than
+        `medvae.imaging.content.MOST_VOXELS`.
     """
     path = Path(path)
     file = open_scan(path)
     geometry = _geometry(file)
+    require_size(path, geometry.shape)
     array = file.values().reshape(geometry.shape)
     if finite:
         _require_finite(array, path)
@@ -182,7 +185,9 @@ def read_geometry(path: Path | str) -> Geometry:
 def read_placement(path: Path | str) -> Placement:
     """Where a volume lies, from its header alone, as `read_volume` gives it."""
     file = open_scan(Path(path))
-    return Placement(_geometry(file), file.header, file.path)
+    geometry = _geometry(file)
+    require_size(file.path, geometry.shape)
+    return Placement(geometry, file.header, file.path)
 
 
 def write_volume(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -12,6 +10,7 @@ from typing import Any
 
 from medvae.errors import MedvaeError
 from medvae.importing.scan import Sex
+from medvae.parsing import read_rows
 
 Row = Mapping[str, str]
 _SEXES: dict[str, Sex] = {
@@ -38,13 +37,7 @@ def read_table(path: Path) -> list[Row]:
     """
     if path.suffix.lower() == ".xls":
         return _read_xls(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MedvaeError(f"{path}: cannot be read as a table ({error}). A UTF-8 .tsv or .csv was expected.") from None
-    head = text.split("\n", 1)[0]
-    delimiter = max("\t;,", key=head.count)
-    return [_row(row.items()) for row in csv.DictReader(io.StringIO(text), delimiter=delimiter)]
+    return [_row(row.items()) for row in read_rows(path)]
 
 
 def read_people(path: Path) -> tuple[People, list[str]]:

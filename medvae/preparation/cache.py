@@ -48,6 +48,7 @@ from medvae.files import (
 from medvae.imaging.formats import placing_header
 from medvae.imaging.grid import GRIDS, Grid
 from medvae.imaging.volume import Geometry, Placement
+from medvae.parsing import parse_json, read_text
 from medvae.preparation.alignment import RegistrationQuality
 from medvae.preparation.intensity import before_scale
 from medvae.preparation.prepared import PreparedVolume
@@ -188,14 +189,14 @@ def request(
 def find(wanted: Request) -> Entry | None:
     """The entry, if the cache holds it whole."""
     try:
-        content = json.loads((wanted.folder / SIDECAR).read_bytes())
+        content = _read(wanted.folder / SIDECAR)
         checksum = content.pop("checksum")
         if checksum != _digest(content) or content["ingredients"] != wanted.ingredients:
             return None
         arrays = CachedArrays(wanted.folder, {name: tuple(shape) for name, shape in content["shapes"].items()})
         volume = _volume(arrays, content, wanted.images[0], GRIDS[wanted.config.grid])
         return Entry(wanted.folder, volume, content["brain_ml"]) if arrays.whole else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # absent, or whatever damage does to JSON
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, MedvaeError):  # absent or damaged
         return None
 
 
@@ -269,8 +270,8 @@ def known_sha256(path: Path | str, cache: Path | str) -> str:
     stamp = _stamp(path)
     absolute = os.path.abspath(path)
     record = Path(cache) / INPUTS / f"{hashlib.sha256(os.fsencode(absolute)).hexdigest()}.json"
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        found = json.loads(record.read_bytes())
+    with contextlib.suppress(MedvaeError, TypeError, KeyError):
+        found = _read(record)
         if found["stamp"] == list(stamp) and len(found["sha256"]) == 64:
             return found["sha256"]
     try:
@@ -339,6 +340,10 @@ def _remove_damaged(wanted: Request) -> None:
     """Move aside and delete a folder in the entry's place that is not the entry."""
     if wanted.folder.exists() and find(wanted) is None:
         remove_folder(wanted.folder)
+
+
+def _read(path: Path) -> Any:
+    return parse_json(read_text(path), path)
 
 
 def _stamp(path: Path | str) -> tuple[int, ...]:

@@ -25,10 +25,11 @@ from medvae.config import PreparationConfig
 from medvae.cores import THREADS
 from medvae.errors import MedvaeError
 from medvae.files import write_json, write_text
-from medvae.interrupts import ctrl_c_later
+from medvae.imaging.content import allow_large, large_allowed
 from medvae.manifest import Case, Manifest
 from medvae.preparation import cache
 from medvae.progress import Progress
+from medvae.workers import starting_workers
 
 ONE_THREAD = dict.fromkeys(THREADS, "1")
 """Environment of the workers: one thread each, as many workers as asked for."""
@@ -198,7 +199,7 @@ def _in_processes(work: Iterator[_Item], jobs: int) -> Generator[tuple[_Item, _O
 
 
 def _submit(pool: ProcessPoolExecutor, item: _Item) -> _Outcome:
-    with ctrl_c_later():  # it is for this process, which then ends the workers
+    with starting_workers():  # Ctrl-C is for this process, which then ends them
         try:
             return pool.submit(_prepare_one, item[1])
         except BrokenProcessPool as error:  # an idle worker was killed
@@ -213,7 +214,9 @@ def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
     before = set(multiprocessing.active_children())
     environment = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_begin_worker)
+    pool = ProcessPoolExecutor(
+        jobs, multiprocessing.get_context("spawn"), initializer=_begin_worker, initargs=(large_allowed(),)
+    )
     try:
         yield pool
     except BaseException:
@@ -230,7 +233,8 @@ def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _begin_worker() -> None:
+def _begin_worker(large: bool) -> None:
+    allow_large(large)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def end_with_parent() -> None:

@@ -18,12 +18,13 @@ from medvae import __version__
 from medvae.cores import available_cores
 from medvae.errors import MedvaeError
 from medvae.files import remove_leftovers, write_json
+from medvae.imaging.content import allow_large, large_allowed
 from medvae.importing.sessions import people_of_sessions, perhaps_one_person
-from medvae.interrupts import ctrl_c_later
 from medvae.manifest import Manifest, read_manifest_as_it_is
 from medvae.preparation.check import CaseCheck, Finding, check_case
 from medvae.preparation.fingerprint import FEATURES, QUANTILES, FeatureRange, Fingerprint, fingerprint
 from medvae.progress import Progress
+from medvae.workers import starting_workers
 
 REPORT, FINGERPRINT = "check.json", "fingerprint.json"
 
@@ -182,9 +183,11 @@ def _each_case(manifest: Manifest, jobs: int | None) -> Iterator[tuple[int, Case
             yield index, check_case(manifest, case)
         return
     # Spawned, not forked: the progress display has a thread, and a fork may copy a lock that it holds.
-    pool = ProcessPoolExecutor(min(jobs, count), get_context("spawn"), initializer=_start_worker, initargs=(manifest,))
+    pool = ProcessPoolExecutor(
+        min(jobs, count), get_context("spawn"), initializer=_start_worker, initargs=(manifest, large_allowed())
+    )
     try:
-        with ctrl_c_later():
+        with starting_workers():
             waiting = {pool.submit(_check_at, index): index for index in range(count)}
         for future in as_completed(waiting):
             yield waiting[future], future.result()
@@ -197,9 +200,10 @@ def _each_case(manifest: Manifest, jobs: int | None) -> Iterator[tuple[int, Case
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker(manifest: Manifest) -> None:
+def _start_worker(manifest: Manifest, large: bool) -> None:
     global _manifest
     _manifest = manifest
+    allow_large(large)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be held back
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -18,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from medvae.errors import MedvaeError
 from medvae.evaluation.result import Quantity, Study
+from medvae.parsing import read_json_lines
 from medvae.reporting.report_volumes import STEPS
 from medvae.reporting.tables import point_name
 
@@ -164,10 +163,7 @@ def training_curves(metrics: Path) -> str | None:
     MedvaeError
         If a line is not JSON, as in a truncated file.
     """
-    try:
-        lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise MedvaeError(f"{metrics}: cannot be read ({error}), so there are no training curves.") from None
+    lines = read_json_lines(metrics)
     names = [name for name in dict.fromkeys(n for line in lines for n in line) if name not in ("step", "seconds")]
     groups = {
         "Likelihood term": [n for n in names if n.removeprefix("validation_") in ("reconstruction", "context")],

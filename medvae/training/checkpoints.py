@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save
 
 from medvae.errors import MedvaeError
 from medvae.files import remove_leftovers, whole_folder, write_bytes, write_text
+from medvae.schema import read_document
 from medvae.training.learner import Learner
 from medvae.training.metrics import forget_after
 from medvae.training.run_folder import METRICS
@@ -58,7 +59,7 @@ def go_on(learner: Learner, out: Path) -> None:
         learner.accelerator.load_state(str(out / CHECKPOINT))
         if learner.average:
             learner.average.load_state_dict(load_file(out / CHECKPOINT / AVERAGE))
-        reached = json.loads((out / CHECKPOINT / REACHED).read_text())
+        reached = read_document(out / CHECKPOINT / REACHED)
         learner.step = reached["step"]
         if "means" in reached:  # a checkpoint of an earlier version has none
             learner.means.restore(reached["means"])

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from medvae.errors import MedvaeError
 from medvae.files import told, write_text
+from medvae.parsing import parse_json
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -85,6 +87,6 @@ def forget_after(metrics: Path, step: int) -> None:
 
 def _is_known(line: str, step: int) -> bool:
     try:
-        return json.loads(line)["step"] <= step
-    except json.JSONDecodeError:
+        return parse_json(line, "", finite=False)["step"] <= step
+    except (MedvaeError, TypeError, KeyError):
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from medvae.config import Config
 from medvae.config.methods import OBJECTIVES
 from medvae.drawing import MAP_COLOURS, save_figure
 from medvae.networks.interface import Network
+from medvae.parsing import read_json_lines
 from medvae.sampling.tiles import Tiles
 from medvae.training.corruptions import with_lesions
 
@@ -22,7 +22,7 @@ GREY = ("gray", 0.0, 1.1)
 
 def draw_loss(metrics: Path, out: Path) -> Path:
     """Loss terms of ``metrics.jsonl`` over steps, in nats per brain voxel, as a PNG."""
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    lines = read_json_lines(metrics)
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, names in (
