@@ -299,3 +299,26 @@ def test_tensorboard_that_is_not_installed_is_told_before_anything_is_done(tmp_p
     with pytest.raises(MedvaeError, match=r"Run: pip install tensorboard,"):
         fit(small(training={"tensorboard": True}), cohort, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def _no_room(*_, **__):
+    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device (28)")
+
+
+def _killed(_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_shared_memory_that_is_too_small_is_told_with_what_helps(tmp_path, scans, monkeypatch):
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", _no_room)
+    config = small(sampling={"batch_size": 8, "workers": 1})
+    with pytest.raises(MedvaeError, match=r"shared memory.*Give sampling\.workers=0") as caught:
+        train(config, *scans, tmp_path / "run", quiet=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_worker_of_training_that_the_system_killed_is_told(tmp_path, scans, monkeypatch):
+    monkeypatch.setattr(loop, "_one_thread", _killed)
+    config = small(sampling={"batch_size": 8, "workers": 1})
+    with pytest.raises(MedvaeError, match=r"killed, probably because memory ran out.*sampling\.workers=0"):
+        train(config, *scans, tmp_path / "run", quiet=True)

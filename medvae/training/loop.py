@@ -158,7 +158,8 @@ def _fit(
     progress = Progress("Training", options.steps, start=learner.step, quiet=quiet or not learner.writes)
     with opened as board, _stop_signal() as stopping, progress as progress:
         metrics = Metrics(out / METRICS, silent=not learner.writes, board=board)
-        for x, mask, *keys in batches:  # keys come with tiles that are still to be augmented
+        handed = _from_workers(batches, config.sampling.workers)
+        for x, mask, *keys in handed:  # keys come with tiles that are still to be augmented
             if keys:
                 x, mask = augment_batch(config, x, mask, *keys)
             _step(config, learner, x, mask, out)
@@ -177,6 +178,25 @@ def _fit(
                 raise KeyboardInterrupt
             if learner.step % options.checkpoint_every == 0 and not last:
                 save_checkpoint(learner, out)
+
+
+def _from_workers(batches: Iterable[tuple[Tensor, ...]], workers: int) -> Iterator[tuple[Tensor, ...]]:
+    """The batches; a worker that the machine has no room for is told in words."""
+    try:
+        yield from batches
+    except RuntimeError as error:
+        text = str(error)
+        if any(sign in text for sign in ("shared memory", "</torch_", "Bus error")):
+            raise MedvaeError(
+                f"sampling.workers={workers}: the shared memory through which workers hand over their tiles is full "
+                f"(/dev/shm). Give sampling.workers=0, or more of it (docker run --shm-size=1g)."
+            ) from error
+        if "killed by signal" in text or "exited unexpectedly" in text:
+            raise MedvaeError(
+                f"sampling.workers={workers}: a worker process was killed, probably because memory ran out. Give fewer "
+                f"(sampling.workers=0 needs least)."
+            ) from error
+        raise
 
 
 def _step(config: Config, learner: Learner, x: Tensor, mask: Tensor, out: Path) -> None:
