@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -26,6 +27,7 @@ from medvae.commands import (
 from medvae.commands.shared import show_version, tell_cause, tell_more
 from medvae.cores import limit_threads
 from medvae.errors import MedvaeError, MedvaeWarning
+from medvae.terminal import printable
 
 
 class _InOrder(TyperGroup):
@@ -85,11 +87,14 @@ def main() -> None:
     limit_threads()
     warnings.showwarning = _show_warning
     _TOLD.clear()
+    for stream in (sys.stdout, sys.stderr):  # a terminal may know no "×", and a file's name need not be UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except MedvaeError as error:
         tell_cause(error)
-        print(f"medvae: {error}", file=sys.stderr)
+        print(printable(f"medvae: {error}"), file=sys.stderr)
         sys.exit(1)
 
 
@@ -104,7 +109,7 @@ def _show_warning(
     """Report a warning about the user's input like an error, once; those of other packages as Python does."""
     if issubclass(category, MedvaeWarning):
         if str(message) not in _TOLD:
-            print(f"medvae: warning: {message}", file=sys.stderr)
+            print(printable(f"medvae: warning: {message}"), file=sys.stderr)
         _TOLD.add(str(message))
     else:
         _SHOW_WARNING(message, category, filename, lineno, file, line)

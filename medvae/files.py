@@ -54,8 +54,21 @@ def write_bytes(path: Path | str, content: bytes) -> Path:
 
 
 def write_text(path: Path | str, content: str) -> Path:
-    """Write UTF-8 text to ``path``, all of it or nothing."""
-    return write_bytes(path, content.encode("utf-8"))
+    """Write UTF-8 text to ``path``, all of it or nothing.
+
+    Raises
+    ------
+    MedvaeError
+        As `write_bytes`, and if the text holds the name of a file that is not UTF-8.
+    """
+    try:
+        encoded = content.encode("utf-8")
+    except UnicodeEncodeError as error:
+        name = ascii(content[max(0, error.start - 20) : error.end + 20])
+        raise MedvaeError(
+            f"{path}: could not be written: the name of a file in it is not UTF-8 ({name}). Rename that file."
+        ) from None
+    return write_bytes(path, encoded)
 
 
 def write_json(path: Path | str, content: Any) -> Path:

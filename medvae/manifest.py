@@ -35,7 +35,7 @@ def person_of(case_id: str) -> str:
 class Case(Strict):
     """One scan session of one subject: its images on one common grid, and what is known about it."""
 
-    id: str = Field(min_length=1, pattern=r"^[^/\\\s]+$")
+    id: str = Field(min_length=1, max_length=180, pattern=r"^[^/\\\s\p{Cc}]+$")
     """Name of the case, unique in the manifest; output files begin with it."""
     image: str | list[str]
     """Path of the image, or one path per modality in the order of the manifest's ``modality``."""

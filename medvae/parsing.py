@@ -13,6 +13,7 @@ import io
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,6 +32,8 @@ DEEPEST = 64
 """Levels of lists and objects within each other; medvae's own documents have at most ten."""
 LARGEST_INTEGER = 2**63
 
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+"""Characters that no name and no note has, and that a terminal or a file system may take for an instruction."""
 _READERS_ERRORS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 """What PyYAML raises for a tag that does not fit its text, such as a date of 30 February, besides its own error."""
 
@@ -146,14 +149,14 @@ def read_json_lines(path: Path | str) -> list[dict[str, Any]]:
 def read_rows(path: Path | str) -> list[dict[str, str]]:
     """The rows of a table with a header: tabs, semicolons or commas, whichever the header has most of.
 
-    Cells that lie beyond the header are dropped, those that are missing are empty.
+    Control characters are dropped. Cells that lie beyond the header are dropped, those that are missing are empty.
 
     Raises
     ------
     MedvaeError
         As `read_text`, and if a quotation mark is never closed or a cell is as long as a book.
     """
-    text = read_text(path, expected="a .tsv or .csv table")
+    text = _CONTROL.sub("", read_text(path, expected="a .tsv or .csv table"))
     head = text.split("\n", 1)[0]
     delimiter = max("\t;,", key=head.count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -241,8 +244,8 @@ def _check(document: Any, source: Path | str, *, finite: bool = True) -> None:
 def _check_scalar(value: Any, source: Path | str, place: tuple[Any, ...], *, finite: bool) -> None:
     where = f'"{".".join(map(str, place))}": ' if place else ""
     if isinstance(value, str):
-        if "\0" in value:
-            raise MedvaeError(f"{source}: {where}holds a zero character. Remove it.")
+        if found := _CONTROL.search(value):
+            raise MedvaeError(f"{source}: {where}holds the control character {found[0]!a}. Remove it.")
         if not value.isascii() and not _encodes(value):
             raise MedvaeError(f"{source}: {where}holds half a character (a lone surrogate, \\ud800 to \\udfff).")
     elif isinstance(value, float) and finite and not math.isfinite(value):

@@ -23,6 +23,7 @@ ORDER = (
         "locks",
         "schema",
         "registry",
+        "terminal",
         "progress",
         "interrupts",
         "workers",

@@ -20,8 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from rich.console import Console
-
 from medvae.benchmark.board import Board, Outcome
 from medvae.benchmark.cohorts import combine
 from medvae.benchmark.plan import Plan, Target, Training, Unit, make_plan
@@ -45,6 +43,7 @@ from medvae.prediction import Scan, predict, scans_of_manifest
 from medvae.preparation.cache import known_sha256, open_cache
 from medvae.preparation.prepare import prepare_healthy, prepare_scan, prepare_training
 from medvae.schema import read_document
+from medvae.terminal import plain_console, printable
 from medvae.training.loop import WEIGHTS
 from medvae.training.run_folder import CONFIG, one_at_a_time
 
@@ -139,7 +138,7 @@ def run_study(
 def _run(bench: Bench) -> Board:
     """As `run_study`, in a folder that is kept for it."""
     out, quiet = bench.out, bench.quiet
-    console = Console(stderr=True, quiet=quiet)
+    console = plain_console(stderr=True, quiet=quiet)
     bench.targets.update(_make_targets(bench))
     units = bench.plan.units
     failures: dict[str, str] = {}
@@ -147,7 +146,7 @@ def _run(bench: Bench) -> Board:
         pending = [target for target in bench.plan.targets if not bench.done(target, unit)]
         if not pending:
             continue
-        console.print(f"{number} of {len(units)}: {unit.label}", highlight=False, soft_wrap=True)
+        console.print(f"{number} of {len(units)}: {unit.label}", soft_wrap=True)
         try:
             broken = next((member.label for member in unit.members if member.key in failures), None)
             if broken:
@@ -155,7 +154,7 @@ def _run(bench: Bench) -> Board:
             _measure(bench, unit, pending)
         except Exception as error:  # one method must not end a night's work
             failures[unit.key] = _told(error, out / "failures" / f"{unit.label}.txt")
-            console.print(f"  failed: {failures[unit.key]}", highlight=False, soft_wrap=True, markup=False)
+            console.print(f"  failed: {printable(failures[unit.key])}", soft_wrap=True)
     return _gather(bench, failures)
 
 
@@ -214,7 +213,7 @@ def _make_targets(bench: Bench) -> dict[str, Manifest]:
         record = {"key": target.key}
         marker, manifest = folder / "made.json", folder / "with_healthy.json"
         if not (marker.is_file() and manifest.is_file() and read_document(marker) == record):
-            Console(stderr=True, quiet=bench.quiet).print(f"Inserting lesions: {family}", highlight=False)
+            plain_console(stderr=True, quiet=bench.quiet).print(f"Inserting lesions: {family}")
             marker.unlink(missing_ok=True)
             inserted = insert_cohort(
                 cohort, folder, shapes=read_shapes(study.resolve(options.shapes)) if options.shapes else None,

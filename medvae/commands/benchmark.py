@@ -35,6 +35,7 @@ def benchmark(
 
     settings = read_study(study)
     from rich.markup import escape
+    from rich.text import Text
 
     from medvae.benchmark.runner import open_bench, run_study, state_rows
     from medvae.benchmark.writing import about, board_rows, write_board
@@ -42,7 +43,7 @@ def benchmark(
 
     if dry_run:
         bench = open_bench(settings, out, cache=cache, writing=False)
-        print_table(escape(f"{settings.name}: {bench.todo()}"), *state_rows(bench))
+        print_table(f"{settings.name}: {bench.todo()}", *state_rows(bench))
         for row in bench.plan.rows:
             if row.problem:
                 typer.echo(f"{row.name} cannot be done: {row.problem}")
@@ -53,7 +54,8 @@ def benchmark(
         board = run_study(settings, out, cache=cache, device=device, quiet=quiet)
     written = write_board(board, out)
     for one in board.leaderboards:
-        print_table(escape(f"{one.title}: {about(one)}"), *board_rows(one, lambda text: f"[bold]{text}[/]", escape))
+        header, rows = board_rows(one, lambda text: f"[bold]{text}[/]", escape)
+        print_table(f"{one.title}: {about(one)}", header, [[Text.from_markup(c, emoji=False) for c in r] for r in rows])
     for path in written:
         typer.echo(f"written: {path}")
     if board.failed:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvae.commands.shared import Cache, Device, Quiet, Run, overwrites
+from medvae.commands.shared import AllowLarge, Cache, Device, Quiet, Run, overwrites, say
 from medvae.commands.train import print_points
 
 EXAMPLE = "medvae calibrate t1-2mm healthy1.nii.gz healthy2.nii.gz healthy3.nii.gz --out runs/our_scanner"
@@ -29,6 +29,7 @@ def calibrate(
     overwrite: Annotated[bool, overwrites("the detector that calibrate or ensemble wrote into the folder")] = False,
     device: Device = "auto",
     cache: Cache = None,
+    allow_large: AllowLarge = False,
     quiet: Quiet = False,
 ) -> None:
     """Set the thresholds of a trained detector on healthy scans of your own scanner.
@@ -59,7 +60,7 @@ def calibrate(
     print_points(made.detector.points)
     for scan, notes in made.notes.items():
         for note in notes:
-            typer.echo(f"note: {scan}: {note}", err=True)
+            say(f"note: {scan}: {note}", err=True)
     people = len({item.subject for item in healthy})
     if people < FEW:
         typer.echo(f"note: {FEW} people or more should set a small rate (docs/CALIBRATION.md); here it is {people}")

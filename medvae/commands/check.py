@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvae.commands.shared import ManifestFile, Quiet, stopped_says
+from medvae.commands.shared import AllowLarge, ManifestFile, Quiet, stopped_says
 from medvae.errors import MedvaeError
 
 EXAMPLE = "medvae check data_manifests/included_t1.json"
@@ -17,6 +17,7 @@ def check(
     manifest: ManifestFile,
     out: Annotated[Path | None, typer.Option(help="Folder for check.json and fingerprint.json.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one per core by default.")] = None,
+    allow_large: AllowLarge = False,
     quiet: Quiet = False,
 ) -> None:
     """Read every file of a cohort and report errors and warnings.
@@ -25,25 +26,24 @@ def check(
     wrong labels; the same scan or subject in two splits. Warnings: headers that viewers read differently, files that
     look mixed up, and cases and sites that differ from the healthy training scans.
     """
-    from rich.console import Console
-    from rich.markup import escape
+    from rich.text import Text
 
     from medvae.preparation.cohort_check import check_cohort, write_report
     from medvae.reporting.tables import check_rows, print_table
+    from medvae.terminal import plain_console, printable
 
     with stopped_says("Stopped; nothing was written."):
         found = check_cohort(manifest, jobs=jobs, quiet=quiet)
-    print_table(escape(f"{found.cohort}: {found.entries} cases"), *check_rows(found))
-    console = Console()
+    print_table(f"{found.cohort}: {found.entries} cases", *check_rows(found))
+    console = plain_console()
     for severity, colour in (("warning", "yellow"), ("error", "red")):
         for finding in found.findings:
             if finding.severity == severity:
-                where = f"{escape(finding.case)}: " if finding.case else ""
-                console.print(
-                    f"[{colour}]{severity}[/] {where}{escape(finding.message)}", highlight=False, soft_wrap=True
-                )
+                where = f"{finding.case}: " if finding.case else ""
+                told = printable(f" {where}{finding.message}")
+                console.print(Text.assemble((severity, colour), told), soft_wrap=True)
     for path in write_report(found, out) if out else []:
-        console.print(f"written: {escape(str(path))}", highlight=False, soft_wrap=True)
+        console.print(f"written: {path}", soft_wrap=True)
     errors, warned = found.count("error"), found.count("warning")
     if errors:
         raise MedvaeError(

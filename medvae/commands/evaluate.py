@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from medvae.commands.shared import Quiet
+from medvae.commands.shared import AllowLarge, Quiet, say
 from medvae.errors import MedvaeError
 from medvae.evaluation.protocols import PROTOCOLS
 
@@ -44,6 +44,7 @@ def evaluate(
     free_response: Annotated[
         bool, typer.Option("--free-response", help="Also: lesions found at 0.25 to 8 false findings per scan.")
     ] = False,
+    allow_large: AllowLarge = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure anomaly maps against known lesions: voxels, lesions, scans, with 95 % intervals over subjects.
@@ -91,7 +92,7 @@ def evaluate(
     for name, table in parts.items():
         tables.print_table(name, *table)
     for note in dict.fromkeys([*study.notes, *(note for other in others.values() for note in other.notes)]):
-        typer.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)
     typer.echo(f"written: {out / 'results.json'}")
     failed = {str(predictions): study.missing} | {name: other.missing for name, other in others.items()}
     problems = [

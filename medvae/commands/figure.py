@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medvae.commands.shared import Device
+from medvae.commands.shared import AllowLarge, Device
 
 if TYPE_CHECKING:
     from medvae.imaging.planes import Plane
@@ -32,6 +32,7 @@ def figure(
         list[float] | None, typer.Option(help="Show the slice at this coordinate instead; may be repeated.")
     ] = None,
     neurological: Annotated[bool, typer.Option("--neurological", help="The patient's left on the left.")] = False,
+    allow_large: AllowLarge = False,
     device: Device = "auto",
     title: Annotated[str, typer.Option(help="Above the picture instead of the cases' names.")] = "",
 ) -> None:

@@ -125,17 +125,15 @@ def _may_write(out: Path, force: bool) -> None:
 
 
 def _show(found: Found, manifest: Manifest) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-
     from medvae.reporting.tables import print_table
+    from medvae.terminal import plain_console, printable
 
     splits = ("train", "validation", "test")
     counts: Counter[tuple[str, str, str]] = Counter()
     subjects: dict[tuple[str, str], set[str]] = defaultdict(set)
     for case in manifest.cases:
-        counts[escape(case.site or "–"), case.kind, case.split] += 1
-        subjects[escape(case.site or "–"), case.kind].add(case.subject_id)
+        counts[case.site or "–", case.kind, case.split] += 1
+        subjects[case.site or "–", case.kind].add(case.subject_id)
     rows = [
         [*key, *(str(counts[(*key, split)]) for split in splits), str(len(subjects[key]))] for key in sorted(subjects)
     ]
@@ -144,23 +142,23 @@ def _show(found: Found, manifest: Manifest) -> None:
         rows.append(["all", "", *totals, str(len({case.subject_id for case in manifest.cases}))])
     modalities = ", ".join(manifest.modality.values())
     print_table(
-        escape(f"{manifest.name}: {len(manifest.cases)} cases, {modalities}"), ["site", "kind", *splits, "people"], rows
+        f"{manifest.name}: {len(manifest.cases)} cases, {modalities}", ["site", "kind", *splits, "people"], rows
     )
-    console = Console()
+    console = plain_console()
     if found.skipped:
         reasons: dict[str, list[Skipped]] = defaultdict(list)
         for entry in found.skipped:
             reasons[entry.sort or entry.why].append(entry)
         rows = [
-            [escape(why), str(len(entries)), escape("\n".join(_some([entry.what for entry in entries])))]
+            [why, str(len(entries)), "\n".join(_some([entry.what for entry in entries]))]
             for why, entries in sorted(reasons.items())
         ]
         print_table("Skipped", ["why", "number", "for instance"], rows)
         for entries in reasons.values():
             for line in _some([f"{entry.what} {entry.why}" for entry in entries if entry.sort]):
-                console.print(f"skipped: {line}", highlight=False, soft_wrap=True, markup=False)
+                console.print(printable(f"skipped: {line}"), soft_wrap=True)
     for note in found.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+        console.print(printable(f"note: {note}"), soft_wrap=True)
 
 
 def _some(lines: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvae.commands.shared import Cache, Device, Quiet, Run, overwrites
+from medvae.commands.shared import AllowLarge, Cache, Device, Quiet, Run, overwrites, say
 from medvae.errors import MedvaeError
 
 EXAMPLE = "medvae predict runs/a scan1.nii.gz scan2.nii.gz --out overlays"
@@ -52,6 +52,7 @@ def predict(
     bids: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also copy all into a BIDS derivative data set here.")
     ] = None,
+    allow_large: AllowLarge = False,
     quiet: Quiet = False,
 ) -> None:
     """Write an anomaly map and a lesion mask for every scan, on the scan's own grid.
@@ -103,18 +104,18 @@ def predict(
             not_copied.append(str(error))
     for item in predictions:
         unusual = "" if item.case_p_value is None else f", p = {item.case_p_value:.3g}"
-        typer.echo(f"{item.id}: {item.lesion_volume_ml:.2f} ml flagged{unusual}, {item.map}")
+        say(f"{item.id}: {item.lesion_volume_ml:.2f} ml flagged{unusual}, {item.map}")
         for note in item.notes:
-            typer.echo(f"note: {item.id}: {note}", err=True)
+            say(f"note: {item.id}: {note}", err=True)
     if workspaces and predictions:
         from medvae.reporting.viewers import write_viewer_files
 
         where = {item.id: item.scan for item in predictions}
         handed, problems = write_viewer_files(out, ids=list(where), manifest=cohort, scans=where)
         for problem in problems.values():
-            typer.echo(f"note: {problem}", err=True)
+            say(f"note: {problem}", err=True)
         for command in handed[0].first_choice if handed else ():
-            typer.echo(f"look: {command}")
+            say(f"look: {command}")
     failed = [*failures.values(), f"{len(failures)} of {len(chosen)} scans failed."] if failures else []
     if failed or not_copied:
         raise MedvaeError("\n".join([*not_copied, *failed]))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from medvae.commands.shared import ManifestFile, Overrides, Quiet, stopped_says
+from medvae.commands.shared import AllowLarge, ManifestFile, Overrides, Quiet, stopped_says
 from medvae.errors import MedvaeError
 
 EXAMPLE = "medvae prepare cohort.json --config configs/cevae_slice.yaml --out cache --jobs 4"
@@ -24,6 +24,7 @@ def prepare(
     out: Annotated[Path, typer.Option(help="The cache: a new folder, or one that goes on being filled.")],
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Scans prepared at a time, a core each.")] = 1,
     split: Annotated[list[str] | None, typer.Option(help="Only this split; may be repeated.")] = None,
+    allow_large: AllowLarge = False,
     quiet: Quiet = False,
 ) -> None:
     """Prepare the scans of a cohort into a cache that train and predict can use with --cache.
@@ -45,11 +46,9 @@ def prepare(
         records = prepare_cohort(cohort, cases, settings, out, jobs=jobs, quiet=quiet)
     failed = [record for record in records if record.state == "failed"]
     if failed:
-        from rich.markup import escape
-
         from medvae.reporting.tables import print_table
 
-        rows = [[escape(record.id), record.split, escape(record.problem)] for record in failed]
+        rows = [[record.id, record.split, record.problem] for record in failed]
         print_table(f"{cohort.name}: {len(failed)} of {len(records)} scans failed", ["case", "split", "why"], rows)
         raise MedvaeError(
             f"{manifest}: {len(failed)} of {len(records)} scans could not be prepared (listed above and in "

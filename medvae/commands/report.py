@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvae.commands.shared import Quiet, stopped_says
+from medvae.commands.shared import AllowLarge, Quiet, say, stopped_says
 
 EXAMPLE = "medvae report overlays --manifest data_manifests/included_t1.json --out report"
 
@@ -29,6 +29,7 @@ def report(
     run: Annotated[Path | None, typer.Option(help="Run folder: adds its options, training and calibration.")] = None,
     *,
     out: Annotated[Path, typer.Option(help="Folder for report.html and cases/.")],
+    allow_large: AllowLarge = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a report of predictions for a web browser, with a page and a viewer for each case.
@@ -46,9 +47,9 @@ def report(
             predictions, out, manifest=cohort, scans=scans or [], evaluations=evaluation or [], run=run, quiet=quiet
         )
     for note in made.notes:
-        typer.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)
     for case, problem in list(made.problems.items())[:10]:
-        typer.echo(f"{case}: {problem}", err=True)
+        say(f"{case}: {problem}", err=True)
     if len(made.problems) > 10:
         typer.echo(f"{len(made.problems)} cases have a problem; the report lists all of them.", err=True)
     typer.echo(f"{made.cases} case{'s' * (made.cases != 1)}; open in a browser: {made.path}")

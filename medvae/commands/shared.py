@@ -15,6 +15,15 @@ import typer
 
 from medvae import __version__
 from medvae.cores import available_cores
+from medvae.terminal import printable
+
+
+def _allow(large: bool) -> bool:
+    from medvae.imaging.content import allow_large
+
+    allow_large(large)
+    return large
+
 
 Cache = Annotated[
     Path | None,
@@ -28,6 +37,9 @@ ManifestFile = Annotated[Path, typer.Argument(metavar="MANIFEST", help="JSON fil
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Single values of the config, as training.steps=200.")
 ]
+AllowLarge = Annotated[
+    bool, typer.Option("--allow-large", callback=_allow, help="Also read volumes of more than 1024³ voxels.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.")]
 Run = Annotated[
     Path, typer.Argument(metavar="RUN", help="Run or detector folder, or the name of one that comes with medvae.")
@@ -35,6 +47,11 @@ Run = Annotated[
 
 LOG = logging.getLogger("medvae")
 """The log that ``--verbose`` shows."""
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a line that holds names of files, which may hold anything; see `medvae.terminal`."""
+    typer.echo(printable(text), err=err)
 
 
 def overwrites(what: str) -> object:

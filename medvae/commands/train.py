@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medvae.commands.shared import Cache, Device, Overrides, Quiet, overwrites, stopped_says
+from medvae.commands.shared import AllowLarge, Cache, Device, Overrides, Quiet, overwrites, stopped_says
 
 if TYPE_CHECKING:
     from medvae.detection.operating_points import OperatingPoint
@@ -26,6 +26,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     overwrite: Annotated[bool, overwrites("the run that the folder holds")] = False,
     device: Device = "auto",
+    allow_large: AllowLarge = False,
     quiet: Quiet = False,
 ) -> None:
     """Train on the healthy scans of a cohort and set the thresholds on its healthy validation scans.

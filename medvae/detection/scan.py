@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medvae.detection.base import Calibrated
-from medvae.detection.scan_names import NameBy, names_of
+from medvae.detection.scan_names import NameBy, file_name, names_of
 from medvae.errors import MedvaeError
-from medvae.imaging.endings import scan_name
 from medvae.manifest import Case, Manifest
 from medvae.modality import UNKNOWN, modality_name, modality_of_file, places_of
 from medvae.preparation.prepare import prepare_scan
@@ -113,10 +112,10 @@ def scan_of(scan: Path | str | Mapping[str, Path | str], mask: Path | str | None
     """One scan from its file, or from the file of each of its sequences by name, with its brain mask."""
     mask = None if mask is None else Path(mask)
     if not isinstance(scan, Mapping):
-        return _scan_of_file(scan_name(scan).replace(" ", "_"), Path(scan), mask)
+        return _scan_of_file(file_name(Path(scan)), Path(scan), mask)
     files = tuple(map(Path, scan.values()))
     names = tuple(map(modality_name, scan))
-    return Scan(scan_name(files[0]).replace(" ", "_"), files, mask, names, "what was given")
+    return Scan(file_name(files[0]), files, mask, names, "what was given")
 
 
 def _scan_of_file(name: str, path: Path, mask: Path | None = None) -> Scan:

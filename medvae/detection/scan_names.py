@@ -106,4 +106,9 @@ def _folders(path: Path) -> list[str]:
 
 
 def _clean(name: str) -> str:
-    return name.replace(" ", "_")
+    """Without spaces and what no name should have."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise MedvaeError(f"{name!a}: the name of this file is not UTF-8. Rename it.") from None
+    return re.sub(r"[\s\x00-\x1f\x7f-\x9f]", "_", name)

@@ -7,9 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as Printed
+from rich.text import Text
 
 from medvae.evaluation.metrics import (
     CohortMetric,
@@ -24,6 +23,7 @@ from medvae.evaluation.metrics import (
     registered,
 )
 from medvae.evaluation.result import MASK, PointResult, Quantity
+from medvae.terminal import plain_console, printable
 
 if TYPE_CHECKING:  # some of these import torch, which a table of counts does not need
     from medvae.evaluation.bootstrap import Interval
@@ -59,21 +59,23 @@ def study_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
     return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
-def check_rows(check: CohortCheck) -> tuple[list[str], list[list[str]]]:
+def check_rows(check: CohortCheck) -> tuple[list[str], list[list[str | Text]]]:
     """Header and rows of the table of a checked cohort: one row per case."""
     header = ["case", "split", "kind", "shape", "spacing mm", "axes", "brain ml", "lesion ml", "state"]
-    rows = []
+    rows: list[list[str | Text]] = []
     for case in check.cases:
         errors, warned = (
             sum(f.severity == severity and f.case == case.id for f in check.findings)
             for severity in ("error", "warning")
         )
-        states = [f"[red]{errors} error(s)[/]"] * (errors > 0) + [f"[yellow]{warned} warning(s)[/]"] * (warned > 0)
+        states = [Text(f"{errors} error(s)", "red")] * (errors > 0) + [Text(f"{warned} warning(s)", "yellow")] * (
+            warned > 0
+        )
         shape = "×".join(map(str, case.shape)) if case.shape else ABSENT
         spacing = "×".join(f"{round(s, 2):g}" for s in case.spacing_mm) if case.spacing_mm else ABSENT
         rows.append(
-            [escape(case.id), case.split, case.kind, shape, spacing, case.orientation or ABSENT,
-             _number(case.brain_ml, 0), _number(case.lesion_ml, 2), ", ".join(states) or "ok"]
+            [case.id, case.split, case.kind, shape, spacing, case.orientation or ABSENT,
+             _number(case.brain_ml, 0), _number(case.lesion_ml, 2), Text(", ").join(states) if states else "ok"]
         )  # fmt: skip
     return header, rows
 
@@ -185,16 +187,19 @@ def point_name(name: str) -> str:
     return f"{100 * float(rate[1]):g} % FPR" if rate else name
 
 
-def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print the table to the terminal; if the output is not a terminal, no column is truncated."""
-    console = Console()
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
+    """Print the table to the terminal; if the output is not a terminal, no column is truncated.
+
+    Strings are printed as they are, brackets too; a `Text` has its colours.
+    """
+    console = plain_console()
     if not console.is_terminal:
-        console = Console(width=160)
-    table = Printed(title=title, title_justify="left", title_style="bold")
+        console = plain_console(width=160)
+    table = Printed(title=printable(title), title_justify="left", title_style="bold")
     for index, name in enumerate(header):
         table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(cell if isinstance(cell, Text) else printable(cell) for cell in row))
     console.print(table)
 
 
