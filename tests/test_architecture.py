@@ -25,6 +25,7 @@ ORDER = (
         "registry",
         "terminal",
         "progress",
+        "tensors",
         "interrupts",
         "workers",
         "derivatives",

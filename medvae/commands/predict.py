@@ -86,7 +86,7 @@ def predict(
     renamed = [scan for scan in chosen if cohort is None and name_by is None and scan.id != file_name(scan.images[0])]
     if renamed:
         names = ", ".join(scan.id for scan in renamed[:4]) + ", …" * (len(renamed) > 4)
-        typer.echo(f"note: {len(renamed)} files are called alike; they are named by their folders: {names}", err=True)
+        say(f"note: {len(renamed)} files are called alike; they are named by their folders: {names}", err=True)
     predictions, failures = predict_scans(
         detector, chosen, out, rate=fpr, at=at, cache=cache, overwrite=overwrite, quiet=quiet
     )

@@ -11,6 +11,11 @@ MOST_DENSE_WEIGHTS = 50_000_000
 """Most weights that the two linear layers of a dense latent may have together: 200 MB, and as much again for the
 gradient and for each of Adam's two moments."""
 
+MOST_WEIGHTS = 1_000_000_000
+"""Most weights of a network's convolutions: 4 GB, and four times that while it trains. The largest network of
+``configs/`` has 20 million."""
+MOST_LEVELS = 12
+
 
 def require_fit(options: NetworkConfig, size: Sequence[int]) -> None:
     """Refuse a network that cannot work on tiles of ``size``, two or three axes.
@@ -23,6 +28,7 @@ def require_fit(options: NetworkConfig, size: Sequence[int]) -> None:
     """
     if len(size) not in (2, 3):
         raise ValueError(f"a tile has two or three axes; found {_times(size)}.")
+    _require_possible(options, len(size))
     bottom = _bottom(options, size)
     if options.kind == "autoencoder_kl":
         return
@@ -33,6 +39,20 @@ def require_fit(options: NetworkConfig, size: Sequence[int]) -> None:
         )
     if options.kind == "vae" and options.latent == "dense":
         _require_small(options, bottom)
+
+
+def _require_possible(options: NetworkConfig, axes: int) -> None:
+    """Refuse what no machine can build, be it a slip or a stranger's config."""
+    if len(options.widths) > MOST_LEVELS:
+        raise ValueError(f"{len(options.widths)} widths are too many: at most {MOST_LEVELS} levels are built.")
+    pairs = zip((options.widths[0], *options.widths), options.widths, strict=False)
+    weights = 3**axes * sum(before * after * (1 + 2 * options.residual_blocks) for before, after in pairs)
+    weights += options.widths[-1] * options.squeeze + options.detail**2
+    if weights > MOST_WEIGHTS:
+        raise ValueError(
+            f"its convolutions need some {weights / 1e6:,.0f} million weights, more than {MOST_WEIGHTS // 10**6:,} "
+            f"million. Lower widths{', residual_blocks' if options.residual_blocks else ''}, squeeze or detail."
+        )
 
 
 def _bottom(options: NetworkConfig, size: Sequence[int]) -> tuple[int, ...]:

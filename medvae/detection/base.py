@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypedDict
+from typing import NamedTuple, Self, TypedDict
 
 import numpy as np
 
@@ -18,10 +18,10 @@ from medvae.config import Config, dump_config, read_config
 from medvae.detection.guarantees import HealthySubjects, guaranteed_point, measure_healthy
 from medvae.detection.masks import Findings, find_lesions
 from medvae.detection.operating_points import OperatingPoint, operating_points
+from medvae.detection.stored import CALIBRATION, StoredCalibration, read_calibration, stored_modalities
 from medvae.errors import MedvaeError
 from medvae.files import sha256, whole_folder, write_json, write_text
 from medvae.imaging.readers import placement_notes
-from medvae.modality import UNKNOWN
 from medvae.preparation.alignment import doubt
 from medvae.preparation.contrast import unlike
 from medvae.preparation.landmarks import LandmarkScale
@@ -29,7 +29,6 @@ from medvae.preparation.prepare import prepare_array
 from medvae.preparation.prepared import PreparedVolume
 from medvae.schema import parse, read_document
 
-CALIBRATION = "calibration.json"
 SCALE = "intensity_scale.json"
 
 
@@ -298,30 +297,28 @@ class Saved(TypedDict):
     fingerprint: str
 
 
-def read_calibrated(folder: Path) -> tuple[Saved, dict[str, Any]]:
-    """The shared arguments of a saved folder, and the whole content of its calibration file."""
-    content = read_document(folder / CALIBRATION)
+def read_calibrated(folder: Path) -> tuple[Saved, StoredCalibration]:
+    """The shared arguments of a saved folder, and the whole content of its calibration file.
+
+    Raises
+    ------
+    MedvaeError
+        If a file is missing, damaged, or not what medvae writes.
+    """
+    stored = read_calibration(folder)
     config, scale = read_config(folder / "config.yaml"), folder / SCALE
     learned = config.preparation.intensity == "landmarks"
     shared: Saved = {
         "config": config,
         "scale": parse(LandmarkScale, read_document(scale), scale) if learned else None,
-        "modalities": _modalities(folder, content),
-        "calibrated_on": content["calibrated_on_healthy_scans"],
-        "points": tuple(OperatingPoint(**point) for point in content["operating_points"]),
-        "healthy_median": content["healthy_median"],
+        "modalities": stored_modalities(folder, stored),
+        "calibrated_on": stored.calibrated_on_healthy_scans,
+        "points": tuple(stored.operating_points),
+        "healthy_median": stored.healthy_median,
         "healthy": HealthySubjects.load(folder),
         "fingerprint": _digest(folder),
     }
-    return shared, content
-
-
-def _modalities(folder: Path, content: dict[str, Any]) -> tuple[str, ...]:
-    """Modalities of a calibration file; for older ones, of a file next to the folder, which keeps the fingerprint."""
-    beside = folder.with_name(f"{folder.name}.json")
-    if "modalities" not in content and beside.is_file():
-        content = read_document(beside)
-    return tuple(content.get("modalities") or (UNKNOWN,) * content["channels"])
+    return shared, stored
 
 
 def _digest(folder: Path) -> str:

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 
@@ -39,6 +38,7 @@ from medvae.normative.statistics import NormativeMap, fit_normative
 from medvae.preparation.landmarks import LandmarkScale
 from medvae.preparation.prepared import PreparedVolume
 from medvae.scoring.volume import score_parts, score_volume
+from medvae.tensors import read_arrays
 
 FOLDER = "detector"
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
@@ -191,13 +191,13 @@ class Detector(Calibrated):
         place = find_device(device)
         folder = find_detector(folder)
         shared, content = read_calibrated(folder)
-        if "members" in content:
+        if content.members:
             raise MedvaeError(f"{folder}: holds an ensemble. Load it with medvae.detection.ensemble.load_detector.")
         config, weights = shared["config"], folder / "network.safetensors"
         if config.network is not None and not weights.is_file():
             raise MedvaeError(f"{weights}: is missing; the detector's folder is incomplete. Copy all of its files.")
         if (folder / ATLAS).is_file():
-            atlas = Atlas.load(folder / ATLAS)
+            atlas = Atlas.load(folder / ATLAS, config.grid.shape)
         needed = SCORES[config.score.kind].needs_atlas or (config.network is not None and config.network.atlas)
         if needed and atlas is None:
             raise MedvaeError(f"{folder / ATLAS}: is missing; the detector's folder is incomplete. Copy all its files.")
@@ -205,13 +205,16 @@ class Detector(Calibrated):
         if config.network is not None:
             if config.network.bias_field == "removed":
                 older = folder / OLDER_BIAS_FIELD
-                bias_field = BiasFieldReference.load(older if older.is_file() else folder / BIAS_FIELD)
+                bias_field = BiasFieldReference.load(
+                    older if older.is_file() else folder / BIAS_FIELD, config.grid.shape
+                )
             network = load_network(config, len(shared["modalities"]), weights).to(place)
         normative = None
         if config.score.normative:
-            arrays = load_arrays(folder / "normative.safetensors")
+            shapes = dict.fromkeys(("mean", "sd"), config.grid.shape)
+            arrays = read_arrays(folder / "normative.safetensors", shapes)
             normative = NormativeMap(*(arrays[name].astype(np.float32) for name in ("mean", "sd")))
-        scales = tuple(content["part_scales"])
+        scales = tuple(content.part_scales)
         return cls(**shared, network=network, normative=normative, atlas=atlas if needed else None,
                    bias_field=bias_field, part_scales=scales)  # fmt: skip
 

@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from medvae.config import Config
-from medvae.detection.base import CALIBRATION, Calibrated, StandardMaps, read_calibrated
+from medvae.detection.base import Calibrated, StandardMaps, read_calibrated
 from medvae.detection.detector import ATLAS, Detector, find_detector
+from medvae.detection.stored import read_calibration
 from medvae.devices import AUTO
 from medvae.errors import MedvaeError
 from medvae.modality import UNKNOWN, same_modalities
 from medvae.normative.atlas import Atlas
 from medvae.preparation.prepared import PreparedVolume
-from medvae.schema import parse, read_document
+from medvae.schema import parse
 
 MEMBERS = "members"
 
@@ -136,12 +137,15 @@ class Ensemble(Calibrated):
         """
         folder = find_detector(folder)
         shared, content = read_calibrated(folder)
-        atlas = Atlas.load(folder / ATLAS) if (folder / ATLAS).is_file() else None
-        parts = {name: folder / MEMBERS / name for name in content["members"]}
+        if not content.members:
+            raise MedvaeError(f"{folder}: holds a single detector, no ensemble. Load it with load_detector.")
+        atlas = Atlas.load(folder / ATLAS, shared["config"].grid.shape) if (folder / ATLAS).is_file() else None
+        parts = {name: folder / MEMBERS / name for name in content.members}
         members = {
             name: replace(Detector.load(part, atlas=atlas, device=device), modalities=shared["modalities"])
             for name, part in parts.items()
         }
+        agreeing(members)
         return cls(**shared, members=members)
 
 
@@ -156,7 +160,7 @@ def load_detector(folder: Path | str, *, device: str = AUTO) -> Detector | Ensem
         If there is neither, or no such device.
     """
     folder = find_detector(folder)
-    kind = Ensemble if "members" in read_document(folder / CALIBRATION) else Detector
+    kind = Ensemble if read_calibration(folder).members else Detector
     return kind.load(folder, device=device)
 
 

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from medvae.config import CalibrationConfig
@@ -24,6 +23,7 @@ from medvae.errors import MedvaeError
 from medvae.files import write_bytes
 from medvae.imaging.morphology import erode, finding_volumes_ml
 from medvae.preparation.prepared import PreparedVolume
+from medvae.tensors import read_arrays
 
 FILE = "healthy.safetensors"
 NAMES = re.compile(r"(?P<kind>fwer|cluster_fwer|fdr|fpv)_(?P<level>\d+(\.\d+)?(e-?\d+)?)(?P<unit>ml)?")
@@ -79,7 +79,14 @@ class HealthySubjects:
         """Read what `save` wrote; None for a detector of an earlier version, which did not write it."""
         if not (folder / FILE).is_file():
             return None
-        arrays = load_arrays(folder / FILE)
+        vectors = {name: (None,) for name in ("maximum", "percentile", "thresholds", "at_or_above")}
+        shapes = vectors | {"voxels": (1,), "volumes_ml": (None, None)}
+        arrays = read_arrays(folder / FILE, shapes, {"largest_cluster_ml": (None,)})
+        people, levels = arrays["volumes_ml"].shape
+        if (len(arrays["maximum"]), len(arrays["percentile"])) != (people, people) or levels != len(
+            arrays["thresholds"]
+        ):
+            raise MedvaeError(f"{folder / FILE}: its arrays do not fit each other. Copy the folder again.")
         return cls(
             maximum=arrays["maximum"],
             percentile=arrays["percentile"],

@@ -16,6 +16,8 @@ from medvae.preparation.prepared import PreparedVolume
 
 FILE_NAME = "the name of its file"
 
+_NO_NAME = re.compile(r"[/\\\x00-\x1f\x7f]")
+
 
 @dataclass(frozen=True)
 class Scan:
@@ -28,6 +30,10 @@ class Scan:
     """The sequence of each image, if declared."""
     declared_in: str = ""
     """Where the sequences are declared: the manifest, or "the file's name"."""
+
+    def __post_init__(self) -> None:
+        if not self.id or _NO_NAME.search(self.id):
+            raise MedvaeError(f"{self.id!r} cannot be the name of a scan: files are called by it. Choose another id.")
 
     @classmethod
     def of_case(cls, manifest: Manifest, case: Case) -> Scan:

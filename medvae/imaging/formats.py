@@ -106,8 +106,8 @@ def open_scan(path: Path) -> ScanFile:
     except FileNotFoundError:
         raise MedvaeError(f"{path}: {recognised(path) or 'there is no such file. Check the path.'}") from None
     except IsADirectoryError:
-        found = recognised(path) or f"is a folder; a volume file ({', '.join(ENDINGS)}) was expected."
-        raise MedvaeError(f"{path}: {found}") from None
+        wrong = recognised(path) or f"is a folder; a volume file ({', '.join(ENDINGS)}) was expected."
+        raise MedvaeError(f"{path}: {wrong}") from None
     except PermissionError:
         raise MedvaeError(f"{path}: may not be read by you. Ask its owner for permission (chmod u+r).") from None
     except NotADirectoryError:

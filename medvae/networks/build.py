@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from medvae.config import Config, NetworkConfig
 from medvae.config.limits import require_fit
 from medvae.networks.interface import Network, network
+from medvae.tensors import require_shapes
 
 
 def build(options: NetworkConfig, size: Sequence[int], modalities: int) -> Network:
@@ -45,7 +46,17 @@ def build_network(config: Config, modalities: int) -> Network:
 
 
 def load_network(config: Config, modalities: int, weights: Path) -> Network:
-    """The network of a config with trained weights, in evaluation mode and frozen."""
+    """The network of a config with trained weights, in evaluation mode and frozen.
+
+    Raises
+    ------
+    MedvaeError
+        If the file is not what such a network needs. That is looked at before memory is asked for, so that a config
+        cannot declare a network that is larger than its weights.
+    """
+    with torch.device("meta"):
+        planned = build(config.network_options, config.tile_shape, modalities)
+    require_shapes(weights, {name: tuple(tensor.shape) for name, tensor in planned.state_dict().items()})
     trained = build_network(config, modalities)
     trained.load_state_dict(load_file(weights))
     return trained.eval().requires_grad_(False)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 from torch import Tensor
 
 from medvae.config import NetworkConfig
@@ -19,6 +19,7 @@ from medvae.normative.bias_field import SHRINKAGE, STEP, BiasFieldReference
 from medvae.normative.statistics import mean_and_sd, z_scores
 from medvae.normative.texture import log_local_sd
 from medvae.preparation.prepared import PreparedVolume
+from medvae.tensors import read_arrays
 
 ROUNDS = 3
 """Rounds of registering all scans to their mean, which becomes sharper each time."""
@@ -141,10 +142,13 @@ class Atlas:
         )
 
     @classmethod
-    def load(cls, path: Path) -> Atlas:
-        """Read an atlas written by `save`."""
-        names = {old: name for name, old in NAMES_ON_DISK.items()}
-        return cls(**{names.get(name, name): array.astype(np.float32) for name, array in load_file(path).items()})
+    def load(cls, path: Path, shape: Sequence[int]) -> Atlas:
+        """Read an atlas written by `save`, of a grid of ``shape``."""
+        known = {NAMES_ON_DISK.get(field.name, field.name): field.name for field in fields(cls)}
+        arrays = read_arrays(
+            path, {name: (None, *shape) for name in ("mean", "sd")}, {n: (None, *shape) for n in known}
+        )
+        return cls(**{known[name]: array.astype(np.float32) for name, array in arrays.items()})
 
 
 def fit_atlas(volumes: Sequence[PreparedVolume], *, texture: bool = False, deformable: bool = False) -> Atlas:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from medvae.files import write_bytes
 from medvae.normative.statistics import mean_and_sd
 from medvae.preparation.prepared import PreparedVolume
+from medvae.tensors import read_arrays
 
 ORDERS = (3, 5)
 """Orders of the polynomials. A cubic follows only structures wider than any lesion; order 5 also absorbs part of
@@ -60,9 +61,10 @@ class BiasFieldReference:
         write_bytes(path, save({name: getattr(self, name).astype(np.float16) for name in ("mean", "sd")}))
 
     @classmethod
-    def load(cls, path: Path) -> BiasFieldReference:
-        """Read a reference written by `save`."""
-        arrays = load_file(path)
+    def load(cls, path: Path, shape: Sequence[int]) -> BiasFieldReference:
+        """Read a reference written by `save`, of a grid of ``shape``."""
+        half = tuple((length + 1) // 2 for length in shape)
+        arrays = read_arrays(path, {name: (None, *half) for name in ("mean", "sd")})
         return cls(*(arrays[name].astype(np.float32) for name in ("mean", "sd")))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import torch
@@ -19,6 +20,18 @@ from medvae.training.run_folder import METRICS
 CHECKPOINT = "checkpoints/latest"
 AVERAGE = "average.safetensors"
 REACHED = "step.json"
+
+_DAMAGED = (
+    SafetensorError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    pickle.UnpicklingError,
+)
+"""What the readers of a checkpoint raise when a file of it is cut, missing, or wants to run code."""
 
 
 def save_checkpoint(learner: Learner, out: Path) -> None:
@@ -56,17 +69,27 @@ def go_on(learner: Learner, out: Path) -> None:
         remove_leftovers((out / CHECKPOINT).parent)
     learner.accelerator.wait_for_everyone()
     if (out / CHECKPOINT).is_dir():
-        learner.accelerator.load_state(str(out / CHECKPOINT))
-        if learner.average:
-            learner.average.load_state_dict(load_file(out / CHECKPOINT / AVERAGE))
-        reached = read_document(out / CHECKPOINT / REACHED)
-        learner.step = reached["step"]
-        if "means" in reached:  # a checkpoint of an earlier version has none
-            learner.means.restore(reached["means"])
-        if learner.geco:
-            learner.geco.restore(reached["geco"])
+        try:
+            _restore(learner, out / CHECKPOINT)
+        except _DAMAGED as error:
+            raise MedvaeError(
+                f"{out / CHECKPOINT}: cannot be read ({' '.join(str(error).split())[:200]}): it is damaged, or medvae "
+                f"did not write it. Copy the run again, or begin anew with --overwrite."
+            ) from error
     if learner.writes:
         forget_after(out / METRICS, learner.step)
+
+
+def _restore(learner: Learner, folder: Path) -> None:
+    learner.accelerator.load_state(str(folder))
+    if learner.average:
+        learner.average.load_state_dict(load_file(folder / AVERAGE))
+    reached = read_document(folder / REACHED)
+    learner.step = reached["step"]
+    if "means" in reached:  # a checkpoint of an earlier version has none
+        learner.means.restore(reached["means"])
+    if learner.geco:
+        learner.geco.restore(reached["geco"])
 
 
 def as_safetensors(module: torch.nn.Module) -> bytes:
