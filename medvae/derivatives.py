@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from medvae.schema import parse, read_document
+
 MAP_SUFFIX = "_desc-anomaly_probseg.nii.gz"
 MASK_SUFFIX = "_label-lesion_mask.nii.gz"
 SPREAD_SUFFIX = "_desc-spread_probseg.nii.gz"
@@ -9,4 +16,36 @@ DESCRIPTION = "dataset_description.json"
 VIEWERS = "viewers"
 """Folder of additional files for viewers, apart from those that a person opens."""
 FAILURES = "failures.json"
-"""Errors of the scans on which `predict` failed, until it succeeds; absent if there are none."""
+"""Errors of the scans on which the last `predict` failed; absent if there were none."""
+
+
+class _MaskSidecar(BaseModel):
+    """What is read again of the sidecar of a lesion mask; earlier versions wrote less, later ones may write more."""
+
+    Threshold: float
+    LesionVolumeMl: float
+    Sources: list[str] = Field(["of this case"], min_length=1)
+    SourcesSha256: list[str] = []
+    SpatialReference: str = ""
+    Model: str = ""
+    ModelFingerprint: str = ""
+    OperatingPoint: str = ""
+    OperatingPoints: dict[str, dict[str, float | None]] | None = None
+    HealthyScans: dict[str, int] | None = None
+    CasePValue: float | None = None
+    BrainVolumeMl: float | None = None
+    RegistrationQuality: dict[str, Any] | None = None
+    Notes: list[str] = []
+
+
+def read_mask_sidecar(path: Path) -> dict[str, Any]:
+    """The sidecar of a lesion mask, as it is.
+
+    Raises
+    ------
+    MedvaeError
+        If it is not what `medvae predict` writes.
+    """
+    content = read_document(path)
+    parse(_MaskSidecar, content, path)
+    return content

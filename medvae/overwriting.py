@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medvae.config import Config, dump_config, read_config
-from medvae.detection.base import CALIBRATION, SCALE
+from medvae.detection.base import SCALE
 from medvae.detection.detector import FOLDER, find_detector
+from medvae.detection.stored import CALIBRATION
 from medvae.errors import MedvaeError
 from medvae.files import LOCK, is_empty, told, write_text
-from medvae.schema import read_document
+from medvae.schema import read_object
 from medvae.training import tensorboard
 from medvae.training.checkpoints import CHECKPOINT
 from medvae.training.loop import WEIGHTS
@@ -46,7 +47,7 @@ def check_replaceable_run(out: Path | str, sources: Sequence[Path | str] = ()) -
     if is_empty(out):
         return out
     record = out / COHORT
-    begun = record.is_file() and "healthy_scans" in read_document(record)
+    begun = record.is_file() and "healthy_scans" in read_object(record)
     if not (out / CONFIG).is_file() or not (begun or _only(out, CONFIG)):
         raise MedvaeError(f"{out}: is not empty and not a run of medvae, so --overwrite leaves it as it is. {_OTHER}")
     read_config(out / CONFIG)  # a foreign config.yaml is reported as such

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medvae import __version__
-from medvae.derivatives import MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX
+from medvae.derivatives import MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX, read_mask_sidecar
 from medvae.detection.base import Calibrated, Maps
 from medvae.detection.ensemble import load_detector
 from medvae.detection.operating_points import OperatingPoint
@@ -34,7 +34,7 @@ from medvae.prediction_folder import (
 )
 from medvae.preparation.prepared import PreparedVolume
 from medvae.progress import Progress
-from medvae.schema import read_document
+from medvae.schema import read_object
 
 __all__ = ["Prediction", "Scan", "predict", "predict_one", "predict_scan", "scans_of_files", "scans_of_manifest"]
 
@@ -203,7 +203,7 @@ def _write(
         if not overwrite:
             require_own_name(out, scan)
         done = sidecar_path(out / f"{scan.id}{MASK_SUFFIX}")
-        changed = done.exists() and read_document(done).get("SourcesSha256") != source_checksums(scan)
+        changed = done.exists() and read_object(done).get("SourcesSha256") != source_checksums(scan)
         if changed:  # and nothing of the old maps may look like what belongs to the new ones
             remove_case(out, scan.id)
         files = _write_files(detector, scan, volume, maps, out)
@@ -314,7 +314,7 @@ def _finished(out: Path, scan: Scan) -> Prediction | None:
     files = _files(out, scan, 0.0, 0.0, None)
     if not (sidecar_path(files.mask).exists() and files.mask.exists() and files.map.exists()):
         return None
-    sidecar = read_document(sidecar_path(files.mask))
+    sidecar = read_mask_sidecar(sidecar_path(files.mask))
     if sidecar.get("SourcesSha256") != source_checksums(scan):  # the scan, or its mask, has changed since
         return None
     volume_ml, threshold, p_value = sidecar["LesionVolumeMl"], sidecar["Threshold"], sidecar.get("CasePValue")

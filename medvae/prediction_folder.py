@@ -14,7 +14,7 @@ from medvae.detection.scan import Scan
 from medvae.errors import MedvaeError
 from medvae.files import LOCK, is_empty, remove_leftovers, sha256, told, write_json, write_json_once
 from medvae.locks import locked
-from medvae.schema import read_document
+from medvae.schema import read_object
 from medvae.sources import Source, other_source
 
 
@@ -24,7 +24,7 @@ def record_failures(out: Path, done: Sequence[str], failures: Mapping[str, str])
     if not failures and not path.exists() and not (out / LOCK).exists():
         return
     with locked(out):
-        known = read_document(path) if path.exists() else {}
+        known = read_object(path) if path.exists() else {}
         known = {name: why for name, why in known.items() if name not in done} | dict(failures)
         if known:
             write_json(path, known)
@@ -68,14 +68,16 @@ def open_folder(out: Path, detector: Calibrated, point: OperatingPoint, *, overw
 
 
 def _made_by(marker: Path) -> dict[str, Any]:
-    return (read_document(marker).get("GeneratedBy") or [{}])[0]
+    makers = read_object(marker).get("GeneratedBy")
+    first = makers[0] if isinstance(makers, list) and makers else {}
+    return first if isinstance(first, dict) else {}
 
 
 def require_own_name(out: Path, scan: Scan) -> None:
     """Refuse a scan if the folder holds the prediction of another one under its name."""
     for suffix in (MASK_SUFFIX, MAP_SUFFIX):
         path = sidecar_path(out / f"{scan.id}{suffix}")
-        sidecar = read_document(path) if path.is_file() else {}
+        sidecar = read_object(path) if path.is_file() else {}
         source = Source.of(sidecar, out)
         if source is None or source.lay_at(scan.images[0]):  # that scan, even if its file has changed since
             continue

@@ -17,6 +17,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from medvae.errors import MedvaeError
 from medvae.parsing import parse_json, parse_yaml, read_text
 
+MOST_PROBLEMS = 20
+"""Problems of a document that an error tells one by one."""
+_LONGEST = 400  # characters of one of them
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -57,6 +61,20 @@ def read_document(path: Path | str) -> Any:
     return parse_json(text, path) if path.suffix.lower() == ".json" else parse_yaml(text, path)
 
 
+def read_object(path: Path | str) -> dict[str, Any]:
+    """`read_document` of a file that holds an object with named keys.
+
+    Raises
+    ------
+    MedvaeError
+        As `read_document`, and if it holds something else.
+    """
+    content = read_document(path)
+    if not isinstance(content, dict):
+        raise MedvaeError(f"{path}: holds {type(content).__name__}, an object with named keys was expected.")
+    return content
+
+
 def parse(model: type[Model], content: Any, source: Path | str) -> Model:
     """Check ``content`` against ``model``; ``source`` is the file (or command line) that the errors name.
 
@@ -71,7 +89,16 @@ def parse(model: type[Model], content: Any, source: Path | str) -> Model:
         return model.model_validate(content)
     except ValidationError as error:
         problems = [_describe(model, problem) for problem in _causes(error.errors())]
-        raise MedvaeError(f"{source}: " + "\n".join(dict.fromkeys(problems))) from None
+        problems = list(dict.fromkeys(problems))
+        if len(problems) > MOST_PROBLEMS:
+            problems[MOST_PROBLEMS:] = [f"and {len(problems) - MOST_PROBLEMS} more problems."]
+        raise MedvaeError(f"{source}: " + "\n".join(map(_short, problems))) from None
+
+
+def _short(problem: str) -> str:
+    """A problem in one line of readable length, whatever key or value it quotes."""
+    line = " ".join(problem.split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
 
 
 def _causes(problems: Sequence[Any]) -> list[Any]:

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from medvae.cli import app
 from medvae.config import CalibrationConfig, Config
 from medvae.detection import conformal
-from medvae.detection.base import CALIBRATION
 from medvae.detection.detector import Detector
 from medvae.detection.ensemble import Ensemble
 from medvae.detection.guarantees import FILE, check_levels
+from medvae.detection.stored import CALIBRATION
 from medvae.errors import MedvaeError
 from medvae.evaluation.study import evaluate
 from medvae.fitting import fit

@@ -27,9 +27,10 @@ from medvae.benchmark.statistics import Measured
 from medvae.benchmark.store import keep, recall
 from medvae.benchmark.study import POSTPROCESSED, StudyConfig
 from medvae.config import read_config
-from medvae.detection.base import CALIBRATION, Calibrated
+from medvae.detection.base import Calibrated
 from medvae.detection.detector import Detector
 from medvae.detection.ensemble import Ensemble, load_detector
+from medvae.detection.stored import CALIBRATION
 from medvae.devices import AUTO, find_device
 from medvae.errors import MedvaeError
 from medvae.evaluation.options import EvaluationOptions

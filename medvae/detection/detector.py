@@ -24,7 +24,8 @@ from safetensors.torch import save as save_tensors
 
 from medvae.config import Config
 from medvae.config.methods import SCORES
-from medvae.detection.base import CALIBRATION, Calibrated, read_calibrated
+from medvae.detection.base import Calibrated, read_calibrated
+from medvae.detection.stored import CALIBRATION
 from medvae.devices import AUTO, find_device
 from medvae.errors import MedvaeError
 from medvae.files import write_bytes

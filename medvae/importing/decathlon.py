@@ -123,10 +123,14 @@ def _is_4d(image: Path, channels: int) -> bool:
     import nibabel as nib
     from nibabel.filebasedimages import ImageFileError
 
+    from medvae.imaging.content import require_size
+    from medvae.signatures import recognised
+
     try:
         shape = cast("nib.Nifti1Image", nib.load(image)).shape
-    except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise MedvaeError(f"cannot be read as NIfTI ({' '.join(str(error).split())})") from None
+    except (ImageFileError, OSError, EOFError, ValueError, ArithmeticError, zlib.error) as error:
+        raise MedvaeError(f"cannot be read as NIfTI ({recognised(image) or ' '.join(str(error).split())})") from None
+    require_size(image, shape)
     if channels == 1 and all(n == 1 for n in shape[3:]):
         return False
     if len(shape) == 4 and shape[3] == channels:
@@ -146,7 +150,7 @@ def _read_volumes(image: Path, chosen: Sequence[int]) -> list[Volume]:
     grid = Geometry(packed.affine, (x, y, z))
     try:
         arrays = [np.asarray(packed.dataobj[..., index]) for index in chosen]
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, ArithmeticError, MemoryError, zlib.error) as error:
         raise MedvaeError(f"is cut off or damaged ({error}): download it again") from None
     arrays = [array.astype(np.float32) if array.dtype.itemsize > 4 else array for array in arrays]
     return [Volume(array, grid, packed.header, image) for array in arrays]

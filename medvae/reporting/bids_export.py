@@ -11,7 +11,7 @@ from medvae.derivatives import DESCRIPTION, MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFF
 from medvae.errors import MedvaeError
 from medvae.files import is_empty, remove_leftovers, write_bytes, write_json, write_text
 from medvae.reporting.cases import find_predictions, with_scans
-from medvae.schema import read_document
+from medvae.schema import read_object
 from medvae.sources import Source
 
 _NAMED_AS_BIDS = re.compile(r"(sub-[0-9A-Za-z]+(?:_[a-z]+-[0-9A-Za-z]+)*)(?:_[0-9A-Za-z]+)?")
@@ -52,7 +52,7 @@ def write_bids(
     """
     folder, out = Path(folder), Path(out)
     predicted = [item for item in find_predictions(folder) if item.id not in without]
-    description = read_document(folder / DESCRIPTION)
+    description = read_object(folder / DESCRIPTION)
     marker = out / DESCRIPTION
     if not marker.is_file() and not is_empty(out) and not marker.is_file():  # another process may just have made it
         raise MedvaeError(f"{out}: is not empty and no BIDS data set. Choose another folder.")
@@ -79,9 +79,9 @@ def write_bids(
             if image.is_file():
                 written.append(write_bytes(target / f"{new}{suffix}", image.read_bytes()))
                 ending = suffix.removesuffix(".nii.gz") + ".json"
-                sidecar = read_document(folder / f"{name}{ending}")
-                scan = folder / sidecar.get("SpatialReference", "")
-                if scan.is_file():
+                sidecar = read_object(folder / f"{name}{ending}")
+                way = sidecar.get("SpatialReference")
+                if isinstance(way, str) and (scan := folder / way).is_file():
                     sidecar["SpatialReference"] = Path(os.path.relpath(scan.resolve(), out.resolve())).as_posix()
                 write_json(target / f"{new}{ending}", sidecar)
     write_text(out / "README", _README)
@@ -93,7 +93,7 @@ def write_bids(
 def _taken(target: Path, name: str, source: Source | None) -> str:
     """Why a case may not have this name in a data set: it holds another scan's; empty if it may."""
     path = target / f"{name}{MASK_SUFFIX.removesuffix('.nii.gz')}.json"
-    there = Source.of(read_document(path), target) if path.is_file() else None
+    there = Source.of(read_object(path), target) if path.is_file() else None
     if there is None or source is None or there.images == source.images or there.path == source.path:
         return ""
     return (

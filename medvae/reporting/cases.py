@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from medvae.derivatives import DESCRIPTION, MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX
+from medvae.derivatives import DESCRIPTION, MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX, read_mask_sidecar
 from medvae.errors import MedvaeError
 from medvae.evaluation.maps import lesion_truth
 from medvae.files import sha256
 from medvae.manifest import Case, Manifest
-from medvae.schema import read_document
+from medvae.schema import read_object
 from medvae.sources import Source, other_source, where_it_lay
 
 _MASK_SIDECAR = MASK_SUFFIX.removesuffix(".nii.gz") + ".json"
@@ -104,7 +104,7 @@ class PredictedCase:
         if other := other_source(f'the prediction "{self.id}"', self.sidecar, self.folder, images):
             return f"{other}. Predict it again."
         path = self.map.with_name(self.map.name.removesuffix(".nii.gz") + ".json")
-        of_map = read_document(path) if path.is_file() else {}
+        of_map = read_object(path) if path.is_file() else {}
         for key in ("SourcesSha256", "ModelFingerprint"):
             if key in of_map and key in self.sidecar and of_map[key] != self.sidecar[key]:
                 return f'{self.mask}: is not of the same prediction as {self.map.name}. Predict "{self.id}" again.'
@@ -230,10 +230,7 @@ def read_cases(
 
 def _read(folder: Path, name: str) -> PredictedCase:
     path = folder / f"{name}{_MASK_SIDECAR}"
-    sidecar = read_document(path)
-    if not isinstance(sidecar, dict):
-        raise MedvaeError(f"{path}: holds {type(sidecar).__name__}, the sidecar of a lesion mask was expected.")
-    return PredictedCase(name, folder, sidecar)
+    return PredictedCase(name, folder, read_mask_sidecar(path))
 
 
 def _whole(item: PredictedCase) -> PredictedCase:
@@ -263,7 +260,7 @@ def _listed(item: PredictedCase, images: Sequence[Path]) -> Path:
 
 def _description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
-    return read_document(path) if path.is_file() else {}
+    return read_object(path) if path.is_file() else {}
 
 
 def _search(lost: Sequence[PredictedCase], folders: Sequence[Path]) -> dict[str, Path]:

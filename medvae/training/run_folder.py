@@ -14,7 +14,7 @@ from medvae.files import is_empty, remove_leftovers, sha256, write_json, write_t
 from medvae.locks import locked
 from medvae.manifest import Manifest
 from medvae.modality import UNKNOWN, same_modalities
-from medvae.schema import read_document
+from medvae.schema import read_object
 
 CONFIG = "config.yaml"
 COHORT = "cohort.json"
@@ -113,7 +113,7 @@ def record_cohort(out: Path, manifest: Manifest, *, checksum: Callable[[Path], s
     path = out / COHORT
     if not path.exists():
         write_json(path, record)
-    elif (found := read_document(path))["healthy_scans"] != healthy:
+    elif (found := _read_record(path))["healthy_scans"] != healthy:
         changed = [
             case
             for split, scans in healthy.items()
@@ -155,8 +155,17 @@ def trained_on(out: Path) -> set[str]:
 def _record_of(out: Path) -> dict[str, Any]:
     for path in (out / COHORT, out.parent / COHORT):
         if path.is_file():
-            return read_document(path)
+            return _read_record(path)
     return {"healthy_scans": {"train": {}}}
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    record = read_object(path)
+    splits = record.get("healthy_scans")
+    whole = isinstance(splits, dict) and {"train", "validation"} <= splits.keys()
+    if not whole or not all(isinstance(scans, dict) for scans in (splits or {}).values()):
+        raise MedvaeError(f'{path}: its "healthy_scans" is not what medvae writes. Copy the run\'s folder again.')
+    return record
 
 
 def refuse_learned(runs: Sequence[Path | str], healthy: Mapping[str, Sequence[Path]], where: Path | str) -> None:
