@@ -22,8 +22,8 @@ FAILURES = "failures.json"
 class _MaskSidecar(BaseModel):
     """What is read again of the sidecar of a lesion mask; earlier versions wrote less, later ones may write more."""
 
-    Threshold: float
-    LesionVolumeMl: float
+    Threshold: float | None = None
+    LesionVolumeMl: float | None = None
     Sources: list[str] = Field(["of this case"], min_length=1)
     SourcesSha256: list[str] = []
     SpatialReference: str = ""

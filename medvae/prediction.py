@@ -315,6 +315,8 @@ def _finished(out: Path, scan: Scan) -> Prediction | None:
     if not (sidecar_path(files.mask).exists() and files.mask.exists() and files.map.exists()):
         return None
     sidecar = read_mask_sidecar(sidecar_path(files.mask))
+    if sidecar.get("LesionVolumeMl") is None or sidecar.get("Threshold") is None:
+        return None
     if sidecar.get("SourcesSha256") != source_checksums(scan):  # the scan, or its mask, has changed since
         return None
     volume_ml, threshold, p_value = sidecar["LesionVolumeMl"], sidecar["Threshold"], sidecar.get("CasePValue")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import math
 import multiprocessing
 import resource
@@ -22,7 +23,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -205,6 +206,7 @@ class Tally:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
     peak_mb: float = 0.0
     slowest_s: float = 0.0
+    seconds: float = 0.0
     defects: list[str] = field(default_factory=list)
     """Of each its number and what happened."""
 
@@ -232,10 +234,10 @@ def read_case(kind: str, number: int, folder: Path, seed: int = 0) -> tuple[str,
     return "read", ""
 
 
-def _work(mine: Connection, seed: int) -> None:
+def _work(mine: Connection, kinds: Sequence[str], seed: int) -> None:
     """In a process of its own: read the cases that the parent names, and tell it what became of them."""
     with tempfile.TemporaryDirectory() as place:
-        for kind in KINDS:  # what it imports counts for no case
+        for kind in kinds:  # what it imports counts for no case
             _in_new_folder(Path(place) / kind, kind, 0, seed)
         resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -271,10 +273,10 @@ def _peak_mb() -> float:
 class _Worker:
     """A process that reads one case at a time."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, kinds: Sequence[str], seed: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.line, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, seed), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, kinds, seed), daemon=True)
         self.process.start()
         theirs.close()
         self.case: tuple[str, int] | None = None
@@ -316,8 +318,8 @@ def fuzz(
     """Read cases of each kind in turn, for some seconds or a number of each, and count what became of them."""
     tallies = {kind: Tally() for kind in kinds}
     until = math.inf if seconds is None else time.monotonic() + seconds
-    coming = ((kind, number) for number in range(cases or 10**9) for kind in kinds)
-    workers = [_Worker(seed) for _ in range(jobs)]
+    coming = _in_turn(tallies) if cases is None else ((kind, number) for number in range(cases) for kind in kinds)
+    workers = [_Worker(kinds, seed) for _ in range(jobs)]
     try:
         while workers:
             answered = wait([worker.line for worker in workers], timeout=1.0)
@@ -335,11 +337,20 @@ def fuzz(
                 worker.end()
                 workers.remove(worker)
                 if lost and time.monotonic() < until:
-                    workers.append(_Worker(seed))
+                    workers.append(_Worker(kinds, seed))
     finally:
         for worker in workers:
             worker.end()
     return tallies
+
+
+def _in_turn(tallies: dict[str, Tally]) -> Iterator[tuple[str, int]]:
+    """The cases of a run that ends by the clock: next comes the kind that has had the least time."""
+    numbers = {kind: itertools.count() for kind in tallies}
+    while True:
+        kind = min(tallies, key=lambda kind: tallies[kind].seconds)
+        tallies[kind].seconds += 1e-6  # if none is answered yet
+        yield kind, next(numbers[kind])
 
 
 def _count(
@@ -349,7 +360,8 @@ def _count(
     tally, outcome = tallies[kind], "traceback" if outcome == "crash" else outcome
     tally.counts[outcome] += 1
     tally.peak_mb = max(tally.peak_mb, peak)
-    tally.slowest_s = max(tally.slowest_s, time.monotonic() - worker.begun)
+    took = time.monotonic() - worker.begun
+    tally.seconds, tally.slowest_s = tally.seconds + took, max(tally.slowest_s, took)
     if outcome in ("read", "refused"):
         return
     tally.defects.append(f"{kind} {number}: {outcome}: {detail}")

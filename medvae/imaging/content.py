@@ -28,6 +28,8 @@ _PACKED = 2**15
 _DENSEST = 1032  # bytes that one byte of deflate can stand for, at most
 _SMALL = 2**26  # bytes that may be asked for on a header's word
 
+_LONGEST_LINE = 500  # characters of a line of a header
+
 _large = False
 
 
@@ -168,6 +170,23 @@ def read_content(path: Path, wanted: int, *, notes_follow: bool) -> io.BytesIO:
             stacklevel=2,
         )
     return content
+
+
+def require_itk_header(path: Path) -> None:
+    """Refuse a MetaImage or NRRD file with a header line that no program writes: ITK crashes on some of them.
+
+    Raises
+    ------
+    ValueError
+        If there is one.
+    """
+    with open(path, "rb") as stream:
+        head = stream.read(CHUNK)
+    end = re.search(rb"\r?\n\r?\n" if head.startswith(b"NRRD") else rb"ElementDataFile[^\n]*", head)
+    for number, line in enumerate(head[: end.end() if end else None].split(b"\n"), start=1):
+        note = line.startswith(b"#") or b":=" in line  # notes of NRRD may be of any length
+        if len(line) > _LONGEST_LINE and not note:
+            raise ValueError(f"line {number} of its header has {len(line):,} characters")
 
 
 def require_itk_content(path: Path, wanted: int) -> None:

@@ -18,10 +18,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
+from nibabel.freesurfer.mghformat import MGHError
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 
 from medvae.errors import MedvaeError
-from medvae.imaging.content import read_content, read_start, require_itk_content
+from medvae.imaging.content import read_content, read_start, require_itk_content, require_itk_header
 from medvae.imaging.endings import ENDINGS as ENDINGS
 from medvae.imaging.endings import ITK_ENDINGS
 from medvae.imaging.endings import scan_name as scan_name
@@ -38,7 +39,9 @@ _SILENT = logging.Logger("medvae.headers", logging.CRITICAL + 1)
 """For nibabel's remarks on headers, which name no file; what matters of them `medvae.imaging.readers` says."""
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _HEADER_BYTES = 540  # of NIfTI-2, the longest of the three
-_UNREADABLE = (HeaderDataError, HeaderTypeError, OSError, EOFError, ValueError, ArithmeticError, zlib.error)
+_UNREADABLE = (
+    HeaderDataError, HeaderTypeError, MGHError, OSError, EOFError, ValueError, ArithmeticError, LookupError, zlib.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,7 @@ def _open_with_itk(path: Path) -> ScanFile:
     import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what matters is raised, the rest is noise on the terminal
+    require_itk_header(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:

@@ -70,6 +70,10 @@ class PredictedCase:
     @property
     def threshold(self) -> float:
         """Value of the map above which the mask is 1."""
+        if self.sidecar.get("Threshold") is None:
+            raise MedvaeError(
+                f'{self.folder}: the sidecar of the mask of "{self.id}" has no Threshold. Predict it again.'
+            )
         return float(self.sidecar["Threshold"])
 
     @property

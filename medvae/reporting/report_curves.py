@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from medvae.errors import MedvaeError
 from medvae.evaluation.result import Quantity, Study
 from medvae.parsing import read_json_lines
 from medvae.reporting.report_volumes import STEPS
@@ -163,7 +164,13 @@ def training_curves(metrics: Path) -> str | None:
     MedvaeError
         If a line is not JSON, as in a truncated file.
     """
-    lines = read_json_lines(metrics)
+    try:
+        lines = read_json_lines(metrics)
+    except MedvaeError as error:
+        raise MedvaeError(f"{error} So there are no training curves.") from None
+    lines = [{name: value for name, value in line.items() if isinstance(value, int | float)} for line in lines]
+    if not all("step" in line for line in lines):
+        raise MedvaeError(f'{metrics}: a line of it has no number as its "step". So there are no training curves.')
     names = [name for name in dict.fromkeys(n for line in lines for n in line) if name not in ("step", "seconds")]
     groups = {
         "Likelihood term": [n for n in names if n.removeprefix("validation_") in ("reconstruction", "context")],
