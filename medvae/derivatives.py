@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from medvae.schema import parse, read_document
 
@@ -22,7 +22,9 @@ FAILURES = "failures.json"
 class _MaskSidecar(BaseModel):
     """What is read again of the sidecar of a lesion mask; earlier versions wrote less, later ones may write more."""
 
-    Threshold: float | None = None
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    Threshold: float | None = Field(None, ge=0, le=1)
     LesionVolumeMl: float | None = None
     Sources: list[str] = Field(["of this case"], min_length=1)
     SourcesSha256: list[str] = []

@@ -291,8 +291,11 @@ def checksum_problems(manifest: Manifest, case: Case) -> list[str]:
     if case.sha256 is None:
         return []
     expected = [case.sha256] if isinstance(case.sha256, str) else case.sha256
+    files = manifest.images(case)
+    if len(expected) != len(files):
+        return [f"{len(expected)} sha256 values are given for {len(files)} image(s)"]
     return [
         f"{file.name}: sha256 is {found[:12]}…, the manifest says {wanted[:12]}…: the file has changed"
-        for file, wanted in zip(manifest.images(case), expected, strict=True)
+        for file, wanted in zip(files, expected, strict=True)
         if (found := sha256(file)) != wanted
     ]

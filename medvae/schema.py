@@ -27,7 +27,7 @@ Model = TypeVar("Model", bound=BaseModel)
 class Strict(BaseModel):
     """A frozen model that refuses unknown keys; the docstring under each field is its description."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     RENAMED: ClassVar[dict[str, str]] = {}
     """Keys that earlier versions wrote, and their present names: both are read."""

@@ -209,3 +209,22 @@ def test_itk_files_of_both_encodings_are_still_read(tmp_path):
     for name, packed in (("a.nrrd", True), ("a.mha", True), ("b.nrrd", False), ("b.mhd", True)):
         sitk.WriteImage(image, str(tmp_path / name), useCompression=packed)
         assert read_volume(tmp_path / name).geometry.shape == (260, 260, 260)
+
+
+@pytest.mark.parametrize("axes", ["1e308", "-1", "99999999999", "0", "", "x"])
+def test_a_number_of_axes_on_which_itk_crashes_is_refused(tmp_path, axes):
+    (tmp_path / "a.mha").write_bytes(
+        mha((3, 4, 5), False, bytes(240)).replace(b"NDims = 3", f"NDims = {axes}".encode())
+    )
+    with pytest.raises(MedvaeError, match="NDims"):
+        read_volume(tmp_path / "a.mha")
+
+
+@pytest.mark.parametrize("key", ["type", "endian", "data file"])
+def test_a_line_on_which_itk_crashes_is_refused_and_a_note_may_be_long(tmp_path, key):
+    whole = nrrd((3, 4, 5), "raw", bytes(240))
+    (tmp_path / "a.nrrd").write_bytes(whole.replace(b"type:", f"{key}: {'x' * 5000}\ntype:".encode(), 1))
+    with pytest.raises(MedvaeError, match="line 2 of its header has 5,"):
+        read_volume(tmp_path / "a.nrrd")
+    (tmp_path / "a.nrrd").write_bytes(whole.replace(b"type:", f"note:={'x' * 800}\n# {'y' * 800}\ntype:".encode(), 1))
+    assert read_volume(tmp_path / "a.nrrd").array.shape == (3, 4, 5)

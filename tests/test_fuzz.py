@@ -34,7 +34,7 @@ def test_changed_files_are_read_or_refused_in_words(kinds, cases):
 
 
 FOUND = {
-    "manifest": [6],  # an id of 100,000 characters was quoted in full
+    "manifest": [6],  # a key of 100,000 characters was quoted in full
     "intensity scale": [19],
     "sidecar": [18],  # "Sources" was a number
     "MGH": [39, 49, 71, 75, 104, 110, 111, 162, 179, 201, 212],  # a type that there is not, or no voxels

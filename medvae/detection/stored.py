@@ -21,7 +21,7 @@ _Name = Annotated[str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$", max_length=180)
 class StoredCalibration(BaseModel):
     """The content of ``calibration.json``; what later versions add is ignored."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
     calibrated_on_healthy_scans: dict[str, int]
     healthy_median: float

@@ -173,7 +173,7 @@ def read_content(path: Path, wanted: int, *, notes_follow: bool) -> io.BytesIO:
 
 
 def require_itk_header(path: Path) -> None:
-    """Refuse a MetaImage or NRRD file with a header line that no program writes: ITK crashes on some of them.
+    """Refuse a MetaImage or NRRD file with a header that no program writes, on which ITK crashes.
 
     Raises
     ------
@@ -187,6 +187,11 @@ def require_itk_header(path: Path) -> None:
         note = line.startswith(b"#") or b":=" in line  # notes of NRRD may be of any length
         if len(line) > _LONGEST_LINE and not note:
             raise ValueError(f"line {number} of its header has {len(line):,} characters")
+        axes = re.match(rb"\s*NDims\s*=(.*)", line)
+        if axes and not re.fullmatch(rb"\s*[1-9]\s*", axes[1]):
+            raise ValueError(
+                f"its NDims is {axes[1].decode('latin-1').strip()[:50]}, a number from 1 to 9 was expected"
+            )
 
 
 def require_itk_content(path: Path, wanted: int) -> None:

@@ -39,7 +39,7 @@ def channels_of(content: Mapping[str, Any], path: Path) -> list[str]:
     names = content.get("channel_names") or content.get("modality")
     if not isinstance(names, dict) or sorted(names) != sorted(str(index) for index in range(len(names))):
         raise MedvaeError(
-            f'{path}: "channel_names" (or "modality") must name the channels "0", "1", …; found {names!r}.'
+            f'{path}: "channel_names" (or "modality") must name the channels "0", "1", …; found {str(names)[:200]}.'
         )
     return [str(names[str(index)]) for index in range(len(names))]
 
@@ -75,7 +75,9 @@ def regions_of(labels: Mapping[str, Any], lesion: Sequence[str], path: Path) -> 
             else:
                 named[key] = sorted(int(v) for v in (value if isinstance(value, list) else [value]))
     except (TypeError, ValueError):
-        raise MedvaeError(f'{path}: "labels" must give each name a number or numbers; found {labels!r}.') from None
+        raise MedvaeError(
+            f'{path}: "labels" must give each name a number or numbers; found {str(labels)[:200]}.'
+        ) from None
     named = {name: values for name, values in named.items() if values != [0]}
     if "ignore" in named:
         raise MedvaeError(
