@@ -58,6 +58,16 @@ class Case(Strict):
     sha256: str | list[str] | None = None
     """SHA-256 of the image file, or one for each image."""
 
+    @field_validator("image", "mask", "label")
+    @classmethod
+    def _possible_paths(cls, paths: str | list[str] | None) -> str | list[str] | None:
+        for path in [paths] if isinstance(paths, str) else paths or []:
+            if longest := [part for part in path.split("/") if len(part.encode()) > 255]:
+                raise ValueError(f"is no path: a part of it has {len(longest[0]):,} characters.")
+            if len(path.encode()) > 4000:
+                raise ValueError(f"is no path: it has {len(path):,} characters.")
+        return paths
+
     @property
     def healthy(self) -> bool:
         """Whether the case is declared free of lesions."""

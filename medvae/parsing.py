@@ -31,6 +31,8 @@ some thousand."""
 DEEPEST = 64
 """Levels of lists and objects within each other; medvae's own documents have at most ten."""
 LARGEST_INTEGER = 2**63
+LONGEST_STRING = 2**16
+"""Characters; a licence in full has half of that."""
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 """Characters that no name and no note has, and that a terminal or a file system may take for an instruction."""
@@ -244,6 +246,8 @@ def _check(document: Any, source: Path | str, *, finite: bool = True) -> None:
 def _check_scalar(value: Any, source: Path | str, place: tuple[Any, ...], *, finite: bool) -> None:
     where = f'"{".".join(map(str, place))}": ' if place else ""
     if isinstance(value, str):
+        if len(value) > LONGEST_STRING:
+            raise MedvaeError(f"{source}: {where[:80]}holds a text of {len(value):,} characters. Shorten it.")
         if found := _CONTROL.search(value):
             raise MedvaeError(f"{source}: {where}holds the control character {found[0]!a}. Remove it.")
         if not value.isascii() and not _encodes(value):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gzip
 import io
 import json
@@ -72,9 +73,9 @@ def changed_tree(document: Any, rng: Random) -> Any:
     for _ in range(int(rng.integers(1, 4))):
         places = list(_places(document))
         if not places:
-            return NASTY[int(rng.integers(0, len(NASTY)))]
+            return copy.deepcopy(NASTY[int(rng.integers(0, len(NASTY)))])
         owner, key = places[int(rng.integers(0, len(places)))]
-        nasty = NASTY[int(rng.integers(0, len(NASTY)))]
+        nasty = copy.deepcopy(NASTY[int(rng.integers(0, len(NASTY)))])
         match int(rng.integers(0, 6)):
             case 0:
                 del owner[key]

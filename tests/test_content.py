@@ -228,3 +228,11 @@ def test_a_line_on_which_itk_crashes_is_refused_and_a_note_may_be_long(tmp_path,
         read_volume(tmp_path / "a.nrrd")
     (tmp_path / "a.nrrd").write_bytes(whole.replace(b"type:", f"note:={'x' * 800}\n# {'y' * 800}\ntype:".encode(), 1))
     assert read_volume(tmp_path / "a.nrrd").array.shape == (3, 4, 5)
+
+
+@pytest.mark.parametrize("end", [b"ElementDataFile\n", b"ElementDataFile = \n", b"ElementDataFile\0\0\n", b""])
+def test_a_header_without_a_place_of_its_voxels_on_which_itk_crashes_is_refused(tmp_path, end):
+    whole = mha((3, 4, 5), False, bytes(240))
+    (tmp_path / "a.mha").write_bytes(whole.replace(b"ElementDataFile = LOCAL\n", end))
+    with pytest.raises(MedvaeError, match="ElementDataFile"):
+        read_volume(tmp_path / "a.mha")

@@ -139,3 +139,11 @@ def test_sessions_of_a_person_are_not_in_two_splits(tmp_path):
         read_manifest(write(tmp_path, document(cases=cases)))
     cases[1] |= {"subject": "another"}
     assert read_manifest(write(tmp_path, document(cases=cases))).cases[0].subject_id == "sub-1"
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".nii.gz", "a/" * 3000 + "b.nii.gz"])
+def test_a_path_that_no_file_can_have_is_refused(tmp_path, name):
+    for key in ("image", "mask", "label"):
+        case = {"id": "a", "image": "a.nii.gz", "split": "test"} | {key: name}
+        with pytest.raises(MedvaeError, match="is no path"):
+            read_manifest(write(tmp_path, document(cases=[case])))

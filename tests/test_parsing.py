@@ -36,6 +36,8 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, name, encoding):
         ('{"\\udfff": 1}', "surrogate"),
         ('{"a": "b\\u0000c"}', "control character '\\x00'"),
         ('{"a": ["\\u001b[2J"]}', '"a.0": holds the control'),
+        ('{"a": "' + "x" * 70_000 + '"}', "70,000 characters"),
+        ('{"' + "k" * 70_000 + '": 1}', "70,000 characters"),
         ('{"a": 1, "b": 2, "a": 3}', '"a" stands twice'),
         ('{"a": 1', "line 1, column 8"),
         ("", "line 1, column 1"),

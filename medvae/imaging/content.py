@@ -182,7 +182,10 @@ def require_itk_header(path: Path) -> None:
     """
     with open(path, "rb") as stream:
         head = stream.read(CHUNK)
-    end = re.search(rb"\r?\n\r?\n" if head.startswith(b"NRRD") else rb"ElementDataFile[^\n]*", head)
+    is_nrrd = head.startswith(b"NRRD")
+    end = re.search(rb"\r?\n\r?\n" if is_nrrd else rb"ElementDataFile[ \t]*=[ \t]*[\w%./\\][^\n]*", head)
+    if not (is_nrrd or end):
+        raise ValueError("its header has no ElementDataFile")
     for number, line in enumerate(head[: end.end() if end else None].split(b"\n"), start=1):
         note = line.startswith(b"#") or b":=" in line  # notes of NRRD may be of any length
         if len(line) > _LONGEST_LINE and not note:
