@@ -159,10 +159,13 @@ def remove_leftovers(folder: Path | str, *, of: str | None = None, deep: bool = 
 
 def is_empty(folder: Path | str) -> bool:
     """Whether a folder holds nothing but a lock and temporary files, or does not exist."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        return not folder.exists()
-    return all(path.name == LOCK or _TEMPORARY.fullmatch(path.name) for path in folder.iterdir())
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:  # looked at once: another process may be making it
+        return True
+    except NotADirectoryError:
+        return False
+    return all(name == LOCK or _TEMPORARY.fullmatch(name) for name in names)
 
 
 def _remove(leftover: Path, kind: str) -> None:
