@@ -213,7 +213,7 @@ def test_numbers_are_those_of_medvae_evaluate(done, cohort):
         maps = next((out / "maps").glob(f"{one.labels[0]}-*"))
         expected = evaluate(maps, cohort, EvaluationOptions(resamples=100, masks=False), method=row)
         found = one.measured[0].study
-        assert _as_json(replace(found, counts=[])) == _as_json(replace(expected, counts=[]))
+        assert _as_json(replace(found, counts=[], maker="")) == _as_json(replace(expected, counts=[], maker=""))
         for (_, _, a), (_, _, b) in zip(found.counts, expected.counts, strict=True):
             np.testing.assert_array_equal(a.bins, b.bins)
             np.testing.assert_array_equal(a.lesion, b.lesion)

@@ -161,10 +161,15 @@ def metres(c):
     c.header("p03.nii.gz", xyzt_units=1)
 
 
+@defect("warning", "values", "p03", "its background is NaN")
+def nan_around(c):
+    c.write("p03.nii.gz", np.where(brain(3) > 0, brain(3), np.nan))
+
+
 @defect("error", "values", "p03", "2 voxels that are NaN or infinite")
 def not_finite(c):
     array = brain(3)
-    array[0, 0, 0], array[20, 20, 20] = np.nan, np.inf
+    array[18, 20, 20], array[20, 20, 20] = np.nan, np.inf
     c.write("p03.nii.gz", array)
 
 

@@ -60,7 +60,7 @@ def test_nnunet_with_listed_files(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"labels": {"background": 0, "ignore": 2, "x": 1}}, "ignore"),
+        ({"labels": {"background": 0, "ignore": 2}}, "nothing but background"),
         ({"labels": {"background": 0}}, "nothing but background"),
         ({"labels": {"x": "one"}}, "a number or numbers"),
         ({"labels": None}, 'no "labels"'),
@@ -136,3 +136,9 @@ def test_decathlon_with_3d_images_needs_no_unpacking(tmp_path):
     dataset(tmp_path, modality={"0": "MRI"}, labels={"0": "background", "1": "x"}, training=pairs)
     (case,) = manifest_of(find_decathlon(tmp_path), tmp_path / "m.json").cases
     assert case.image == "imagesTr/h.nii.gz"
+
+
+def test_ignored_voxels_are_no_lesion(tmp_path):
+    labels = {"background": 0, "tumour": 1, "oedema": 2, "ignore": 3}
+    found = find_nnunet(dataset(nnunet(tmp_path), **V2 | {"labels": labels}))
+    assert found.label_values == {"lesion": [1, 2], "tumour": [1], "oedema": [2], "ignore": [3]}

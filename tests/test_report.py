@@ -229,7 +229,7 @@ def test_case_with_a_broken_truth_is_told_and_the_others_are_measured(tmp_path: 
     write_volume(tmp_path / "scans/case1_truth.nii.gz", np.full(GRID.shape, 0.5, np.float32), GRID)
     report = write_report(tmp_path / "predictions", tmp_path / "out", manifest=cohort, quiet=True)
     assert set(report.problems) == {"ill-b"}
-    assert "not whole numbers" in report.problems["ill-b"]
+    assert "no whole numbers" in report.problems["ill-b"]
     assert (tmp_path / "out/cases/ill-b.js").exists()  # its viewer is made, without the truth
     assert "Curves over the voxels" in Page(tmp_path / "out/report.html").text
 

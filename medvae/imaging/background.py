@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-CONSTANT_SHARE = 0.05
-"""Share of the border's voxels from which the value of a corner counts as background."""
+CONSTANT_SHARE, BORDER_SHARE = 0.05, 0.75
+"""Shares of the voxels at the border of a volume: from which a corner's value may be a constant background, and from
+which one or two such values together are. Noise around a head has neither."""
 
 
 def backgrounds(array: np.ndarray) -> tuple[float, ...]:
-    """The values that surround the brain: the median at the border of the volume, and constants in its corners.
+    """The constant values that surround a brain, one or two; 0 if nothing constant does.
 
     Skull-stripped scans have 0 around the brain, or -1, -1000, or what 0 has become when the volume was standardised;
-    cropping, padding and turning can add a second constant.
+    cropping, padding and turning can add a second constant in the corners.
 
     Parameters
     ----------
@@ -20,9 +21,10 @@ def backgrounds(array: np.ndarray) -> tuple[float, ...]:
         ``(X, Y, Z)``, finite.
     """
     border = np.concatenate([array.take(end, axis).ravel() for axis in range(3) for end in (0, -1)])
-    corners = np.unique(array[np.ix_(*((0, -1),) * 3)])
-    constant = [corner for corner in corners if np.mean(border == corner) >= CONSTANT_SHARE]
-    return tuple(float(value) for value in dict.fromkeys([np.median(border), *constant]))
+    shares = {float(corner): float(np.mean(border == corner)) for corner in np.unique(array[np.ix_(*((0, -1),) * 3)])}
+    values = sorted((v for v, share in shares.items() if share >= CONSTANT_SHARE), key=lambda v: -shares[v])
+    surrounded = len(values) <= 2 and sum(shares[value] for value in values) >= BORDER_SHARE
+    return tuple(values) if surrounded else (0.0,)
 
 
 def foreground(array: np.ndarray) -> np.ndarray:

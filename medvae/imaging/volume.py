@@ -20,6 +20,7 @@ from scipy import ndimage
 from medvae.errors import MedvaeError, MedvaeWarning
 from medvae.files import write_bytes
 from medvae.imaging.content import require_size
+from medvae.imaging.finite import finite_values
 from medvae.imaging.formats import PLACING_FIELDS, ScanFile, mended_header, open_scan, placing_header
 
 ORTHONORMAL_TOLERANCE = 1e-3
@@ -121,7 +122,7 @@ def read_volume(path: Path | str, *, finite: bool = True) -> Volume:
     path
         A file of one of `medvae.imaging.endings.ENDINGS`: NIfTI-1 or -2, MGH, MetaImage or NRRD.
     finite
-        Refuse NaN and infinite values.
+        Refuse NaN and infinite values. NaN around the brain is background, and becomes 0 with a warning.
 
     Raises
     ------
@@ -136,7 +137,7 @@ def read_volume(path: Path | str, *, finite: bool = True) -> Volume:
     require_size(path, geometry.shape)
     array = file.values().reshape(geometry.shape)
     if finite:
-        _require_finite(array, path)
+        array = finite_values(array, path)
     return Volume(array, geometry, file.header, path)
 
 
@@ -173,7 +174,7 @@ def volume_of_array(array: np.ndarray, affine: np.ndarray, name: str = "the arra
     with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite, and is refused
         values = np.asfortranarray(array, dtype=np.float32)  # as files are decoded: sums then have the same last bit
     geometry = _geometry(ScanFile(Path(name), values.shape, affine, None, True, lambda: values))
-    _require_finite(values, Path(name))
+    values = finite_values(values, Path(name))
     return Volume(values.reshape(geometry.shape), geometry, None, Path(name))
 
 
@@ -305,15 +306,6 @@ def resample(
         values, matrix[:3, :3], matrix[:3, 3], target.shape, np.float32, order=order, mode="constant", cval=outside,
         prefilter=False,
     )  # fmt: skip
-
-
-def _require_finite(array: np.ndarray, path: Path) -> None:
-    if not np.isfinite(array).all():
-        count = int(np.count_nonzero(~np.isfinite(array)))
-        raise MedvaeError(
-            f"{path}: holds {count:,} voxels that are NaN or infinite; finite intensities were expected. Find out "
-            f"which step made them; if they are background, replace them by 0 (numpy.nan_to_num) and save again."
-        )
 
 
 def _only_sheared(header: nib.Nifti1Header) -> bool:

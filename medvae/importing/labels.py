@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medvae.errors import MedvaeError
+from medvae.imaging.labels import IGNORED
 from medvae.importing.listing import some
 
 LESION = "Label that counts as lesion, by name; may be repeated. All by default."
@@ -79,11 +80,7 @@ def regions_of(labels: Mapping[str, Any], lesion: Sequence[str], path: Path) -> 
             f'{path}: "labels" must give each name a number or numbers; found {str(labels)[:200]}.'
         ) from None
     named = {name: values for name, values in named.items() if values != [0]}
-    if "ignore" in named:
-        raise MedvaeError(
-            f'{path}: has an "ignore" label, where the truth is not known. medvae has no such thing: it would count as '
-            f"healthy or as lesion. Make label files without it, and remove it here."
-        )
+    ignored = {IGNORED: named.pop(IGNORED)} if IGNORED in named else {}
     unknown = [name for name in lesion if name not in named]
     if unknown:
         raise MedvaeError(f"--lesion {unknown[0]}: {path} has the labels {', '.join(named)}. Choose among them.")
@@ -91,4 +88,4 @@ def regions_of(labels: Mapping[str, Any], lesion: Sequence[str], path: Path) -> 
     if not whole:
         raise MedvaeError(f'{path}: "labels" names nothing but background.')
     first = next((name for name, values in named.items() if values == whole), "lesion")
-    return {first: whole, **{name: values for name, values in named.items() if name != first}}
+    return {first: whole, **{name: values for name, values in named.items() if name != first}, **ignored}

@@ -13,6 +13,7 @@ import numpy as np
 
 from medvae.errors import MedvaeError, MedvaeWarning
 from medvae.imaging.background import foreground
+from medvae.imaging.finite import nan_background, nan_note
 from medvae.imaging.labels import label_map
 from medvae.imaging.readers import placement_notes, require_same_grid
 from medvae.imaging.volume import Placement, Volume, read_volume
@@ -94,13 +95,16 @@ class _Notes:
         for warning in caught:
             if issubclass(warning.category, MedvaeWarning):
                 self.warning("header", warning.message)
-        bad = ~np.isfinite(volume.array)
-        if bad.any():
+        bad, outer = ~np.isfinite(volume.array), nan_background(volume.array)
+        if outer.any():
+            self.warning("values", f"{path}: {nan_note(outer)}")
+        if (bad & ~outer).any():
             self.error(
                 "values",
-                f"{path}: holds {np.count_nonzero(bad):,} voxels that are NaN or infinite. If they are background, "
-                f"replace them by 0 (numpy.nan_to_num) and save again.",
+                f"{path}: holds {np.count_nonzero(bad & ~outer):,} voxels that are NaN or infinite. If they are "
+                f"background, replace them by 0 (numpy.nan_to_num) and save again.",
             )
+        if bad.any():
             volume = Volume(np.where(bad, 0, volume.array), volume.geometry, volume.header, path)
         return volume
 

@@ -95,8 +95,8 @@ def mask_from_background(
     share = float(inside.mean())
     if share > 0.95:
         raise HeadFound(
-            f"{source}: has no empty background, {share:.0%} of its voxels differ from the value at its border "
-            f"({constants[0]:g}): this looks like a whole head. {_ADVICE}"
+            f"{source}: has no empty background, {share:.0%} of its voxels differ from {constants[0]:g}: this looks "
+            f"like a whole head. {_ADVICE}"
         )
     mask = _solid(inside)
     mask = _with_dark_rim(mask, (distance > 0) & ~inside & ~mask)
