@@ -12,13 +12,14 @@ from medvae.config import Config
 from medvae.detection.detector import Detector
 from medvae.detection.ensemble import Ensemble, load_detector
 from medvae.errors import MedvaeError
+from medvae.files import sha256
 from medvae.fitting import fit, fit_ensemble
 from medvae.imaging.volume import write_volume
 from medvae.manifest import Case, Manifest, read_manifest, write_manifest
 from medvae.prediction import Scan, predict, scans_of_manifest
 from medvae.preparation.prepare import prepare_scan
 from medvae.recalibration import HealthyScan, healthy_scans, recalibrate
-from medvae.training.run_folder import trained_on
+from medvae.training.run_folder import trained_on, used_scans
 from tests.conftest import STANDARD_GRID, make_brain
 
 DARK = {
@@ -163,3 +164,15 @@ def test_the_command_takes_files_or_a_manifest_and_says_what_the_old_thresholds_
     assert load_detector(tmp_path / "b").calibrated_on["validation"] == 5  # not the ill one
     assert run("--out", tmp_path / "c").exit_code == 2
     assert run(files[0], "--data", site.path, "--out", tmp_path / "c").exit_code == 2
+
+
+def test_it_says_which_scans_it_was_trained_on_and_which_set_its_thresholds(runs, cohort, site, tmp_path):
+    recalibrate(runs / "dark", healthy_scans(site), tmp_path / "out", quiet=True)
+    for folder, validation in ((runs / "dark", cohort), (runs / "both", cohort), (tmp_path / "out", site)):
+        expected = {
+            case.id: {sha256(manifest.images(case)[0])}
+            for manifest, split in ((cohort, "train"), (validation, "validation"))
+            for case in manifest.of_split(split, healthy=True)
+        }
+        assert used_scans(folder) == used_scans(folder / "detector") == expected
+    assert used_scans(tmp_path) == {}

@@ -152,6 +152,18 @@ def trained_on(out: Path) -> set[str]:
     return {digest for images in _record_of(out)["healthy_scans"]["train"].values() for digest in images}
 
 
+def used_scans(out: Path) -> dict[str, set[str]]:
+    """The healthy scans that a run, or the run around a detector's folder, learned from or set its thresholds on.
+
+    The SHA-256 of the images by the name of the case; empty if not told.
+    """
+    used: dict[str, set[str]] = {}
+    for scans in _record_of(out)["healthy_scans"].values():
+        for case, images in scans.items():
+            used.setdefault(case, set()).update(images)
+    return used
+
+
 def _record_of(out: Path) -> dict[str, Any]:
     for path in (out / COHORT, out.parent / COHORT):
         if path.is_file():
