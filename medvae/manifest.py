@@ -32,6 +32,10 @@ def person_of(case_id: str) -> str:
     return match[0] if match else case_id
 
 
+IGNORED = "ignore"
+"""The region of voxels that do not count, neither as lesion nor as healthy."""
+
+
 class Case(Strict):
     """One scan session of one subject: its images on one common grid, and what is known about it."""
 

@@ -9,11 +9,10 @@ import numpy as np
 
 from medvae.errors import MedvaeError
 from medvae.imaging.volume import Volume
+from medvae.manifest import IGNORED
 
 TOLERANCE = 1e-3
 """A value this close to a whole number is that number: files scaled or stored as floating point are rounded."""
-IGNORED = "ignore"
-"""The region of voxels that do not count, neither as lesion nor as healthy."""
 
 
 @dataclass(frozen=True)

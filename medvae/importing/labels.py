@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from medvae.errors import MedvaeError
-from medvae.imaging.labels import IGNORED
 from medvae.importing.listing import some
+from medvae.manifest import IGNORED
 
 LESION = "Label that counts as lesion, by name; may be repeated. All by default."
 """Help of the option --lesion."""
