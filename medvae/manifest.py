@@ -21,6 +21,8 @@ from medvae.modality import modality_name, places_of
 from medvae.schema import Strict, parse, read_document
 
 Split = Literal["train", "validation", "test"]
+IGNORED = "ignore"
+"""The region of voxels that do not count, neither as lesion nor as healthy."""
 
 
 _BIDS_PERSON = re.compile(r"(?:[^_]+_)*?sub-[^_]+?(?=_|[-.]ses-|$)")
@@ -30,10 +32,6 @@ def person_of(case_id: str) -> str:
     """The person a case's id names in BIDS' way, ``sub-01`` of ``sub-01_ses-2_run-1``; any other id is a person."""
     match = _BIDS_PERSON.match(case_id)
     return match[0] if match else case_id
-
-
-IGNORED = "ignore"
-"""The region of voxels that do not count, neither as lesion nor as healthy."""
 
 
 class Case(Strict):
