@@ -45,7 +45,7 @@ class RegistrationQuality:
 
     @property
     def direction(self) -> float:
-        """How much better the brain fits than turned: 1.9 and more where it lies right, 0.9 to 1.3 where the best place
+        """How much better the brain fits than turned: 1.9 and more where it lies right, 0.5 to 1.3 where the best place
         of a brain that is back to front or upside down was found (tumours, T1 with blur and bias field)."""
         return self.mutual_information / max(self.turned_information, 1e-6)
 
