@@ -22,8 +22,9 @@ def available_cores(root: Path = Path("/")) -> int:
 
 def limit_threads() -> None:
     """Let numerical libraries start as many threads as there are cores, unless the environment says otherwise."""
+    cores = str(available_cores())
     for name in THREADS:
-        os.environ.setdefault(name, str(available_cores()))
+        os.environ.setdefault(name, cores)
 
 
 def _allowed(root: Path) -> float:

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medvae.imaging.volume import read_geometry, read_volume
+from medvae.imaging.volume import read_placement, read_volume
 from medvae.manifest import Manifest, checksum_problems, read_manifest
 from medvae.preparation.mask import mask_from_background
 from tests.conftest import STANDARD_GRID
@@ -49,7 +49,7 @@ def test_lesions_lie_in_the_brain_and_are_bright_on_flair():
     for case in flair.cases:
         volume = read_volume(flair.images(case)[0])
         lesions = read_volume(flair.resolve(case.label)).array > 0
-        assert read_geometry(flair.resolve(case.label)) == STANDARD_GRID
+        assert read_placement(flair.resolve(case.label)).geometry == STANDARD_GRID
         assert lesions.any()
         assert not (lesions & (volume.array == 0)).any()
         assert np.median(volume.array[lesions]) > np.percentile(volume.array[volume.array > 0], 85)

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from medvae.errors import MedvaeError, MedvaeWarning
 from medvae.imaging.content import CHUNK, MOST_VOXELS, allow_large, decoded
-from medvae.imaging.volume import read_geometry, read_volume
+from medvae.imaging.volume import read_placement, read_volume
 
 ARRAY = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
 RAW = nib.Nifti1Image(ARRAY, np.eye(4)).to_bytes()
@@ -101,7 +101,7 @@ PROMISES_TOO_MUCH = {
 @pytest.mark.parametrize("name", PROMISES_TOO_MUCH)
 def test_a_header_that_promises_more_than_any_scan_has_is_refused_by_its_word(tmp_path, name):
     (tmp_path / name).write_bytes(PROMISES_TOO_MUCH[name])
-    for read in (read_volume, read_geometry):
+    for read in (read_volume, read_placement):
         with pytest.raises(MedvaeError, match=r"1024³|damaged|cannot be read") as caught:
             read(tmp_path / name)
         assert "\n" not in str(caught.value)
@@ -155,7 +155,7 @@ def large():
 
 def test_a_large_volume_is_read_if_one_says_so(tmp_path, large):
     (tmp_path / "a.nii").write_bytes(header((1025, 1024, 1024)))
-    assert np.prod(read_geometry(tmp_path / "a.nii").shape) > MOST_VOXELS
+    assert np.prod(read_placement(tmp_path / "a.nii").geometry.shape) > MOST_VOXELS
     with pytest.raises(MedvaeError, match="cut off or damaged"):
         read_volume(tmp_path / "a.nii")
 

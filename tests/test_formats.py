@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import arrays
 
 from medvae.errors import MedvaeError, MedvaeWarning
 from medvae.imaging.formats import ENDINGS, scan_name
-from medvae.imaging.volume import Geometry, read_geometry, read_volume, resample, write_volume
+from medvae.imaging.volume import Geometry, read_placement, read_volume, resample, write_volume
 from medvae.prediction import scans_of_files
 from medvae.preparation.itk import to_image
 
@@ -74,7 +74,7 @@ def test_every_format_gives_the_same_values_at_the_same_places(scan, name):
         np.testing.assert_array_equal(volume.array, array)
         assert volume.array.dtype == np.float32
         np.testing.assert_allclose(volume.geometry.corners_mm(), geometry.corners_mm(), atol=1e-3)
-        assert read_geometry(volume.path) == volume.geometry
+        assert read_placement(volume.path).geometry == volume.geometry
 
         out = write_volume(Path(folder) / "map.nii.gz", array, volume)
         again = read_volume(out)
@@ -285,7 +285,7 @@ def test_almost_right_angles_are_mended_about_the_centre_and_the_overlay_follows
     assert 0 < moved < 1
     write_volume(tmp_path / "b.nii", volume.array, volume)
     with pytest.warns(MedvaeWarning):
-        assert read_geometry(tmp_path / "b.nii") == volume.geometry
+        assert read_placement(tmp_path / "b.nii").geometry == volume.geometry
 
 
 @pytest.mark.parametrize("cosine", [0.05, 0.3])
@@ -306,7 +306,7 @@ def test_a_singular_sform_gives_way_to_the_qform_or_is_refused(tmp_path, affine)
     np.testing.assert_allclose(volume.geometry.affine, qform, atol=1e-6)
     write_volume(tmp_path / "map.nii", volume.array, volume)
     with pytest.warns(MedvaeWarning, match="its qform is used"):  # the map is as the scan is, for every viewer
-        assert read_geometry(tmp_path / "map.nii") == volume.geometry
+        assert read_placement(tmp_path / "map.nii").geometry == volume.geometry
     with pytest.raises(MedvaeError, match="singular or not finite"):
         read_volume(with_sform(tmp_path / "b.nii", affine))
 

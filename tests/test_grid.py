@@ -15,7 +15,7 @@ from medvae.errors import MedvaeError
 from medvae.evaluation.study import evaluate
 from medvae.fitting import fit
 from medvae.imaging.grid import DEFAULT_GRID, GRIDS, Grid, mni152_grid
-from medvae.imaging.volume import Geometry, read_geometry, resample, write_volume
+from medvae.imaging.volume import Geometry, read_placement, resample, write_volume
 from medvae.lesions.synthesis import insert_lesions
 from medvae.prediction import predict, scans_of_manifest
 from medvae.preparation.prepare import prepare_healthy, prepare_scan
@@ -66,7 +66,7 @@ def test_a_run_on_another_grid_goes_from_preparation_to_evaluation(coarse, cohor
     predictions, failures = predict(detector, scans, tmp_path / "maps", cache=tmp_path / "cache", quiet=True)
     assert not failures
     for prediction, case in zip(predictions, tested, strict=True):
-        assert read_geometry(prediction.map) == read_geometry(cohort.images(case)[0])
+        assert read_placement(prediction.map).geometry == read_placement(cohort.images(case)[0]).geometry
     study = evaluate(tmp_path / "maps", cohort)
     assert study.pooled["n_cases"] == 1
     if method == "normative":  # the dark lesion of 6 × 6 × 6 voxels of 2 mm is found

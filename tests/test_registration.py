@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medvae.errors import MedvaeError
-from medvae.imaging.volume import Geometry, read_geometry, resample
+from medvae.imaging.volume import Geometry, read_placement, resample
 from medvae.preparation import registration
 from medvae.preparation.alignment import USUAL, RegistrationQuality, doubt, measure_quality, refuse_failure
 from medvae.preparation.itk import RAS_TO_LPS, to_array, to_image
@@ -190,7 +190,7 @@ def test_the_template_fills_the_standard_grid_symmetrically():
 def test_the_template_says_that_it_lies_in_mni_space():
     folder = resources.files("medvae.preparation") / "template"
     path = folder / "mni152_t1.nii.gz"
-    assert read_geometry(path) == STANDARD_GRID
+    assert read_placement(path).geometry == STANDARD_GRID
     header = nib.load(path).header
     assert (int(header["qform_code"]), int(header["sform_code"])) == (4, 4)
     assert "McConnell Brain Imaging Centre" in (folder / "NOTICE.txt").read_text()

@@ -178,11 +178,6 @@ def volume_of_array(array: np.ndarray, affine: np.ndarray, name: str = "the arra
     return Volume(values.reshape(geometry.shape), geometry, None, Path(name))
 
 
-def read_geometry(path: Path | str) -> Geometry:
-    """Shape and affine of a volume, from its header alone, as `read_volume` gives them."""
-    return read_placement(path).geometry
-
-
 def read_placement(path: Path | str) -> Placement:
     """Where a volume lies, from its header alone, as `read_volume` gives it."""
     file = open_scan(Path(path))
