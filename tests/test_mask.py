@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from medvae.errors import MedvaeError
-from medvae.imaging.background import backgrounds
+from medvae.imaging.background import backgrounds, on_black
 from medvae.imaging.volume import Geometry
 from medvae.preparation.mask import mask_from_anatomy, mask_from_background
 from medvae.preparation.standard_brain import read_template
@@ -77,6 +77,16 @@ def test_a_second_constant_in_the_corners_is_background_too():
     scan[:, :3], scan[:2] = 0, 0
     assert np.array_equal(mask_from_background(scan, STANDARD_GRID), mask)
     assert set(backgrounds(scan)) == {0, -1000}
+
+
+@pytest.mark.parametrize("background", [0, -1000, 3])
+def test_a_brain_is_shown_on_black(background):
+    template, mask = read_template()
+    scan = np.where(mask, (template - 150.3) / 50, background).astype(np.float32)
+    shown = on_black(scan, -2.5)
+    assert np.array_equal(shown[mask], scan[mask])
+    assert shown[~mask].max() <= -2.5
+    assert shown.dtype == np.float32
 
 
 def head() -> np.ndarray:

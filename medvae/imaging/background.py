@@ -30,3 +30,8 @@ def backgrounds(array: np.ndarray) -> tuple[float, ...]:
 def foreground(array: np.ndarray) -> np.ndarray:
     """Where a volume has none of its background's values, ``(X, Y, Z)`` bool."""
     return ~np.isin(array, np.asarray(backgrounds(array), array.dtype))
+
+
+def on_black(array: np.ndarray, black: float) -> np.ndarray:
+    """A volume to show, ``(X, Y, Z)``, with a background no brighter than ``black``: standardised brains lie in grey."""
+    return np.where(foreground(array), array, np.minimum(array, black))

@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from medvae.drawing import FADE, MAP_COLOURS, MASK_COLOUR, TRUTH_COLOUR, grey_window, rgb, save_figure
 from medvae.errors import MedvaeError
-from medvae.imaging.background import foreground
+from medvae.imaging.background import foreground, on_black
 from medvae.imaging.components import components
 from medvae.imaging.volume import Geometry
 
@@ -88,16 +88,17 @@ class Shown:
             return np.asarray(_upright(array, geometry.affine).dataobj)[box]
 
         x, y, z = scan[box].shape
+        window = grey_window(scan, brain)
         return cls(
             name=name,
             geometry=Geometry(np.column_stack([affine[:, :3], corner]), (x, y, z)),
-            image=scan[box],
+            image=on_black(scan, window[0])[box],
             anomaly=cut(anomaly),
             mask=cut(mask > 0) > 0,
             threshold=threshold,
             truth=None if truth is None else cut(truth) > 0,
             reconstruction=None if reconstruction is None else cut(reconstruction),
-            window=grey_window(scan, brain),
+            window=window,
             healthy=healthy,
         )
 

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from medvae.imaging.background import foreground
+from medvae.imaging.background import foreground, on_black
 from medvae.imaging.components import components
 from medvae.imaging.readers import require_same_grid
 from medvae.imaging.volume import Geometry, read_overlay, read_volume, resample
@@ -108,8 +108,9 @@ def encoded(layers: Layers) -> dict[str, str]:
     low = float((brain if brain.size else layers.scan).min())
     low = min(low, 0.0) if layers.scan.min() >= 0 else low  # what lies below is background of a standardised scan
     step = max(high - low, 1e-6) / 255
+    scan = on_black(layers.scan, low)
     files = {
-        "scan": _nifti(np.clip(np.rint((layers.scan - low) / step), 0, 255), layers.geometry, step, low),
+        "scan": _nifti(np.clip(np.rint((scan - low) / step), 0, 255), layers.geometry, step, low),
         "map": _nifti(np.rint(np.clip(layers.heat, 0, 1) * 255), layers.geometry, 1 / 255, 0.0),
         "mask": _nifti(layers.mask, layers.geometry),
     }
