@@ -33,5 +33,5 @@ def foreground(array: np.ndarray) -> np.ndarray:
 
 
 def on_black(array: np.ndarray, black: float) -> np.ndarray:
-    """A volume to show, ``(X, Y, Z)``, with a background no brighter than ``black``: standardised brains lie in grey."""
+    """A volume to show, ``(X, Y, Z)``, its background no brighter than ``black``: standardised brains lie in grey."""
     return np.where(foreground(array), array, np.minimum(array, black))
