@@ -7,6 +7,7 @@ saved with every output.
 from medvae.augmentation.options import AugmentationConfig
 from medvae.config.learning import LesionConfig, NetworkConfig, ObjectiveConfig, TrainingConfig
 from medvae.config.maps import CalibrationConfig, PostprocessingConfig, ScoreConfig, ScorePart
+from medvae.config.patients import PatientConfig
 from medvae.config.run import Config, dump_config, read_config
 from medvae.config.scans import BrainMethod, PreparationConfig, SamplingConfig
 from medvae.imaging.planes import PLANE_AXIS, Plane
@@ -20,6 +21,7 @@ __all__ = [
     "LesionConfig",
     "NetworkConfig",
     "ObjectiveConfig",
+    "PatientConfig",
     "Plane",
     "PostprocessingConfig",
     "PreparationConfig",

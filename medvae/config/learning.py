@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from medvae.augmentation.options import AugmentationConfig
 from medvae.config.methods import OBJECTIVES, NetworkName, ObjectiveName
+from medvae.config.patients import PatientConfig
 from medvae.schema import Strict
 
 LesionKind = Literal["dark", "bright", "grey", "foreign", "texture", "ring", "oedema", "smooth", "warp"]
@@ -92,6 +93,8 @@ class NetworkConfig(Strict):
     in healthy brains (with ``atlas``; see ``medvae/normative/deformation.py``). Synthetic lesions are then inserted
     into whole scans, ``objective.lesions.count`` per scan, and the atlas is warped to the scan with its lesions, as it
     will be in patients."""
+    neighbours: int = Field(0, ge=0, le=8)
+    """Slices on each side that a slice is judged with, as further channels (2.5D; with ``objective.patients``)."""
     detail: int = Field(0, ge=0)
     """Output channels of the U-Net, which two pointwise layers at full resolution receive together with all inputs of
     the network; 0 outputs the logit itself ("segmenter")."""
@@ -123,6 +126,10 @@ class NetworkConfig(Strict):
             raise ValueError("deformable bends an atlas: add atlas: true, or remove deformable.")
         if self.detail and self.kind != "segmenter":
             raise ValueError(f'only kind "segmenter" has a last stage of detail, not "{self.kind}": remove detail.')
+        if self.neighbours and (self.kind != "segmenter" or self.reconstructor):
+            raise ValueError(
+                'neighbours are shown to a network of kind "segmenter" without reconstructor only: remove neighbours.'
+            )
         if self.mirror and not self.atlas:
             raise ValueError("mirror is compared by z scores, which need an atlas: add atlas: true, or remove mirror.")
         if self.kind == "autoencoder_kl":
@@ -176,6 +183,9 @@ class ObjectiveConfig(Strict):
     to this power, limited to ½–6. With 0, a lesion of 2 ml weighs as much as a hundred of 0.02 ml."""
     lesions: LesionConfig = LesionConfig()
     """Synthetic lesions to insert ("discrepancy")."""
+    patients: PatientConfig | None = None
+    """Make whole scans into patients, with lesions that imitate diseases ("discrepancy"). ``lesions`` are then one kind
+    of several, with ``count`` per scan."""
     appearance: AugmentationConfig = AugmentationConfig(
         rotation_degrees=0, scale=(1, 1), mirror=False, bias_field=0.3, gamma=(0.6, 1.6), brightness=(0.8, 1.2),
         contrast=(0.7, 1.4), sharpness=(-0.9, 1.5), noise_variance=(0.0, 0.001),

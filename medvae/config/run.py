@@ -18,7 +18,7 @@ from medvae.config.methods import NETWORKS, OBJECTIVES, PARTS, SCORES
 from medvae.config.scans import PreparationConfig, SamplingConfig
 from medvae.errors import MedvaeError
 from medvae.imaging.grid import GRIDS, Grid
-from medvae.imaging.planes import PLANE_AXIS
+from medvae.imaging.planes import slice_shape
 from medvae.parsing import parse_yaml
 from medvae.schema import Strict, parse, read_document
 
@@ -66,7 +66,7 @@ class Config(Strict):
         """Spatial shape of a tile: two axes for slices, three for patches."""
         if self.sampling.kind == "patch":
             return self.sampling.patch_size
-        return tuple(n for axis, n in enumerate(self.grid.shape) if axis != PLANE_AXIS[self.sampling.plane])
+        return slice_shape(self.grid.shape, self.sampling.planes)
 
     @model_validator(mode="after")
     def _known_rate(self) -> Config:
@@ -111,6 +111,30 @@ class Config(Strict):
                 f"network.deformable: the atlas is bent onto each scan, which need not be turned or scaled: use "
                 f"augmentation.rotation_degrees: 0 and augmentation.scale: [1, 1], and no other change that moves the "
                 f"brain (found: {', '.join(moving)})."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _makes_patients(self) -> Config:
+        neighbours = self.network.neighbours if self.network is not None else 0
+        if self.objective.patients is None:
+            if neighbours:
+                raise ValueError(
+                    "network.neighbours: slices with their neighbours are cut from whole scans with lesions: add "
+                    "objective.patients."
+                )
+            return self
+        if self.objective.kind != "discrepancy":
+            raise ValueError(
+                f"objective.patients: patients are for a network that finds their lesions, not for objective.kind "
+                f'"{self.objective.kind}": remove patients, or use objective.kind: discrepancy.'
+            )
+        if neighbours and self.sampling.kind != "slice":
+            raise ValueError("network.neighbours are those of slices: use sampling.kind: slice, or remove neighbours.")
+        if self.augmentation.enabled and (others := self.augmentation.moving() + self.augmentation.changing_intensities()):
+            raise ValueError(
+                f"objective.patients: whole scans are changed by objective.patients and objective.appearance: leave "
+                f"{', '.join(others)} of augmentation off."
             )
         return self
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from medvae.imaging.grid import DEFAULT_GRID, require_known
-from medvae.imaging.planes import Plane
+from medvae.imaging.planes import PLANES, Plane
 from medvae.schema import Strict
 
 BrainMethod = Literal["auto", "background", "deepbet", "hdbet"]
@@ -57,12 +57,12 @@ class SamplingConfig(Strict):
 
     kind: Literal["slice", "patch"] = "slice"
     """2D slices, or 3D patches; a patch as large as the standard grid is the whole volume."""
-    plane: Plane = "axial"
-    """Orientation of the slices."""
+    plane: Plane | Literal["all"] = "axial"
+    """Orientation of the slices. "all": one network for slices of all three planes, whose scores are averaged."""
     patch_size: tuple[int, int, int] = (64, 64, 64)
     """Voxels of a patch along each axis of the standard grid."""
     patches_per_volume: int = Field(8, ge=1)
-    """Patches drawn from a volume per epoch."""
+    """Patches drawn from a volume per epoch; slices, with ``objective.patients``."""
     patch_overlap: float = Field(0.5, ge=0, lt=1)
     """Fraction of a patch that its neighbour overlaps when a volume is scored."""
     min_brain_fraction: float = Field(0.02, ge=0, lt=1)
@@ -71,3 +71,8 @@ class SamplingConfig(Strict):
     """Slices, or patches, per step."""
     workers: int = Field(1, ge=0)
     """Worker processes that cut and augment tiles; 0 uses the training process."""
+
+    @property
+    def planes(self) -> tuple[Plane, ...]:
+        """The planes of the slices."""
+        return PLANES if self.plane == "all" else (self.plane,)

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from medvae.config import LesionConfig
 from medvae.imaging.grid import DEFAULT_GRID
+from medvae.lesions.fields import ellipsoid, smooth_noise
 
 VISIBLE = 0.02
 """Mean absolute change of normalised intensity below which a lesion is taken back: nobody could learn to see it."""
@@ -68,7 +69,7 @@ def insert_lesions(
     generator = torch.Generator(x.device).manual_seed(int(rng.integers(2**63)))
     corrupted, truth = x.clone(), torch.zeros_like(mask)
     cells = [max(1.0, cell_mm / voxel_mm) for cell_mm in (BORDER_CELL_MM, *TEXTURE_CELLS_MM)]
-    border, *textures = (_smooth_noise(x.shape[2:], cell, generator, x.device) for cell in cells)
+    border, *textures = (smooth_noise(x.shape[2:], cell, generator, x.device) for cell in cells)
     for index in range(len(x)):
         other, brain = x[int(rng.integers(len(x)))], mask[index].flatten().nonzero()[:, 0]
         into = corrupted[index], truth[index, 0], mask[index, 0]
@@ -101,7 +102,7 @@ def _insert_one(
     inside = mask[box]
     coarse = _crop(border, inside.shape, rng)
     fine = _crop(textures[int(rng.integers(len(textures)))], inside.shape, rng)
-    distance = _ellipsoid(box, centre, radius, rng, image.device) * torch.exp(rng.uniform(0, 0.4) * coarse)
+    distance = ellipsoid(box, centre, radius, rng, image.device) * torch.exp(rng.uniform(0, 0.4) * coarse)
     kind = options.kinds[int(rng.integers(len(options.kinds)))]
     edge = rng.uniform(0.5, 0.8) if kind in WIDE else rng.uniform(0.3, 1.2) / radius  # a part of a voxel, on any grid
     depth = torch.sigmoid((1 - distance) / max(edge / 2, 0.05)) * inside
@@ -139,32 +140,6 @@ def _place(image: Tensor, brain: Tensor, white_matter: float, rng: np.random.Gen
         places = brain[bright] if bright.any() else brain
     chosen = int(places[int(rng.integers(len(places)))])
     return tuple(int(i) for i in np.unravel_index(chosen, image.shape))
-
-
-def _ellipsoid(
-    box: Sequence[slice], centre: Sequence[int], radius: float, rng: np.random.Generator, device: torch.device
-) -> Tensor:
-    """Distance from the centre in units of the radius, along turned axes of unequal length."""
-    dimensions = len(centre)
-    turn, _ = np.linalg.qr(rng.normal(size=(dimensions, dimensions)))
-    stretch = np.exp(rng.uniform(-0.5, 0.5, dimensions))
-    matrix = turn / (stretch / stretch.prod() ** (1 / dimensions))[:, None] / radius
-    total = torch.zeros((), device=device)
-    offsets = [torch.arange(s.start, s.stop, device=device) - c for s, c in zip(box, centre, strict=True)]
-    for row in matrix:
-        along = torch.zeros((), device=device)
-        for axis, (offset, weight) in enumerate(zip(offsets, row, strict=True)):
-            along = along + (offset * float(weight)).reshape([-1 if a == axis else 1 for a in range(dimensions)])
-        total = total + along.square()
-    return total.sqrt()
-
-
-def _smooth_noise(shape: Sequence[int], cell: float, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Noise of unit spread and about zero mean, ``(*shape)``, with a node every ``cell`` voxels."""
-    nodes = [max(3, math.ceil(n / cell) + 1) for n in shape]
-    low = torch.randn(1, 1, *nodes, generator=generator, device=device)
-    field = functional.interpolate(low, size=tuple(shape), mode=("bilinear", "trilinear")[len(shape) - 2])[0, 0]
-    return field / field.std()
 
 
 def _crop(array: Tensor, shape: Sequence[int], rng: np.random.Generator) -> Tensor:

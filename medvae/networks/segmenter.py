@@ -119,8 +119,9 @@ def _segmenter(options: NetworkConfig, size: tuple[int, ...], modalities: int) -
         if inner is None:
             raise ValueError("network.reconstructor.network is filled in when training begins; it is missing.")
         reconstructor = network[inner.kind](inner, size, modalities)
+    shown = modalities * (2 * options.neighbours + 1)  # to the network a neighbour is as another modality
     return Segmenter(
-        size, inputs=Inputs.of(options, modalities), widths=options.widths, normalisation=options.normalisation,
+        size, inputs=Inputs.of(options, shown), widths=options.widths, normalisation=options.normalisation,
         activation=options.activation, residual_blocks=options.residual_blocks, detail=options.detail,
         reconstructor=reconstructor, shows=shows,
     )  # fmt: skip

@@ -1,7 +1,8 @@
-"""Whole scans with lesions put in, bent onto the atlas with them, and cut into patches with their truth.
+"""Whole scans with lesions put in, and cut into patches, or slices with their neighbours, with their truth.
 
 What bends the atlas onto a scan is the scan, lesions and all. So a network that is shown a bent atlas has to learn from
-scans that were bent after they had lesions, and no patch of them can be made without the whole.
+scans that were bent after they had lesions, and no patch of them can be made without the whole. Nor can one of a
+patient, whose tumour is as large as a lobe.
 """
 
 from __future__ import annotations
@@ -17,9 +18,14 @@ from torch.utils.data import Dataset
 
 from medvae.augmentation.batches import augment
 from medvae.config import Config
+from medvae.imaging.planes import padded, slices_of, with_neighbours
+from medvae.lesions.patients import make_patient
 from medvae.lesions.synthesis import insert_lesions
 from medvae.normative.inputs import ShownScan
 from medvae.sampling.patches import patch_corner
+
+MARGIN = 6
+"""Voxels around a healthy brain in which a patient's brain lies, which is deformed."""
 
 BLOCK = 6
 """Scans, at least, whose patches are mixed: a batch from one scan would be one-sided."""
@@ -44,7 +50,8 @@ class LesionScans(Dataset[tuple[Tensor, Tensor]]):
         volume, config, seed = self._volumes[index], self._config, (self._config.seed, epoch, index)
         mask = np.array(volume.mask)
         image = np.where(mask, volume.volume.image, 0).astype(np.float32)
-        scan, other, truth = self._with_lesions(image, mask, seed, volume.volume.grid.voxel_mm)
+        make = self._with_lesions if config.objective.patients is None else self._patient
+        scan, mask, other, truth = make(image, mask, seed, volume.volume.grid.voxel_mm)
         fitted = volume.inputs.fitted(scan, mask)
         gain = np.where(scan > 0.01, fitted.image / np.maximum(scan, 0.01), 1)  # the bias field that was taken out
         shown = volume.inputs.stack(replace(fitted, mirror_source=other * gain))
@@ -52,6 +59,12 @@ class LesionScans(Dataset[tuple[Tensor, Tensor]]):
         rng = np.random.default_rng((*seed, 1))
         if config.augmentation.enabled and config.augmentation.mirror and rng.random() < 0.5:
             stack, mask = stack[:, ::-1], mask[::-1]
+        made = self._tiles(stack, mask, rng)
+        return made[:, :-1], made[:, -1:] > 0.5
+
+    def _tiles(self, stack: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Tensor:
+        """Random patches ``(K, C, X, Y, Z)`` of a whole scan ``(C, X, Y, Z)``, around voxels of its brain."""
+        config = self._config
         voxels = np.flatnonzero(mask)
         patches = np.empty((self.patches, len(stack), *config.sampling.patch_size), dtype=np.float32)
         for patch in patches:  # filled one by one: numpy.stack took ten times as long
@@ -59,13 +72,13 @@ class LesionScans(Dataset[tuple[Tensor, Tensor]]):
             corner = patch_corner(centre, config.sampling.patch_size, mask.shape)
             box = tuple(slice(c, c + n) for c, n in zip(corner, config.sampling.patch_size, strict=True))
             patch[...] = stack[(slice(None), *box)]
-        made = torch.from_numpy(patches)
-        return made[:, :-1], made[:, -1:] > 0.5
+        return torch.from_numpy(patches)
 
     def _with_lesions(
         self, whole: np.ndarray, mask: np.ndarray, seed: tuple[int, ...], voxel_mm: float
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The scan with lesions, the same brain with others, which looks alike, and the truth of the first."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The scan with lesions, its brain, the same brain with other lesions, which looks alike, and the truth of the
+        first."""
         options = self._config.objective
         box = (slice(None), *ndimage.find_objects(mask.astype(np.int8))[0])
         image, brain = torch.from_numpy(whole[box])[None], torch.from_numpy(mask[None][box])[None]
@@ -80,7 +93,52 @@ class LesionScans(Dataset[tuple[Tensor, Tensor]]):
             whole[box] = part.numpy()
             return whole
 
-        return placed(pair[0]), placed(pair[1]), placed(truth[0])
+        return placed(pair[0]), mask, placed(pair[1]), placed(truth[0])
+
+    def _patient(
+        self, whole: np.ndarray, mask: np.ndarray, seed: tuple[int, ...], voxel_mm: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """As `_with_lesions`, of a scan that is made into a patient; the other scan is the same."""
+        options = self._config.objective
+        if options.patients is None:
+            raise ValueError("objective.patients says how patients are made; found None.")
+        found = ndimage.find_objects(mask.astype(np.int8))[0]
+        box = tuple(slice(max(0, s.start - MARGIN), s.stop + MARGIN) for s in found)  # a patient's brain may be larger
+        image, brain = torch.from_numpy(whole[(slice(None), *box)]), torch.from_numpy(mask[box])
+        sick, brain, truth = make_patient(image, brain, options.patients, options.lesions, (*seed, 2), voxel_mm)
+        look, _ = augment(
+            sick[None], brain[None, None], options.appearance, mirror_axis=None, seeds=[(*seed, 4)], voxel_mm=voxel_mm
+        )
+        scan, inside, lesions = np.zeros_like(whole), np.zeros_like(mask), np.zeros((1, *mask.shape), dtype=np.float32)
+        scan[(slice(None), *box)], inside[box], lesions[0][box] = look[0].numpy(), brain.numpy(), truth.numpy()
+        return scan, inside, scan, lesions
+
+
+class LesionSlices(LesionScans):
+    """Slices of scans with lesions, each between its neighbours, addressed by ``(epoch, index)`` of the scan.
+
+    Items are those of `LesionScans` with K random slices: ``(K, P · (2 · neighbours + 1) + 1, H, W)`` and ``(K, 1, H,
+    W)``. Half of the slices, of a scan with lesions, are drawn from those with lesions.
+    """
+
+    def _tiles(self, stack: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Tensor:
+        planes, shape = self._config.sampling.planes, self._config.tile_shape
+        neighbours = self._config.network_options.neighbours
+        tiles = []
+        for plane, count in zip(planes, rng.multinomial(self.patches, [1 / len(planes)] * len(planes)), strict=True):
+            slices = slices_of(stack, plane)
+            sick, brain = (np.flatnonzero(slices[:, channel].any(axis=(1, 2))) for channel in (-2, -1))
+            among = [sick if len(sick) and rng.random() < 0.5 else brain for _ in range(count)]
+            chosen = np.array([each[rng.integers(len(each))] for each in among], dtype=np.int64)
+            shown = with_neighbours(slices[:, :-2], chosen, neighbours)
+            tiles.append(padded(np.concatenate([shown, slices[chosen, -2:]], axis=1), shape))
+        return torch.from_numpy(np.concatenate(tiles))
+
+
+def lesion_scans(volumes: Sequence[ShownScan], config: Config, *, patches: int | None = None) -> LesionScans:
+    """Scans with lesions of which patches or slices are cut, as ``config.sampling.kind`` says."""
+    kind = LesionSlices if config.sampling.kind == "slice" else LesionScans
+    return kind(volumes, config, patches=patches)
 
 
 class FixedPatches(Dataset[tuple[Tensor, Tensor]]):

@@ -12,7 +12,7 @@ from medvae.augmentation.foreign import require_usable
 from medvae.config import Config
 from medvae.imaging.planes import Plane
 from medvae.normative.inputs import ShownScan
-from medvae.sampling.lesion_scans import FixedPatches, LesionScans
+from medvae.sampling.lesion_scans import FixedPatches, LesionScans, lesion_scans
 from medvae.sampling.order import WithKey
 from medvae.sampling.patches import PatchDataset
 from medvae.sampling.slices import SliceDataset
@@ -23,12 +23,13 @@ Tiles = SliceDataset | PatchDataset | FixedPatches
 def training_tiles(config: Config, volumes: Sequence[ShownScan]) -> Tiles | WithKey | LesionScans:
     """Tiles of the training scans: augmented, or with the keys from which `augment_batch` does it.
 
-    Where the atlas is bent onto each scan: the scans with lesions, of which `MixedPatches` makes batches.
+    Where the atlas is bent onto each scan, or scans are made into patients: whole scans with lesions, of which
+    `MixedPatches` makes batches.
     """
     require_extra(config)
     options = config.sampling
-    if config.network is not None and config.network.deformable:
-        return LesionScans(volumes, config)
+    if _from_whole_scans(config):
+        return lesion_scans(volumes, config)
     changes = config.augmentation
     augmenter = None
     if changes.enabled and changes.backend == "batchgenerators":
@@ -40,7 +41,7 @@ def training_tiles(config: Config, volumes: Sequence[ShownScan]) -> Tiles | With
     else:
         fraction = options.min_brain_fraction
         tiles = SliceDataset(
-            volumes, options.plane, min_brain_fraction=fraction, augmenter=augmenter, seed=config.seed
+            volumes, options.planes, min_brain_fraction=fraction, augmenter=augmenter, seed=config.seed
         )  # fmt: skip
     return WithKey(tiles) if changes.enabled and changes.backend == "tensor" else tiles
 
@@ -55,11 +56,11 @@ def augment_batch(config: Config, x: Tensor, mask: Tensor, keys: Tensor) -> tupl
 def validation_tiles(config: Config, volumes: Sequence[ShownScan]) -> Tiles:
     """The same tiles every time, as they are."""
     options = config.sampling
-    if config.network is not None and config.network.deformable:
-        return FixedPatches(LesionScans(volumes, config, patches=2))
+    if _from_whole_scans(config):
+        return FixedPatches(lesion_scans(volumes, config, patches=2))
     if options.kind == "patch":
         return PatchDataset(volumes, options.patch_size, per_volume=4, seed=config.seed)
-    return SliceDataset(volumes, options.plane, min_brain_fraction=options.min_brain_fraction)
+    return SliceDataset(volumes, options.planes, min_brain_fraction=options.min_brain_fraction)
 
 
 def require_extra(config: Config) -> None:
@@ -77,14 +78,19 @@ def require_extra(config: Config) -> None:
         require_usable(config.objective.appearance.extra, shape, may_move=False)
 
 
+def _from_whole_scans(config: Config) -> bool:
+    bent = config.network is not None and config.network.deformable
+    return bent or config.objective.patients is not None
+
+
 def _mirror_axis(config: Config) -> int | None:
-    return left_right_axis(config.sampling.plane if config.sampling.kind == "slice" else None)
+    return left_right_axis(config.sampling.planes if config.sampling.kind == "slice" else ())
 
 
-def left_right_axis(plane: Plane | None) -> int | None:
-    """The spatial axis of a slice (of a patch, without a plane) along which a mirrored brain is a brain.
+def left_right_axis(planes: Sequence[Plane]) -> int | None:
+    """The spatial axis of slices (of a patch, without a plane) along which a mirrored brain is a brain.
 
     On the standard grid (RAS) left to right is the first axis of a patch and of axial and coronal slices; sagittal
     slices have none.
     """
-    return None if plane == "sagittal" else 0
+    return None if "sagittal" in planes else 0

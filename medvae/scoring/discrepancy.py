@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -34,6 +35,11 @@ def discrepancy(network: Segmenter, tile: Tensor, mask: Tensor, *, flipped: bool
 
 @score("discrepancy")
 def _discrepancy(scan: Scored) -> np.ndarray:
-    sampling = scan.config.sampling
-    two_sided = sampling.kind == "patch" or sampling.plane != "sagittal"  # a sagittal slice is one side
-    return score_tiles(scan, partial(discrepancy, flipped=scan.config.score.flipped and two_sided))
+    flipped = scan.config.score.flipped
+    if scan.config.sampling.kind == "patch":
+        return score_tiles(scan, partial(discrepancy, flipped=flipped))
+    found = score_tiles(scan, discrepancy)
+    if flipped:  # the whole scan: a sagittal slice is one side, and mirrored it is one of the other
+        mirrored = replace(scan, image=np.flip(scan.image, 1), mask=np.flip(scan.mask, 0))
+        found = (found + np.flip(score_tiles(mirrored, discrepancy), 0)) / 2
+    return found

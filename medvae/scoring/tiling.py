@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medvae.imaging.planes import Plane, slices_of, volume_of
+from medvae.imaging.planes import Plane, cropped, padded, slices_of, volume_of, with_neighbours
 from medvae.networks.interface import Network
 from medvae.scoring.registry import Scored
 
@@ -39,11 +39,27 @@ def score_tiles(scan: Scored, function: TileScore) -> np.ndarray:
             scan.network, function, scan.image, scan.mask, sampling.patch_size, overlap=sampling.patch_overlap,
             batch_size=max(1, batch // 16),
         )  # fmt: skip
-    return score_slices(scan.network, function, scan.image, scan.mask, sampling.plane, batch_size=batch)
+    neighbours = scan.config.network_options.neighbours
+    maps = [
+        score_slices(
+            scan.network, function, scan.image, scan.mask, plane, shape=scan.config.tile_shape, neighbours=neighbours,
+            batch_size=batch,
+        )
+        for plane in sampling.planes
+    ]  # fmt: skip
+    return maps[0] if len(maps) == 1 else np.mean(maps, axis=0)
 
 
 def score_slices(
-    network: Network, score: TileScore, image: np.ndarray, mask: np.ndarray, plane: Plane, *, batch_size: int = 64
+    network: Network,
+    score: TileScore,
+    image: np.ndarray,
+    mask: np.ndarray,
+    plane: Plane,
+    *,
+    shape: Sequence[int] | None = None,
+    neighbours: int = 0,
+    batch_size: int = 64,
 ) -> np.ndarray:
     """Score all slices that hold brain.
 
@@ -55,6 +71,10 @@ def score_slices(
         ``(C, X, Y, Z)`` float32 and ``(X, Y, Z)`` bool.
     plane
         The slices' orientation, that the network was trained on.
+    shape
+        Of a tile, to which slices are padded; by default that of a slice.
+    neighbours
+        Slices on each side that a slice is shown with.
     batch_size
         Slices at once; the result does not depend on it.
 
@@ -66,12 +86,14 @@ def score_slices(
     device = next(network.parameters()).device
     stack, masks = slices_of(image, plane), slices_of(mask, plane)
     result = np.zeros(masks.shape, dtype=np.float32)
+    shape = masks.shape[1:] if shape is None else shape
     filled = np.flatnonzero(masks.any(axis=(1, 2)))
     for start in range(0, len(filled), batch_size):
         chosen = filled[start : start + batch_size]
-        x = torch.from_numpy(np.ascontiguousarray(stack[chosen])).to(device)
-        m = torch.from_numpy(masks[chosen][:, None]).to(device)
-        result[chosen] = score(network, x, m).float().cpu().numpy()
+        tiles = padded(with_neighbours(stack, chosen, neighbours), shape)
+        x = torch.from_numpy(np.ascontiguousarray(tiles)).to(device)
+        m = torch.from_numpy(np.ascontiguousarray(padded(masks[chosen][:, None], shape))).to(device)
+        result[chosen] = cropped(score(network, x, m).float().cpu().numpy(), masks.shape[1:])
     return np.ascontiguousarray(volume_of(result, plane)) * mask
 
 

@@ -64,11 +64,12 @@ def draw_reconstructions(network: Network, tiles: Tiles, config: Config, out: Pa
             restored = network(x.to(device)).reconstruction.float().cpu() * mask
             images = {"scan": x, "reconstruction": restored, "difference": (x - restored) * mask}
             ranges = {"scan": GREY, "reconstruction": GREY, "difference": ("RdBu_r", -0.4, 0.4)}
+    shown = config.network_options.neighbours  # of a slice with neighbours, the slice
     figure = Figure(figsize=(1.3 * count, 4.4), layout="constrained")
     grid = figure.subplots(len(images), count)
     for row, (name, batch) in zip(grid, images.items(), strict=True):
         colours, low, high = ranges[name]
-        for axes, image in zip(row, _middle(batch[:, 0]).numpy(), strict=True):
+        for axes, image in zip(row, _middle(batch[:, shown if name == "scan" else 0]).numpy(), strict=True):
             axes.imshow(image.T, origin="lower", cmap=colours, vmin=low, vmax=high)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)

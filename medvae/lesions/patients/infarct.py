@@ -1,0 +1,62 @@
+"""Old infarcts on T1: cavities filled with fluid, gliosis around and within them, and tissue drawn towards them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from medvae.config.patients import PatientConfig
+from medvae.lesions.patients.deformation import Swelling, ventricles
+from medvae.lesions.patients.scene import Scene, radius_mm
+
+LACUNE_MM = (2.0, 6.5)
+"""Smallest and largest radius of a lacune."""
+
+
+@dataclass(frozen=True)
+class Infarct:
+    """Where an infarct lies, and how large it is."""
+
+    centre: Sequence[int]
+    volume_ml: float
+    lacune: bool
+    swellings: Sequence[Swelling]
+    """Shrunken tissue, and the ventricle of its side, widened."""
+
+    @classmethod
+    def draw(cls, scene: Scene, options: PatientConfig) -> Infarct:
+        """One of a territory, or a lacune deep in the brain."""
+        if scene.chance(0.25):
+            volume = 4.19e-3 * scene.octaves(*LACUNE_MM) ** 3
+            return cls(scene.place(scene.white if scene.chance(0.5) else None), volume, True, ())
+        volume = scene.octaves(*options.infarct_ml)
+        centre = scene.place()
+        moved = []
+        if scene.chance(0.5):
+            moved.append(Swelling(centre, 1.5 * radius_mm(volume), -scene.uniform(0, 0.3)))
+        if scene.chance(0.4):
+            moved += ventricles(scene, side=int(centre[0] > scene.mask.shape[0] / 2))
+        return cls(centre, volume, False, moved)
+
+    def insert(self, scene: Scene) -> None:
+        """Put it into the scan."""
+        radius, count = radius_mm(self.volume_ml), scene.voxels(self.volume_ml)
+        rough = 0.1 if self.lacune else scene.uniform(0.15, 0.6)
+        distance = scene.distance(self.centre, radius, 0.3 if self.lacune else 0.6)
+        distance = distance * torch.exp(rough * scene.noise(24) + 0.4 * rough * scene.noise(9))
+        edge = scene.lowest(distance, count)
+        width = scene.uniform(0.8, 3.5) / radius
+        depth = torch.sigmoid((edge - distance) / (width / 4)) * (distance < edge + 2 * width)
+        gliosis = scene.level(scene.uniform(0.05, 0.45))
+        spared = torch.sigmoid((scene.noise(scene.uniform(5, 14)) + scene.uniform(-1.5, 0.8)) / 0.3)
+        strength = scene.uniform(0.35, 1.0)
+        scene.put(gliosis, depth * strength * (1 - scene.uniform(0.2, 1) * spared))
+        if self.lacune or scene.chance(0.85):
+            within = distance / edge * torch.exp(scene.uniform(0.1, 0.4) * scene.noise(12))
+            hollow = scene.uniform(0.4, 1.1)
+            cavity = torch.sigmoid((hollow - within) / 0.06) * depth
+            noise = (scene.level(1) - scene.level(0)) * 0.02 * scene.noise(2)
+            scene.put(scene.level(scene.uniform(-0.12, 0.15)) + noise, cavity * scene.uniform(0.75, 1))
+        scene.truth |= (distance <= edge) & scene.mask
