@@ -54,4 +54,4 @@ def with_neighbours(slices: np.ndarray, chosen: Sequence[int] | np.ndarray, neig
     ends = np.pad(slices, [(neighbours, neighbours)] + [(0, 0)] * 3)
     near = [ends[np.asarray(chosen) + offset] for offset in range(2 * neighbours + 1)]
     stacked = np.stack(near, axis=2)
-    return stacked.reshape(len(stacked), -1, *slices.shape[2:])
+    return stacked.reshape(len(stacked), stacked.shape[1] * stacked.shape[2], *slices.shape[2:])
