@@ -137,6 +137,7 @@ def _fit(
         validation,
         scale=scale,
         subjects=people,
+        sites=sites_of(manifest),
         atlas=atlas,
         device=device,
         modalities=manifest.modalities,
@@ -152,6 +153,11 @@ def _validation_subjects(manifest: Manifest, config: Config) -> list[str]:
     except MedvaeError as error:
         raise MedvaeError(f"{manifest.path}: {error}") from None
     return people
+
+
+def sites_of(manifest: Manifest) -> list[str]:
+    """Where the healthy validation scans were made; "" if the manifest does not say."""
+    return [case.site or "" for case in manifest.of_split("validation", healthy=True)]
 
 
 def fit_ensemble(
@@ -203,7 +209,7 @@ def fit_ensemble(
         manifest, "validation", first.config.preparation, scale=first.scale, cache=cache, quiet=quiet
     )
     people = _validation_subjects(manifest, first.config)
-    ensemble = Ensemble.calibrate(name, members, validation, people)
+    ensemble = Ensemble.calibrate(name, members, validation, people, sites_of(manifest))
     with one_at_a_time(out):
         check_new(out, runs, overwrite=overwrite)
         record_thresholds(

@@ -25,10 +25,11 @@ from medvae.training.run_folder import one_at_a_time, record_thresholds, refuse_
 
 @dataclass(frozen=True)
 class HealthyScan:
-    """A scan without a lesion, and its subject."""
+    """A scan without a lesion, its subject, and where it was made."""
 
     scan: Scan
     subject: str
+    site: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Recalibrated:
 def healthy_scans(manifest: Manifest, splits: Sequence[Split] = ("validation",)) -> list[HealthyScan]:
     """The healthy cases of some splits of a manifest."""
     return [
-        HealthyScan(Scan.of_case(manifest, case), case.subject_id)
+        HealthyScan(Scan.of_case(manifest, case), case.subject_id, case.site or "")
         for split in splits
         for case in manifest.of_split(split, healthy=True)
     ]
@@ -120,7 +121,7 @@ def recalibrate(
             scores.append(detector.score(volumes[-1]))
             progress.update(done, scan=item.scan.id)
 
-    made = replace(detector, config=config).recalibrated(volumes, scores, people)
+    made = replace(detector, config=config).recalibrated(volumes, scores, people, [item.site for item in healthy])
     came_from = {"model": detector.config.name, "fingerprint": detector.fingerprint}
     with one_at_a_time(out):
         check_new(out, [folder], overwrite=overwrite)

@@ -22,7 +22,7 @@ from medvae.detection.detector import Detector
 from medvae.detection.ensemble import Ensemble
 from medvae.errors import MedvaeError
 from medvae.files import sha256
-from medvae.fitting import fit
+from medvae.fitting import fit, sites_of
 from medvae.manifest import read_manifest
 from medvae.preparation.cache import known_sha256
 from medvae.preparation.prepare import prepare_healthy, prepare_training
@@ -50,7 +50,8 @@ def main(manifest: Path, configs: list[Path], cache: Path | None, runs: Path, ou
     training, scale = prepare_training(cohort, preparation, cache=cache)
     validation = prepare_healthy(cohort, "validation", preparation, scale=scale, cache=cache)
     people = [case.subject_id for case in cohort.of_split("validation", healthy=True)]
-    calibration = {"scale": scale, "subjects": people, "compact": True}
+    sites = sites_of(cohort)
+    calibration = {"scale": scale, "subjects": people, "sites": sites, "compact": True}
     members = {}
     for config in wanted:
         named = config if len(wanted) > 1 else config.model_copy(update={"name": out.name})
@@ -58,7 +59,7 @@ def main(manifest: Path, configs: list[Path], cache: Path | None, runs: Path, ou
         network, own = (known.network, known.atlas) if known else (None, atlas)
         members[config.name] = Detector.calibrate(named, network, training, validation, atlas=own, **calibration)
     if len(members) > 1:
-        Ensemble.calibrate(out.name, members, validation, people).save(out)
+        Ensemble.calibrate(out.name, members, validation, people, sites).save(out)
     else:
         members[wanted[0].name].save(out)
     record_cohort(out, cohort, checksum=partial(known_sha256, cache=cache) if cache is not None else sha256)

@@ -18,6 +18,7 @@ from medvae.augmentation.randomness import Sample
 from medvae.augmentation.spatial import Pose, Spatial
 from medvae.augmentation.thick_slices import slab_weights
 from medvae.config import AugmentationConfig
+from medvae.imaging.planes import PLANES
 from medvae.sampling.tiles import left_right_axis
 
 STILL = {
@@ -121,8 +122,8 @@ def test_mirror_is_a_flip_and_happens_to_half(backend, shape):
         np.testing.assert_allclose(sample, expected, atol=1e-5)
         flipped += is_flip
     assert 25 < flipped < 55
-    assert left_right_axis("axial") == left_right_axis("coronal") == left_right_axis(None) == 0
-    assert left_right_axis("sagittal") is None
+    assert left_right_axis(["axial"]) == left_right_axis(["coronal"]) == left_right_axis([]) == 0
+    assert left_right_axis(["sagittal"]) is left_right_axis(PLANES) is None
     x, _ = augment(backend, image, mask, keys(20), mirror=True, mirror_axis=None)
     np.testing.assert_array_equal(x, np.repeat((image * mask)[None], 20, 0))
 

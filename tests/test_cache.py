@@ -142,7 +142,7 @@ def test_tiles_of_cached_volumes_are_the_same_and_may_be_written_to(cohort, tmp_
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # torch warns of arrays that must not be written to
         for plane in ("axial", "coronal", "sagittal"):
-            one, other = (SliceDataset(volumes, plane, min_brain_fraction=0.02) for volumes in (fresh, cached))
+            one, other = (SliceDataset(volumes, [plane], min_brain_fraction=0.02) for volumes in (fresh, cached))
             assert len(one) == len(other)
             for index in (0, 70, len(one) - 1):
                 for a, b in zip(one[0, index], other[0, index], strict=True):

@@ -108,6 +108,9 @@ def test_threshold_keeps_its_false_positive_rate_and_is_the_detectors(rate):
         threshold = SparseCounts.of(scores, np.zeros(5000, bool)).threshold(rate)
         assert (scores > np.float32(threshold)).mean() <= rate
         (point,), _ = operating_points([scores], [np.ones(5000, bool)], [rate])
+        both, everywhere = [scores, scores + 1, scores], [np.ones(5000, bool)] * 3
+        (worst,), _ = operating_points(both, everywhere, [rate], ["A", "B", "A"])
+        assert worst.threshold == pytest.approx(point.threshold + 1)
         assert point.threshold <= threshold <= point.threshold + 1.3e-4 * abs(point.threshold)
 
 

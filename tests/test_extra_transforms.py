@@ -140,7 +140,7 @@ def test_worker_processes_do_not_matter(volumes, patches):
     if patches:
         tiles = PatchDataset(volumes, (16, 16, 16), per_volume=2, augmenter=augmenter)
     else:
-        tiles = SliceDataset(volumes, "axial", min_brain_fraction=0.02, augmenter=augmenter)
+        tiles = SliceDataset(volumes, ["axial"], min_brain_fraction=0.02, augmenter=augmenter)
     order = [(epoch, index) for epoch in range(2) for index in range(3)]
     one, two = (list(DataLoader(tiles, 2, sampler=order, num_workers=count)) for count in (0, 2))
     for left, right in zip(one, two, strict=True):

@@ -4,7 +4,7 @@ import torch
 
 from medvae.augmentation.augmenter import Augmenter
 from medvae.config import AugmentationConfig, Config, PreparationConfig
-from medvae.imaging.planes import slices_of, volume_of
+from medvae.imaging.planes import PLANES, cropped, padded, slice_shape, slices_of, volume_of, with_neighbours
 from medvae.preparation.prepare import prepare_case
 from medvae.sampling.order import EpochOrder
 from medvae.sampling.slices import SliceDataset
@@ -24,9 +24,46 @@ def test_slices_put_together_are_the_volume(plane):
     assert slices_of(array, plane).shape[1:] == {"axial": (2, 5, 6), "coronal": (2, 5, 7), "sagittal": (2, 6, 7)}[plane]
 
 
+@pytest.mark.parametrize("shape", [(5, 6), (7, 6), (8, 9)])
+def test_padded_slices_lie_in_the_middle_and_come_back(shape):
+    slices = np.random.default_rng(0).random((3, 2, 5, 6))
+    wide = padded(slices, shape)
+    assert wide.shape == (3, 2, *shape)
+    assert wide.sum() == pytest.approx(slices.sum())
+    np.testing.assert_array_equal(cropped(wide, (5, 6)), slices)
+
+
+def test_one_shape_holds_a_slice_of_every_plane():
+    assert slice_shape((5, 6, 7), PLANES) == (6, 7)
+    assert [slice_shape((5, 6, 7), [plane]) for plane in PLANES] == [(5, 6), (5, 7), (6, 7)]
+
+
+def test_a_slice_lies_between_its_neighbours_and_beyond_the_ends_is_nothing():
+    stack = np.random.default_rng(0).random((6, 2, 3, 4))
+    shown = with_neighbours(stack, [0, 3, 5], 2)
+    assert shown.shape == (3, 10, 3, 4)
+    for row, chosen in enumerate([0, 3, 5]):
+        for modality in range(2):
+            for offset in range(-2, 3):
+                there = chosen + offset
+                expected = stack[there, modality] if 0 <= there < 6 else np.zeros((3, 4))
+                np.testing.assert_array_equal(shown[row, 5 * modality + offset + 2], expected)
+    np.testing.assert_array_equal(with_neighbours(stack, [4], 0)[0], stack[4])
+    assert with_neighbours(stack, [], 1).shape == (0, 6, 3, 4)
+
+
+def test_slices_of_all_planes_are_those_of_each(volumes):
+    every = SliceDataset(volumes, PLANES, min_brain_fraction=0.02)
+    each = [SliceDataset(volumes, [plane], min_brain_fraction=0.02) for plane in PLANES]
+    assert len(every) == sum(map(len, each))
+    assert every.images.shape[1:] == (1, 96, 96)
+    assert every.masks.sum() == sum(plane.masks.sum() for plane in each)
+    np.testing.assert_array_equal(cropped(every.images[40], (80, 96)), each[0].images[40])
+
+
 def augmented(volumes, key, seed=0, **options):
     augmenter = Augmenter(AugmentationConfig(**options), mirror_axis=0)
-    return SliceDataset(volumes, "axial", min_brain_fraction=0.02, augmenter=augmenter, seed=seed)[key]
+    return SliceDataset(volumes, ["axial"], min_brain_fraction=0.02, augmenter=augmenter, seed=seed)[key]
 
 
 def test_item_depends_on_seed_epoch_and_index_only(volumes):
@@ -45,7 +82,7 @@ def test_item_depends_on_seed_epoch_and_index_only(volumes):
 
 
 def test_augmentation_changes_the_slice_but_not_the_background_or_the_source(volumes):
-    plain = SliceDataset(volumes, "axial", min_brain_fraction=0.02)
+    plain = SliceDataset(volumes, ["axial"], min_brain_fraction=0.02)
     before = plain.images[40].copy()
     image, mask = augmented(volumes, (0, 40))
     assert image.dtype == plain[(0, 40)][0].dtype
@@ -58,12 +95,12 @@ def test_augmentation_changes_the_slice_but_not_the_background_or_the_source(vol
 def test_no_augmentation_within_no_range(volumes):
     still = {"rotation_degrees": 0, "scale": (1, 1), "mirror": False, "gamma": (1, 1), "brightness": (1, 1)}
     image, _ = augmented(volumes, (0, 40), **still, noise_variance=(0, 0))
-    np.testing.assert_allclose(image, SliceDataset(volumes, "axial", min_brain_fraction=0.02)[(0, 40)][0], atol=1e-5)
+    np.testing.assert_allclose(image, SliceDataset(volumes, ["axial"], min_brain_fraction=0.02)[(0, 40)][0], atol=1e-5)
 
 
 def test_mirroring_is_left_to_right_and_happens_to_half_of_the_slices(volumes):
     still = {"rotation_degrees": 0, "scale": (1, 1), "gamma": (1, 1), "brightness": (1, 1), "noise_variance": (0, 0)}
-    plain = SliceDataset(volumes, "axial", min_brain_fraction=0.02)[(0, 40)][0]
+    plain = SliceDataset(volumes, ["axial"], min_brain_fraction=0.02)[(0, 40)][0]
     mirrored = 0
     for epoch in range(60):
         image, _ = augmented(volumes, (epoch, 40), **still)

@@ -15,6 +15,7 @@ from medvae.scoring.intensity import equalized_intensity
 from medvae.scoring.registry import Scored, score
 from medvae.scoring.residual import residual, squared_residual
 from medvae.scoring.restoration import restoration
+from medvae.imaging.planes import PLANE_AXIS
 from medvae.scoring.tiling import score_slices
 
 SCORES = {
@@ -163,6 +164,13 @@ def test_tiling_of_the_identity_is_the_identity(plane):
     network = torch.nn.Linear(1, 1)
     found = score_slices(network, lambda n, x, m: x[:, 0] * m[:, 0], image, mask, plane, batch_size=7)
     np.testing.assert_array_equal(found, image[0] * mask)
+    wide = score_slices(network, lambda n, x, m: x[:, 0] * m[:, 0], image, mask, plane, shape=(64, 64), batch_size=7)
+    np.testing.assert_array_equal(wide, found)
+    shown = score_slices(network, lambda n, x, m: x.sum(1) * m[:, 0], image, mask, plane, neighbours=1)
+    axis = PLANE_AXIS[plane]
+    ends = np.pad(image[0], [(1, 1) if a == axis else (0, 0) for a in range(3)])
+    near = sum(ends.take(range(offset, offset + mask.shape[axis]), axis) for offset in range(3))
+    np.testing.assert_allclose(shown, near * mask, rtol=1e-5, atol=1e-6)
 
 
 def test_restoration_lowers_what_it_minimises_and_stays_put_without_steps_of_size(network, tiles):

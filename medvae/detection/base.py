@@ -220,7 +220,11 @@ class Calibrated(ABC):
         raise MedvaeError(f"This detector has no operating point at a false-positive rate of {at:g}; it has {known}.")
 
     def recalibrated(
-        self, healthy: Sequence[PreparedVolume], scores: Sequence[np.ndarray], subjects: Sequence[str] | None = None
+        self,
+        healthy: Sequence[PreparedVolume],
+        scores: Sequence[np.ndarray],
+        subjects: Sequence[str] | None = None,
+        sites: Sequence[str] | None = None,
     ) -> Self:
         """The same score with operating points from other healthy scans, for instance of another scanner.
 
@@ -238,14 +242,18 @@ class Calibrated(ABC):
             Without a scan, or with too few subjects for the guarantee of an operating point of the config.
         """
         made = replace(self, calibrated_on=self.calibrated_on | {"validation": len(healthy)})
-        return made._with_points(healthy, scores, subjects)
+        return made._with_points(healthy, scores, subjects, sites)
 
     def _with_points(
-        self, validation: Sequence[PreparedVolume], scores: Sequence[np.ndarray], subjects: Sequence[str] | None
+        self,
+        validation: Sequence[PreparedVolume],
+        scores: Sequence[np.ndarray],
+        subjects: Sequence[str] | None,
+        sites: Sequence[str] | None = None,
     ) -> Self:
         """With operating points from healthy validation scans; by default each scan is a subject of its own."""
         config = self.config.calibration
-        points, median = operating_points(scores, [v.mask for v in validation], config.false_positive_rates)
+        points, median = operating_points(scores, [v.mask for v in validation], config.false_positive_rates, sites)
         made = replace(self, points=tuple(points), healthy_median=median)
         subjects = [str(number) for number in range(len(scores))] if subjects is None else subjects
         healthy = measure_healthy(

@@ -73,6 +73,7 @@ class Detector(Calibrated):
         *,
         scale: LandmarkScale | None = None,
         subjects: Sequence[str] | None = None,
+        sites: Sequence[str] | None = None,
         compact: bool = False,
         atlas: Atlas | None = None,
         device: str = AUTO,
@@ -81,7 +82,8 @@ class Detector(Calibrated):
         """Fit the normative map on healthy training scans and the operating points on healthy validation scans.
 
         ``scale`` is the intensity scale of both sets. ``subjects`` names the subject of each validation scan;
-        without it each scan is a subject of its own. ``compact`` first rounds network and normative map to half
+        without it each scan is a subject of its own. ``sites`` says where each was made: thresholds are those of the
+        worst site. ``compact`` first rounds network and normative map to half
         precision, which halves the files that `save` writes. ``atlas`` is that of the training scans, if already made.
         The network is moved to the ``device``, as in `medvae.devices.find_device`. ``modalities`` are the names of
         the sequences, in channel order.
@@ -113,7 +115,7 @@ class Detector(Calibrated):
             if compact:
                 normative = NormativeMap(*(_rounded(array) for array in (normative.mean, normative.sd)))
             detector = replace(detector, normative=normative)
-        return detector._with_points(validation, [detector.score(volume) for volume in validation], subjects)
+        return detector._with_points(validation, [detector.score(volume) for volume in validation], subjects, sites)
 
     def score(self, volume: PreparedVolume, fitted: FittedScan | None = None) -> np.ndarray:
         """The calibrated score on the standard grid, ``(X, Y, Z)`` float32: higher is more anomalous, 0 outside.

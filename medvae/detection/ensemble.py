@@ -45,6 +45,7 @@ class Ensemble(Calibrated):
         members: dict[str, Detector],
         validation: Sequence[PreparedVolume],
         subjects: Sequence[str] | None = None,
+        sites: Sequence[str] | None = None,
     ) -> Ensemble:
         """Set the operating points of the averaged score on healthy validation scans.
 
@@ -58,6 +59,8 @@ class Ensemble(Calibrated):
             Prepared healthy scans that no member was trained on.
         subjects
             Subject of each scan; by default each scan is a subject of its own.
+        sites
+            Where each scan was made, as in `medvae.detection.operating_points.operating_points`.
 
         Raises
         ------
@@ -71,7 +74,7 @@ class Ensemble(Calibrated):
             config=config, modalities=common_modalities(members.values()), calibrated_on=counts, scale=first.scale,
             members=_sharing(members),
         )  # fmt: skip
-        return ensemble._with_points(validation, [ensemble.score(volume) for volume in validation], subjects)
+        return ensemble._with_points(validation, [ensemble.score(volume) for volume in validation], subjects, sites)
 
     def score(self, volume: PreparedVolume) -> np.ndarray:
         """Mean of the members' scaled scores, ``(X, Y, Z)`` float32, 0 outside the brain."""

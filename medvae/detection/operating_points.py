@@ -29,11 +29,25 @@ class OperatingPoint:
 
 
 def operating_points(
-    scores: Sequence[np.ndarray], masks: Sequence[np.ndarray], rates: Sequence[float]
+    scores: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    rates: Sequence[float],
+    sites: Sequence[str] | None = None,
 ) -> tuple[list[OperatingPoint], float]:
     """Thresholds from healthy validation scans, and the median healthy score.
 
-    The threshold for a rate is the smallest score of the pooled brain voxels with at most that share of them above it.
+    The threshold for a rate is the smallest score of the pooled brain voxels with at most that share of them above it,
+    at the site where it is highest: a scanner that nobody has seen is as likely to be like the worst site as like the
+    mean of all.
+
+    Parameters
+    ----------
+    scores, masks
+        ``(X, Y, Z)`` float and bool, of each scan.
+    rates
+        Shares of healthy voxels.
+    sites
+        Where each scan was made; by default all at one place.
 
     Raises
     ------
@@ -45,9 +59,14 @@ def operating_points(
             "There is no healthy validation scan, so no threshold can be set. Mark some healthy cases as split "
             '"validation" in the manifest.'
         )
-    pooled = np.sort(np.concatenate([s[m] for s, m in zip(scores, masks, strict=True)]))
+    sites = [""] * len(scores) if sites is None else sites
+    of_site: dict[str, list[np.ndarray]] = {}
+    for score, mask, site in zip(scores, masks, sites, strict=True):
+        of_site.setdefault(site, []).append(score[mask])
+    pooled = [np.sort(np.concatenate(values)) for values in of_site.values()]
     points = []
     for rate in rates:
-        allowed = int(np.floor(rate * len(pooled)))
-        points.append(OperatingPoint(f"fpr_{rate:g}", rate, float(pooled[len(pooled) - 1 - allowed])))
-    return points, float(pooled[len(pooled) // 2])
+        threshold = max(float(values[len(values) - 1 - int(np.floor(rate * len(values)))]) for values in pooled)
+        points.append(OperatingPoint(f"fpr_{rate:g}", rate, threshold))
+    everybody = np.concatenate(pooled)
+    return points, float(np.partition(everybody, len(everybody) // 2)[len(everybody) // 2])

@@ -118,7 +118,8 @@ class LesionSlices(LesionScans):
     """Slices of scans with lesions, each between its neighbours, addressed by ``(epoch, index)`` of the scan.
 
     Items are those of `LesionScans` with K random slices: ``(K, P · (2 · neighbours + 1) + 1, H, W)`` and ``(K, 1, H,
-    W)``. Half of the slices, of a scan with lesions, are drawn from those with lesions.
+    W)``. Of a scan with lesions, a third of the slices are those of a random voxel of the lesions, a third are drawn from
+    all slices with lesions, and a third from the whole brain.
     """
 
     def _tiles(self, stack: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Tensor:
@@ -127,9 +128,10 @@ class LesionSlices(LesionScans):
         tiles = []
         for plane, count in zip(planes, rng.multinomial(self.patches, [1 / len(planes)] * len(planes)), strict=True):
             slices = slices_of(stack, plane)
-            sick, brain = (np.flatnonzero(slices[:, channel].any(axis=(1, 2))) for channel in (-2, -1))
-            among = [sick if len(sick) and rng.random() < 0.5 else brain for _ in range(count)]
-            chosen = np.array([each[rng.integers(len(each))] for each in among], dtype=np.int64)
+            lesions, brain = slices[:, -2].sum(axis=(1, 2)), slices[:, -1].any(axis=(1, 2))
+            weights = [lesions, lesions > 0, brain] if lesions.any() else [brain]
+            drawn = [np.cumsum(weights[rng.integers(len(weights))]) for _ in range(count)]
+            chosen = np.array([np.searchsorted(d, rng.random() * d[-1], side="right") for d in drawn], dtype=np.int64)
             shown = with_neighbours(slices[:, :-2], chosen, neighbours)
             tiles.append(padded(np.concatenate([shown, slices[chosen, -2:]], axis=1), shape))
         return torch.from_numpy(np.concatenate(tiles))

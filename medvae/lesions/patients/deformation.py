@@ -35,31 +35,44 @@ class Swelling(NamedTuple):
 
 
 def deform(scene: Scene, options: PatientConfig, swellings: Sequence[Swelling]) -> None:
-    """Deform scan and mask where they are: a random anatomy, and swellings on top."""
+    """Deform scan and mask where they are: a random anatomy, and swellings within it.
+
+    The skull does not give way: swellings move tissue inside the brain and leave its outline. Where tissue shrinks away
+    from it, fluid takes its place.
+    """
     shape = scene.mask.shape
     nodes = [torch.linspace(0, n - 1, max(2, math.ceil(n / STEP) + 1)) for n in shape]
     places = torch.stack(torch.meshgrid(*nodes, indexing="ij"))
     moved = _turned(places, scene, options)
-    for swelling in swellings:
-        centre = torch.tensor(swelling.centre, dtype=torch.float32).reshape(3, 1, 1, 1)
-        offset = moved - centre
-        falloff = torch.exp(-(offset * scene.voxel_mm).square().sum(0) / (2 * swelling.sigma_mm**2))
-        moved = moved - swelling.strength * falloff * offset
     if options.deformation_mm:
         spread = options.deformation_mm / scene.voxel_mm
         cell = max(1.0, NODE_MM / scene.voxel_mm / STEP)
         low = [max(3, math.ceil(n / cell) + 1) for n in places.shape[1:]]
         noise = torch.randn(1, 3, *low, generator=scene.generator)
         moved = moved + spread * functional.interpolate(noise, size=places.shape[1:], mode="trilinear")[0]
-    dense = functional.interpolate(moved[None], size=shape, mode="trilinear", align_corners=True)[0]
+    fluid, inside = scene.level(0), scene.mask[None].float()
+    stack = torch.cat([scene.image * inside, inside])
+    pulled = _pulled(stack, moved)
+    scene.mask = pulled[-1] >= 0.5
+    if swellings:
+        for swelling in swellings:
+            centre = torch.tensor(swelling.centre, dtype=torch.float32).reshape(3, 1, 1, 1)
+            offset = moved - centre
+            falloff = torch.exp(-(offset * scene.voxel_mm).square().sum(0) / (2 * swelling.sigma_mm**2))
+            moved = moved - swelling.strength * falloff * offset
+        pulled = _pulled(stack, moved)
+    tissue = pulled[:-1] / pulled[-1:].clamp(min=0.5) * scene.mask
+    scene.image = torch.where(scene.mask & (pulled[-1] < 0.5), fluid, tissue)
+    scene.truth = torch.zeros_like(scene.mask)
+
+
+def _pulled(stack: Tensor, places: Tensor) -> Tensor:
+    """``(C, X, Y, Z)`` at the places that the nodes ``(3, …)`` of a coarse grid say, in voxels."""
+    shape = stack.shape[1:]
+    dense = functional.interpolate(places[None], size=shape, mode="trilinear", align_corners=True)[0]
     scale = torch.tensor([n - 1 for n in shape]).reshape(3, 1, 1, 1)
     grid = (2 * dense / scale - 1).flip(0).permute(1, 2, 3, 0)[None]
-    inside = scene.mask[None].float()
-    stack = torch.cat([scene.image * inside, inside])[None]
-    pulled = functional.grid_sample(stack, grid, align_corners=True)[0]
-    scene.mask = pulled[-1] >= 0.5
-    scene.image = pulled[:-1] / pulled[-1:].clamp(min=0.5) * scene.mask
-    scene.truth = torch.zeros_like(scene.mask)
+    return functional.grid_sample(stack[None], grid, align_corners=True)[0]
 
 
 def _turned(places: Tensor, scene: Scene, options: PatientConfig) -> Tensor:
