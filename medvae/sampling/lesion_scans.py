@@ -172,19 +172,20 @@ class MixedPatches:
 
     def __init__(self, scans: LesionScans, batch: int, seed: int) -> None:
         self._batch, self._seed = batch, seed
-        self._block = max(BLOCK, -(-batch // scans.patches))
-        self.steps = self._block * scans.patches // batch
+        self.block = max(BLOCK, -(-batch // scans.patches))
+        """Scans whose patches are mixed."""
+        self.steps = self.block * scans.patches // batch
         """Of one block."""
 
     def scans_of(self, start: int, stop: int) -> tuple[int, int]:
         """First scan, and last but one, that a process needs for the steps from ``start`` to ``stop``."""
-        return start // self.steps * self._block, -(-stop // self.steps) * self._block
+        return start // self.steps * self.block, -(-stop // self.steps) * self.block
 
     def batches(self, loader: Iterable[tuple[Tensor, Tensor]], start: int, stop: int) -> Iterator[tuple[Tensor, ...]]:
         """The batches of steps ``start`` to ``stop``, from a loader of `single` scans that begins at `scans_of`."""
         scans, step = iter(loader), start // self.steps * self.steps
         while step < stop:
-            patches = [patch for _ in range(self._block) for patch in zip(*next(scans), strict=True)]
+            patches = [patch for _ in range(self.block) for patch in zip(*next(scans), strict=True)]
             order = np.random.default_rng((self._seed, step)).permutation(len(patches))
             for first in range(0, self.steps * self._batch, self._batch):
                 if start <= step < stop:

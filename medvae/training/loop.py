@@ -138,6 +138,7 @@ def _batches(config: Config, training: Sequence[ShownScan], learner: Learner) ->
         dataset, batch_size=1 if mixed else batch, sampler=order, num_workers=config.sampling.workers,
         worker_init_fn=_one_thread, pin_memory=learner.accelerator.device.type == "cuda",
         collate_fn=single if mixed else None,
+        prefetch_factor=mixed.block if mixed and config.sampling.workers else None,  # a block is asked for at once
     )  # fmt: skip
     loader = learner.accelerator.prepare(loader)
     return mixed.batches(loader, start, stop) if mixed else loader
