@@ -50,8 +50,8 @@ def with_neighbours(slices: np.ndarray, chosen: Sequence[int] | np.ndarray, neig
     Beyond the ends there is 0. The channels of a modality follow each other.
     """
     if not neighbours:
-        return slices[np.asarray(chosen)]
+        return slices[np.asarray(chosen, dtype=np.int64)]
     ends = np.pad(slices, [(neighbours, neighbours)] + [(0, 0)] * 3)
-    near = [ends[np.asarray(chosen) + offset] for offset in range(2 * neighbours + 1)]
+    near = [ends[np.asarray(chosen, dtype=np.int64) + offset] for offset in range(2 * neighbours + 1)]
     stacked = np.stack(near, axis=2)
     return stacked.reshape(len(stacked), stacked.shape[1] * stacked.shape[2], *slices.shape[2:])

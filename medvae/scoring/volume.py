@@ -49,6 +49,8 @@ def score_volume(
     if config.score.guided_mm:
         radius = max(1, round(config.score.guided_mm / config.grid.voxel_mm))
         smoothed = guided_filter(smoothed, image[:modalities], mask, radius)
+    if config.score.surround_mm:
+        smoothed = smoothed + config.score.surround_weight * scan.smoothed(smoothed, config.score.surround_mm)
     return smoothed
 
 
