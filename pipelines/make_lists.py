@@ -5,8 +5,8 @@
 ``ixi_t1_2mm.json`` is made from the scans themselves, with their checksums. The subjects of the included cohort keep
 its splits, so that a detector trained on the larger list can be tested on the included one; the others are split as
 ``medvae manifest ixi`` does. ``healthy_t1.json`` holds these and 48 adults of another scanner, stripped by another tool
-(OpenNeuro ds002748), with paths relative to the folder of both data sets. ``mslub_flair.json`` lists the 30 patients of Lesjak et al. 2017 by the names in
-the data set's description; it has no checksums, as the scans were not at hand.
+(OpenNeuro ds002748), with paths relative to the folder of both data sets. ``mslub_flair.json`` lists the 30 patients of
+Lesjak et al. 2017 by the names in the data set's description; it has no checksums, as the scans were not at hand.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def healthy_list(ixi: Manifest, ixi_folder: str, novosibirsk: Path) -> Manifest:
         person = people[name]
         cases.append(
             Case(
-                id=name.replace("sub-", "NSK"), image=f"{novosibirsk.name}/{path.name}", split=SPLITS[number % len(SPLITS)],
-                site="Novosibirsk", age=float(person["age"]), sex=person["gender"].upper(), sha256=sha256(path),
+                id=name.replace("sub-", "NSK"), image=f"{novosibirsk.name}/{path.name}",
+                split=SPLITS[number % len(SPLITS)], site="Novosibirsk", age=float(person["age"]), sex=person["gender"].upper(), sha256=sha256(path),
             )
         )  # fmt: skip
     licence = f"IXI cases: {ixi.licence}. {NOVOSIBIRSK_LICENCE}"

@@ -166,11 +166,22 @@ def test_the_command_makes_one(runs, cohort, tmp_path):
     assert (tmp_path / "run" / "detector" / "members" / "b" / "config.yaml").is_file()
 
 
-def test_members_on_different_intensity_scales_are_refused(runs):
-    first = Detector.load(runs / "a")
-    members = {
-        name: replace(first, scale=LandmarkScale(percentiles=(1, 50, 99), levels=((0, middle, 1),)))
-        for name, middle in (("one", 0.5), ("other", 0.6))
+def test_a_member_that_learned_another_intensity_scale_is_shown_the_scan_on_its_own(cohort, tmp_path):
+    landmarks = {
+        "preparation": {"intensity": "landmarks", "clip": None},
+        "score": NORMATIVE["score"] | {"normative": False},
     }
-    with pytest.raises(MedvaeError, match="other and one differ in their intensity scale"):
-        Ensemble.calibrate("two", members, [])
+    one = fit(Config.model_validate({"name": "one", **NORMATIVE, **landmarks}), cohort, tmp_path / "one", quiet=True)
+    levels = tuple(tuple(level**2 for level in row) for row in one.scale.levels)
+    other = replace(one, scale=LandmarkScale(percentiles=one.scale.percentiles, levels=levels))
+    both = Ensemble.calibrate("two", {"one": one, "other": other}, [prepare_of(cohort, one)]).save(tmp_path / "two")
+    volume = prepare_of(cohort, one)
+    expected = [(m.score(prepare_of(cohort, m)) - m.healthy_median) / (m.points[0].threshold - m.healthy_median)
+                for m in (one, other)]  # fmt: skip
+    found, inside = both.score(volume), volume.mask
+    np.testing.assert_allclose(found[inside], np.mean(expected, axis=0)[inside], atol=1e-3)
+    assert np.abs(expected[0] - expected[1])[inside].max() > 0.05
+
+
+def prepare_of(cohort, detector):
+    return prepare_case(cohort, cohort.case("sub07"), detector.config.preparation, scale=detector.scale)

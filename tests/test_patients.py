@@ -59,7 +59,9 @@ def test_the_same_seed_makes_the_same_patient_and_leaves_the_healthy_one_alone(h
     image, mask = head
     before = image.clone(), mask.clone()
     options, lesions = PatientConfig(), LesionConfig()
-    first, again, other = (make_patient(image, mask, options, lesions, seed, VOXEL_MM) for seed in [(3, 1), (3, 1), (3, 2)])
+    first, again, other = (
+        make_patient(image, mask, options, lesions, seed, VOXEL_MM) for seed in [(3, 1), (3, 1), (3, 2)]
+    )
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0], other[0])
     assert torch.equal(image, before[0])
@@ -109,7 +111,7 @@ def test_spots_are_small_dark_and_in_white_matter():
     head[0][0, :3] = 0.1
     at = Scene.of(*head, (1,), 1.0)
     Spots((2.0,) * 12).insert(at)
-    labels, count = ndimage.label(at.truth.numpy())
+    _, count = ndimage.label(at.truth.numpy())
     assert 5 <= count <= 12
     assert float((at.image - head[0])[0][at.truth].max()) < 0
     assert at.truth[15:].sum() > 3 * at.truth[:15].sum()
@@ -175,8 +177,8 @@ def test_neighbourhood_and_mean_are_those_of_scipy():
     np.testing.assert_array_equal(neighbourhood(torch.from_numpy(mask)).numpy(), ndimage.binary_dilation(mask))
     values = np.random.default_rng(1).random((7, 8, 9)).astype(np.float32)
     inner = (slice(1, -1),) * 3
-    np.testing.assert_allclose(smoothed(torch.from_numpy(values)).numpy()[inner], ndimage.uniform_filter(values, 3)[inner],
-                               rtol=1e-5)  # fmt: skip
+    wanted = ndimage.uniform_filter(values, 3)[inner]
+    np.testing.assert_allclose(smoothed(torch.from_numpy(values)).numpy()[inner], wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -191,8 +193,8 @@ def test_impossible_patients_are_refused(change, message):
 
 STILL_TILES = {"rotation_degrees": 0, "scale": [1, 1], "gamma": [1, 1], "brightness": [1, 1], "noise_variance": [0, 0]}
 RUN = {
-    "name": "x", "network": {"kind": "segmenter", "neighbours": 1}, "score": {"kind": "discrepancy", "polarity": "bright"},
-    "objective": {"kind": "discrepancy", "patients": {}}, "augmentation": STILL_TILES,
+    "name": "x", "network": {"kind": "segmenter", "neighbours": 1},
+    "score": {"kind": "discrepancy", "polarity": "bright"}, "objective": {"kind": "discrepancy", "patients": {}}, "augmentation": STILL_TILES,
 }  # fmt: skip
 
 

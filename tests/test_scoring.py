@@ -6,6 +6,8 @@ import torch
 
 from medvae.config import Config
 from medvae.config.methods import SCORES as DECLARED
+from medvae.imaging.planes import PLANE_AXIS
+from medvae.imaging.smoothing import smooth_in_mask
 from medvae.networks.build import build_network
 from medvae.networks.gradients import gradient, smooth_gradient
 from medvae.networks.interface import VAEOutput
@@ -15,8 +17,8 @@ from medvae.scoring.intensity import equalized_intensity
 from medvae.scoring.registry import Scored, score
 from medvae.scoring.residual import residual, squared_residual
 from medvae.scoring.restoration import restoration
-from medvae.imaging.planes import PLANE_AXIS
 from medvae.scoring.tiling import score_slices
+from medvae.scoring.volume import score_volume
 
 SCORES = {
     "residual": residual,
@@ -153,6 +155,16 @@ def test_equalized_intensity_is_the_share_of_darker_voxels():
     np.testing.assert_allclose(score[mask], [(values <= v).mean() for v in values], rtol=1e-6)
     assert (score[~mask] == 0).all()
     np.testing.assert_array_equal(score, equalized_intensity(np.exp(image / 100), mask))
+
+
+def test_what_surrounds_a_voxel_is_added_to_its_score():
+    rng = np.random.default_rng(0)
+    mask = rng.random((12, 13, 14)) < 0.8
+    image = rng.standard_normal((1, *mask.shape)).astype(np.float32)
+    plain = {"name": "x", "network": None, "score": {"kind": "intensity", "polarity": "bright"}}
+    around = {"score": plain["score"] | {"surround_mm": 4, "surround_weight": 3}}
+    alone, found = (score_volume(Config.model_validate(plain | more), None, image, mask) for more in ({}, around))
+    np.testing.assert_allclose(found, alone + 3 * smooth_in_mask(alone, mask, [2, 2, 2]), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])

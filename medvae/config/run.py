@@ -131,7 +131,9 @@ class Config(Strict):
             )
         if neighbours and self.sampling.kind != "slice":
             raise ValueError("network.neighbours are those of slices: use sampling.kind: slice, or remove neighbours.")
-        if self.augmentation.enabled and (others := self.augmentation.moving() + self.augmentation.changing_intensities()):
+        if self.augmentation.enabled and (
+            others := self.augmentation.moving() + self.augmentation.changing_intensities()
+        ):
             raise ValueError(
                 f"objective.patients: whole scans are changed by objective.patients and objective.appearance: leave "
                 f"{', '.join(others)} of augmentation off."

@@ -22,7 +22,7 @@ from medvae.devices import AUTO
 from medvae.errors import MedvaeError
 from medvae.modality import UNKNOWN, same_modalities
 from medvae.normative.atlas import Atlas
-from medvae.preparation.prepared import PreparedVolume
+from medvae.preparation.prepared import PreparedVolume, standardised
 from medvae.schema import parse
 
 MEMBERS = "members"
@@ -90,10 +90,18 @@ class Ensemble(Calibrated):
     def _scores(self, volume: PreparedVolume) -> list[np.ndarray]:
         """Score of each member; a shared atlas is warped onto the scan only once."""
         atlas = self.shared_atlas
-        if atlas is None:
-            return [member.score(volume) for member in self.members.values()]
-        fitted = atlas.fit(volume.image, volume.mask)
-        return [m.score(volume, fitted if m.atlas is atlas else None) for m in self.members.values()]
+        fitted = atlas.fit(volume.image, volume.mask) if atlas is not None else None
+        scores = []
+        for member in self.members.values():
+            own = self._on_scale_of(member, volume)
+            scores.append(member.score(own, fitted if own is volume and member.atlas is atlas else None))
+        return scores
+
+    def _on_scale_of(self, member: Detector, volume: PreparedVolume) -> PreparedVolume:
+        """The volume with the intensities that a member has learned from, which may have learned from other people."""
+        if member.scale is None or member.scale == self.scale:
+            return volume
+        return standardised(volume, member.scale, member.config.preparation)
 
     def _mean(self, scores: Sequence[np.ndarray], volume: PreparedVolume) -> np.ndarray:
         scaled = [
@@ -198,8 +206,8 @@ def agreeing(members: dict[str, Detector]) -> Detector:
     Raises
     ------
     MedvaeError
-        If there are fewer than two, or one differs from the first in modalities, preparation, intensity scale or its
-        first false-positive rate.
+        If there are fewer than two, or one differs from the first in modalities, preparation or its first
+        false-positive rate.
     """
     if len(members) < 2:
         raise MedvaeError(f"An ensemble needs at least two detectors; {len(members)} was given.")
@@ -212,7 +220,6 @@ def agreeing(members: dict[str, Detector]) -> Detector:
             )
         for what, of in {
             "preparation": lambda m: m.config.preparation,
-            "intensity scale": lambda m: m.scale,
             "first false-positive rate": lambda m: m.points[0].false_positive_rate,
         }.items():
             if of(member) != of(first):

@@ -117,9 +117,9 @@ class LesionScans(Dataset[tuple[Tensor, Tensor]]):
 class LesionSlices(LesionScans):
     """Slices of scans with lesions, each between its neighbours, addressed by ``(epoch, index)`` of the scan.
 
-    Items are those of `LesionScans` with K random slices: ``(K, P · (2 · neighbours + 1) + 1, H, W)`` and ``(K, 1, H,
-    W)``. Of a scan with lesions, a third of the slices are those of a random voxel of the lesions, a third are drawn from
-    all slices with lesions, and a third from the whole brain.
+    Items are those of `LesionScans` with K random slices: ``(K, P · (2 · neighbours + 1) + 1, H, W)`` and
+    ``(K, 1, H, W)``. Of a scan with lesions, a third of the slices are those of a random voxel of the lesions, a third
+    are drawn from all slices with lesions, and a third from the whole brain.
     """
 
     def _tiles(self, stack: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Tensor:

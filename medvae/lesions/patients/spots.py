@@ -45,7 +45,9 @@ class Spots:
     @staticmethod
     def _insert_one(scene: Scene, centre: tuple[int, ...], radius_mm: float) -> None:
         reach = math.ceil(2.5 * radius_mm / scene.voxel_mm) + 1
-        box = tuple(slice(max(0, c - reach), min(n, c + reach + 1)) for c, n in zip(centre, scene.mask.shape, strict=True))
+        box = tuple(
+            slice(max(0, c - reach), min(n, c + reach + 1)) for c, n in zip(centre, scene.mask.shape, strict=True)
+        )
         jitter = np.array(centre) + scene.rng.uniform(-0.5, 0.5, 3)
         distance = ellipsoid(box, jitter.tolist(), radius_mm / scene.voxel_mm, scene.rng, scene.mask.device, 0.4)
         width = scene.uniform(1.0, 3.0) / radius_mm

@@ -49,9 +49,15 @@ class Tumour:
         core = max(1, round(total * self.core))
         radius = radius_mm(self.volume_ml * self.core)
         distance = scene.distance(self.centre, radius, scene.uniform(0.05, 0.45))
-        distance = distance * torch.exp(scene.uniform(0.05, 0.45) * scene.noise(26) + scene.uniform(0, 0.18) * scene.noise(9))
+        distance = distance * torch.exp(
+            scene.uniform(0.05, 0.45) * scene.noise(26) + scene.uniform(0, 0.18) * scene.noise(9)
+        )
         edge = scene.lowest(distance, core)
-        around = distance * torch.exp(scene.uniform(0.1, 0.5) * scene.noise(22)) * (1.7 - scene.uniform(0.6, 1.1) * scene.white)
+        around = (
+            distance
+            * torch.exp(scene.uniform(0.1, 0.5) * scene.noise(22))
+            * (1.7 - scene.uniform(0.6, 1.1) * scene.white)
+        )
         around = torch.where(distance <= edge, 0, around)
         if total > core:
             self._oedema(scene, around, scene.lowest(around, total))
