@@ -59,7 +59,8 @@ def healthy_list(ixi: Manifest, ixi_folder: str, novosibirsk: Path) -> Manifest:
         cases.append(
             Case(
                 id=name.replace("sub-", "NSK"), image=f"{novosibirsk.name}/{path.name}",
-                split=SPLITS[number % len(SPLITS)], site="Novosibirsk", age=float(person["age"]), sex=person["gender"].upper(), sha256=sha256(path),
+                split=SPLITS[number % len(SPLITS)], site="Novosibirsk", age=float(person["age"]),
+                sex=person["gender"].upper(), sha256=sha256(path),
             )
         )  # fmt: skip
     licence = f"IXI cases: {ixi.licence}. {NOVOSIBIRSK_LICENCE}"

@@ -194,7 +194,8 @@ def test_impossible_patients_are_refused(change, message):
 STILL_TILES = {"rotation_degrees": 0, "scale": [1, 1], "gamma": [1, 1], "brightness": [1, 1], "noise_variance": [0, 0]}
 RUN = {
     "name": "x", "network": {"kind": "segmenter", "neighbours": 1},
-    "score": {"kind": "discrepancy", "polarity": "bright"}, "objective": {"kind": "discrepancy", "patients": {}}, "augmentation": STILL_TILES,
+    "score": {"kind": "discrepancy", "polarity": "bright"}, "augmentation": STILL_TILES,
+    "objective": {"kind": "discrepancy", "patients": {}},
 }  # fmt: skip
 
 

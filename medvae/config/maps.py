@@ -36,7 +36,7 @@ class ScoreConfig(Strict):
     of the scan (He et al. 2013, doi:10.1109/TPAMI.2012.213). 0 is off; less than a voxel counts as one."""
     surround_mm: float = Field(0.0, ge=0, le=50)
     """SD of a Gaussian, in mm, whose mean of the score around each voxel is added to the score, ``surround_weight``
-    times. What is faint in the middle of much that is suspicious is more likely a lesion than what is alone. 0 is off."""
+    times. What is faint in the middle of much that is suspicious is more likely a lesion than what is alone. 0: off."""
     surround_weight: float = Field(1.0, ge=0)
     """How much that mean counts beside the score itself."""
     normative: bool = False

@@ -38,8 +38,9 @@ def _discrepancy(scan: Scored) -> np.ndarray:
     flipped = scan.config.score.flipped
     if scan.config.sampling.kind == "patch":
         return score_tiles(scan, partial(discrepancy, flipped=flipped))
-    found = score_tiles(scan, discrepancy)
+    one_sided = partial(discrepancy, flipped=False)
+    found = score_tiles(scan, one_sided)
     if flipped:  # the whole scan: a sagittal slice is one side, and mirrored it is one of the other
         mirrored = replace(scan, image=np.flip(scan.image, 1), mask=np.flip(scan.mask, 0))
-        found = (found + np.flip(score_tiles(mirrored, discrepancy), 0)) / 2
+        found = (found + np.flip(score_tiles(mirrored, one_sided), 0)) / 2
     return found
