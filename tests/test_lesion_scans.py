@@ -9,10 +9,11 @@ from pydantic import ValidationError
 
 from medvae.config import Config
 from medvae.detection.detector import Detector
+from medvae.imaging.planes import padded, slices_of, with_neighbours
 from medvae.networks.build import build_network
 from medvae.normative.inputs import NetworkInputs
 from medvae.preparation.prepare import prepare_healthy
-from medvae.sampling.lesion_scans import BLOCK, FixedPatches, LesionScans, MixedPatches
+from medvae.sampling.lesion_scans import BLOCK, FixedPatches, LesionScans, LesionSlices, MixedPatches, lesion_scans
 from medvae.training.corruptions import with_lesions
 from medvae.training.loop import train
 
@@ -176,3 +177,62 @@ def test_what_does_not_fit_is_refused():
         Config.model_validate(TINY | {"augmentation": TINY["augmentation"] | {"rotation_degrees": 5}})
     with pytest.raises(ValidationError, match=r"sampling\.kind: patch"):
         Config.model_validate(TINY | {"sampling": {"kind": "slice"}})
+
+
+SLICES = TINY | {
+    "sampling": {"kind": "slice", "plane": "all", "batch_size": 4, "patches_per_volume": 9, "workers": 0},
+    "network": {"kind": "segmenter", "widths": [4, 8], "neighbours": 1, "mirror": True},
+    "objective": {"kind": "discrepancy", "patients": {"infarct": 1, "tumour": 0, "spots": 0, "foreign": 0},
+                  "appearance": STILL},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def alone(cohort):
+    config = Config.model_validate(SLICES)
+    plain = prepare_healthy(cohort, "train", config.preparation, quiet=True)
+    inputs = NetworkInputs.fit(config.network, 1, plain)
+    return [inputs.shown(volume) for volume in plain]
+
+
+def test_slices_of_a_patient_lie_between_their_neighbours_and_beside_the_mirrored_ones(alone):
+    scans = lesion_scans(alone, Config.model_validate(SLICES))
+    x, mask = scans[0, 1]
+    assert isinstance(scans, LesionSlices)
+    assert x.shape == (9, 2 * 3 + 1, 96, 96)  # scan and mirrored scan, three slices each, and the truth
+    assert mask.shape == (9, 1, 96, 96)
+    assert mask.any(dim=(1, 2, 3)).all()
+    assert not (x[:, -1:] > 0)[~mask].any()
+    assert (x[:, -1] > 0).any(dim=(1, 2)).sum() >= 4  # two thirds hold a lesion
+    axial = x[(mask[:, 0, :8].sum((1, 2)) == 0) & (mask[:, 0, 40:56].sum((1, 2)) > 200)]
+    assert len(axial)
+    again, other = scans[0, 1], scans[1, 1]
+    assert torch.equal(x, again[0])
+    assert not torch.equal(x, other[0])
+
+
+def test_a_network_for_slices_is_shown_what_its_training_showed(alone):
+    config = Config.model_validate(SLICES | {"objective": HEALTHY | {"patients": {
+        "infarct": 0, "tumour": 0, "spots": 0, "foreign": 0, "ventricles": 0, "atrophy": 0, "stripping": 0,
+        "rotation_degrees": 0, "scale": 0, "deformation_mm": 0}}})  # fmt: skip
+    x, _ = lesion_scans(alone, config, patches=40)[0, 0]
+    shown = alone[0].image
+    assert shown.shape == (2, 80, 96, 80)
+    np.testing.assert_array_equal(shown[1], np.where(alone[0].mask, shown[0][::-1], 0))
+    whole = [padded(with_neighbours(slices_of(shown, plane), range(n), 1), (96, 96))
+             for plane, n in (("axial", 80), ("coronal", 96), ("sagittal", 80))]  # fmt: skip
+    known = torch.from_numpy(np.concatenate(whole))
+    for tile in x[:8, :-1]:
+        assert float((known - tile).abs().amax(dim=(1, 2, 3)).min()) < 1e-4
+    network = build_network(config, 1)
+    assert network(x[:2, :-1]).logits.shape == (2, 1, 96, 96)
+
+
+def test_a_run_on_slices_of_patients_is_the_same_when_it_is_repeated(cohort, tmp_path):
+    config = Config.model_validate(SLICES | {"training": {"steps": 4, "warmup_steps": 0, "log_every": 1}})
+    volumes = prepare_healthy(cohort, "train", config.preparation, quiet=True)
+    whole = train(config, volumes, volumes[:1], tmp_path / "whole", quiet=True)
+    assert (tmp_path / "whole" / "reconstructions.png").is_file()
+    again = train(config, volumes, volumes[:1], tmp_path / "again", quiet=True)
+    for a, b in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)

@@ -1,5 +1,8 @@
 """Healthy scans made into patients: what changes, what the truth says, and what it must not say."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +10,13 @@ from pydantic import ValidationError
 from scipy import ndimage
 
 from medvae.config import Config, LesionConfig, PatientConfig
+from medvae.errors import MedvaeError
+from medvae.imaging.grid import GRIDS
 from medvae.lesions.patients import make_patient
 from medvae.lesions.patients.deformation import Swelling, deform, ventricles
 from medvae.lesions.patients.hosts import strip_badly, widen_fluid
 from medvae.lesions.patients.infarct import Infarct
+from medvae.lesions.patients.outlines import Outlines, read_outlines
 from medvae.lesions.patients.scene import Scene, neighbourhood, smoothed
 from medvae.lesions.patients.spots import Spots
 from medvae.lesions.patients.tumour import Tumour
@@ -210,3 +216,57 @@ def test_runs_that_cannot_make_patients_are_refused(change, message):
     Config.model_validate(RUN)
     with pytest.raises(ValidationError, match=message):
         Config.model_validate(RUN | change)
+
+
+@pytest.fixture
+def outlines():
+    masks = (np.ones((3, 4, 2), bool), np.arange(12).reshape(2, 3, 2) % 3 == 0)
+    return Outlines(masks, ((0, 5, 6), (8, 8, 8)), (10, 12, 10))
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize(
+    ("corner", "shape"), [((0, 0, 0), (10, 12, 10)), ((1, 6, 7), (8, 4, 3)), ((-3, 20, 0), (2, 2, 2))]
+)
+def test_an_outline_lies_where_it_lay_on_the_grid(outlines, corner, shape, mirrored):
+    for index in range(2):
+        whole = np.zeros((60, 60, 60), bool)  # the grid, with room around it
+        first, mask = outlines.corners[index], outlines.masks[index]
+        grid = np.zeros(outlines.shape, bool)
+        grid[tuple(slice(f, f + n) for f, n in zip(first, mask.shape, strict=True))] = mask
+        whole[20:30, 20:32, 20:30] = grid[::-1] if mirrored else grid
+        expected = whole[tuple(slice(20 + c, 20 + c + n) for c, n in zip(corner, shape, strict=True))]
+        np.testing.assert_array_equal(outlines.placed(index, corner, shape, mirrored=mirrored), expected)
+
+
+def test_outlines_come_back_from_their_file_and_others_are_refused(outlines, tmp_path):
+    known = GRIDS["mni152-2mm"]
+    grid = replace(known, name="tiny", geometry=replace(known.geometry, shape=outlines.shape))
+    outlines.save(tmp_path / "a.npz")
+    again = read_outlines(tmp_path / "a.npz", grid)
+    assert again.corners == outlines.corners
+    assert all(np.array_equal(a, b) for a, b in zip(again.masks, outlines.masks, strict=True))
+    with pytest.raises(MedvaeError, match="lies on a grid of \\(10, 12, 10\\)"):
+        read_outlines(tmp_path / "a.npz", GRIDS["mni152-2mm"])
+    with pytest.raises(MedvaeError, match="no such file"):
+        read_outlines(tmp_path / "b.npz", grid)
+    (tmp_path / "c.npz").write_text("no outlines")
+    with pytest.raises(MedvaeError, match="holds no outlines"):
+        read_outlines(tmp_path / "c.npz", grid)
+
+
+def test_an_infarct_has_the_outline_of_a_real_one(head):
+    real = np.zeros((40, 48, 40), bool)
+    real[24:30, 20:30, 18:30] = True
+    at = scene(head, 3)
+    Infarct((27, 25, 24), real.sum() * VOXEL_MM**3 / 1000, False, (), torch.from_numpy(real)).insert(at)
+    found = at.truth.numpy()
+    assert 2 * (found & real).sum() / (found.sum() + real.sum()) > 0.8
+
+
+def test_included_outlines_are_infarcts_on_the_standard_grid():
+    path = Path(__file__).resolve().parents[1] / "data_manifests" / "included" / "stroke_outlines.npz"
+    found = read_outlines(path, GRIDS["mni152-2mm"])
+    volumes = [mask.sum() * 0.008 for mask in found.masks]
+    assert len(found) == 131
+    assert 2 < min(volumes) < 10 < 250 < max(volumes) < 450

@@ -83,8 +83,8 @@ class NetworkConfig(Strict):
     """Additional inputs: the mean of the healthy training scans at each voxel, and the scan's z score against them
     ("segmenter")."""
     mirror: bool = False
-    """Additional inputs: the scan mirrored left to right, and its z score. What is symmetric is rarely a lesion (with
-    ``atlas``)."""
+    """Additional inputs: the scan mirrored left to right and, with ``atlas``, its z score. What is symmetric is rarely
+    a lesion ("segmenter")."""
     texture: bool = False
     """Additional input: the local SD of fine detail around each voxel, as a z score against healthy scans. Lesions can
     lack detail, or have abnormal detail (with ``atlas``; see ``medvae/normative/texture.py``)."""
@@ -130,8 +130,8 @@ class NetworkConfig(Strict):
             raise ValueError(
                 'neighbours are shown to a network of kind "segmenter" without reconstructor only: remove neighbours.'
             )
-        if self.mirror and not self.atlas:
-            raise ValueError("mirror is compared by z scores, which need an atlas: add atlas: true, or remove mirror.")
+        if self.mirror and self.kind != "segmenter":
+            raise ValueError(f'only kind "segmenter" can be shown the mirrored scan, not "{self.kind}": remove mirror.')
         if self.kind == "autoencoder_kl":
             needed = {"latent": "spatial", "normalisation": "group", "activation": "silu"}
             missing = [f"{key}: {value}" for key, value in needed.items() if getattr(self, key) != value]

@@ -25,6 +25,9 @@ class PatientConfig(Strict):
     """Smallest and largest tumour, oedema included; large ones are more frequent than small ones."""
     infarct_ml: tuple[float, float] = (0.3, 220.0)
     """Smallest and largest infarct; every octave is equally likely."""
+    outlines: str | None = None
+    """File with outlines of real infarcts, made by ``pipelines/make_stroke_outlines.py``: two thirds of the infarcts of
+    a territory are then given one of them."""
     spot_mm: tuple[float, float] = (1.5, 7.0)
     """Smallest and largest mean radius of a spot."""
     rotation_degrees: float = Field(6.0, ge=0, le=45)

@@ -141,7 +141,9 @@ class Mirrored(Input):
         return [scan.mirrored]
 
     def images(self, tile: Mapping[str, Tensor]) -> Sequence[Tensor]:
-        """The mirrored scan and its z score."""
+        """The mirrored scan and, with an atlas, its z score."""
+        if "mean" not in tile:
+            return [tile["mirrored"]]
         return [tile["mirrored"], z_score(tile["mirrored"], tile["mean"], tile["sd"])]
 
 
@@ -270,13 +272,18 @@ class NetworkInputs:
         return FittedScan(image if self.bias_field is None else self.bias_field.remove(image, mask), mask)
 
     def stack(self, scan: FittedScan) -> np.ndarray:
-        """The maps of a scan, ``(channels.count, X, Y, Z)`` float32; with an atlas 0 outside the brain."""
-        if self.atlas is None:
+        """The maps of a scan, ``(channels.count, X, Y, Z)`` float32; 0 outside the brain, save the scan alone."""
+        if self.plain:
             return scan.image
         names = [name for one in self.inputs.inputs for name in one.atlas]
-        healthy = self.atlas.at(scan, names)
+        healthy = self.atlas.at(scan, names) if self.atlas is not None else {}
         maps = [found for one in self.inputs.inputs for found in one.measure(scan, healthy)]
         return np.concatenate(maps).astype(np.float32, copy=False) * scan.mask
+
+    @property
+    def plain(self) -> bool:
+        """Whether the network is shown nothing but the scan."""
+        return len(self.inputs.inputs) == 1
 
     def shown(self, volume: PreparedVolume) -> ShownScan:
         """A prepared scan as the network is shown it."""
@@ -306,7 +313,7 @@ class ShownScan:
     @property
     def image(self) -> np.ndarray:
         """``(channels.count, X, Y, Z)`` float32."""
-        if self.inputs.atlas is None and self.inputs.bias_field is None:
+        if self.inputs.plain and self.inputs.bias_field is None:
             return self.volume.image  # may be on disk
         return self.inputs.stack(self.fitted)
 

@@ -20,6 +20,7 @@ from medvae.augmentation.batches import augment
 from medvae.config import Config
 from medvae.imaging.planes import padded, slices_of, with_neighbours
 from medvae.lesions.patients import make_patient
+from medvae.lesions.patients.outlines import read_outlines
 from medvae.lesions.synthesis import insert_lesions
 from medvae.normative.inputs import ShownScan
 from medvae.sampling.patches import patch_corner
@@ -41,6 +42,9 @@ class LesionScans(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, volumes: Sequence[ShownScan], config: Config, *, patches: int | None = None) -> None:
         self._volumes, self._config = volumes, config
         self.patches = patches or config.sampling.patches_per_volume
+        patients = config.objective.patients
+        named = patients.outlines if patients is not None else None
+        self._outlines = read_outlines(named, config.grid) if named is not None else None
 
     def __len__(self) -> int:
         return len(self._volumes)
@@ -105,7 +109,10 @@ class LesionScans(Dataset[tuple[Tensor, Tensor]]):
         found = ndimage.find_objects(mask.astype(np.int8))[0]
         box = tuple(slice(max(0, s.start - MARGIN), s.stop + MARGIN) for s in found)  # a patient's brain may be larger
         image, brain = torch.from_numpy(whole[(slice(None), *box)]), torch.from_numpy(mask[box])
-        sick, brain, truth = make_patient(image, brain, options.patients, options.lesions, (*seed, 2), voxel_mm)
+        sick, brain, truth = make_patient(
+            image, brain, options.patients, options.lesions, (*seed, 2), voxel_mm, corner=[s.start for s in box],
+            outlines=self._outlines,
+        )  # fmt: skip
         look, _ = augment(
             sick[None], brain[None, None], options.appearance, mirror_axis=None, seeds=[(*seed, 4)], voxel_mm=voxel_mm
         )

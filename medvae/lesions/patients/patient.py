@@ -12,6 +12,7 @@ from medvae.config.patients import PatientConfig
 from medvae.lesions.patients.deformation import Swelling, deform, ventricles
 from medvae.lesions.patients.hosts import strip_badly, widen_fluid
 from medvae.lesions.patients.infarct import Infarct
+from medvae.lesions.patients.outlines import Outlines
 from medvae.lesions.patients.scene import Scene
 from medvae.lesions.patients.spots import Spots
 from medvae.lesions.patients.tumour import Tumour
@@ -35,7 +36,15 @@ class Disease(Protocol):
 
 
 def make_patient(
-    image: Tensor, mask: Tensor, options: PatientConfig, lesions: LesionConfig, seed: Sequence[int], voxel_mm: float
+    image: Tensor,
+    mask: Tensor,
+    options: PatientConfig,
+    lesions: LesionConfig,
+    seed: Sequence[int],
+    voxel_mm: float,
+    *,
+    corner: Sequence[int] = (0, 0, 0),
+    outlines: Outlines | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Make a patient of a healthy scan.
 
@@ -51,13 +60,17 @@ def make_patient(
         Of all random numbers.
     voxel_mm
         Edge of a voxel.
+    corner
+        Where the first voxel lies on the standard grid.
+    outlines
+        Of real infarcts.
 
     Returns
     -------
     image, mask, truth
         As the arguments, and ``(X, Y, Z)`` bool: the lesions. The arguments are left as they are.
     """
-    scene = Scene.of(image, mask, seed, voxel_mm)
+    scene = Scene.of(image, mask, seed, voxel_mm, corner=corner, outlines=outlines)
     kind = _kind(scene, options)
     diseases = _diseases(kind, scene, options)
     moved = ventricles(scene) if scene.chance(options.ventricles) else []

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from medvae.lesions.fields import ellipsoid, smooth_noise
+from medvae.lesions.patients.outlines import Outlines
 
 FLUID, GREY, WHITE = 3.0, 45.0, 85.0
 """Percentiles of a healthy T1 brain at which the three tissues lie."""
@@ -30,16 +31,30 @@ class Scene:
     """``(X, Y, Z)`` bool: the brain."""
     truth: Tensor
     """``(X, Y, Z)`` bool: lesions."""
+    corner: tuple[int, ...]
+    """Where the first voxel lies on the standard grid."""
+    outlines: Outlines | None
+    """Outlines of real infarcts."""
     rng: np.random.Generator
     generator: torch.Generator
     voxel_mm: float
 
     @classmethod
-    def of(cls, image: Tensor, mask: Tensor, seed: Sequence[int], voxel_mm: float) -> Scene:
+    def of(
+        cls,
+        image: Tensor,
+        mask: Tensor,
+        seed: Sequence[int],
+        voxel_mm: float,
+        *,
+        corner: Sequence[int] = (0, 0, 0),
+        outlines: Outlines | None = None,
+    ) -> Scene:
         """A healthy scan; every random number comes from ``seed``. The tensors are copied."""
         rng = np.random.default_rng(tuple(seed))
         generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        return cls(image.clone(), mask.clone(), torch.zeros_like(mask), rng, generator, voxel_mm)
+        truth = torch.zeros_like(mask)
+        return cls(image.clone(), mask.clone(), truth, tuple(corner), outlines, rng, generator, voxel_mm)
 
     @cached_property
     def levels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
