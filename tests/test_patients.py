@@ -240,14 +240,14 @@ def test_an_outline_lies_where_it_lay_on_the_grid(outlines, corner, shape, mirro
 
 
 def test_outlines_come_back_from_their_file_and_others_are_refused(outlines, tmp_path):
-    known = GRIDS["mni152-2mm"]
-    grid = replace(known, name="tiny", geometry=replace(known.geometry, shape=outlines.shape))
-    outlines.save(tmp_path / "a.npz")
+    grid = GRIDS["mni152-2mm"]
+    outlines.save(tmp_path / "tiny.npz")
+    replace(outlines, shape=grid.shape).save(tmp_path / "a.npz")
     again = read_outlines(tmp_path / "a.npz", grid)
     assert again.corners == outlines.corners
     assert all(np.array_equal(a, b) for a, b in zip(again.masks, outlines.masks, strict=True))
     with pytest.raises(MedvaeError, match="lies on a grid of \\(10, 12, 10\\)"):
-        read_outlines(tmp_path / "a.npz", GRIDS["mni152-2mm"])
+        read_outlines(tmp_path / "tiny.npz", grid)
     with pytest.raises(MedvaeError, match="no such file"):
         read_outlines(tmp_path / "b.npz", grid)
     (tmp_path / "c.npz").write_text("no outlines")
