@@ -166,6 +166,7 @@ def fit_ensemble(
     out: Path | str,
     *,
     name: str = "ensemble",
+    weights: Sequence[float] | None = None,
     cache: Path | None = None,
     overwrite: bool = False,
     device: str = AUTO,
@@ -183,6 +184,8 @@ def fit_ensemble(
         A new folder; the ensemble is saved in ``out/detector``, with copies of its members.
     name
         Name of the ensemble, in tables and sidecars.
+    weights
+        Of the runs' scores, above 0; equal by default.
     cache
         As in `fit`.
     overwrite
@@ -209,7 +212,7 @@ def fit_ensemble(
         manifest, "validation", first.config.preparation, scale=first.scale, cache=cache, quiet=quiet
     )
     people = _validation_subjects(manifest, first.config)
-    ensemble = Ensemble.calibrate(name, members, validation, people, sites_of(manifest))
+    ensemble = Ensemble.calibrate(name, members, validation, people, sites_of(manifest), weights=weights)
     with one_at_a_time(out):
         check_new(out, runs, overwrite=overwrite)
         record_thresholds(

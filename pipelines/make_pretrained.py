@@ -2,37 +2,77 @@
 
     python pipelines/make_pretrained.py MANIFEST --cache CACHE --runs runs/t1 --out medvae/pretrained/t1-2mm
     python pipelines/make_pretrained.py MANIFEST --config configs/best_t1.yaml --out one
+    python pipelines/make_pretrained.py MANIFEST --keep t1-2mm --kept-set score.surround_mm=12 \
+        --config configs/patients_t1.yaml --weight 2 --weight 2 --weight 2 --weight 3 --out new/t1-2mm
 
 MANIFEST is ``medvae manifest ixi`` of the healthy heads, or any other healthy T1 cohort. Each ``--config`` is trained
 in a run of its own name in ``--runs``, one after the other. Interrupted training continues, and existing runs of
 ``medvae train`` (for instance made in parallel) are used as they are. A config without a network shares the atlas of
-the first that has one. Several configs become an ensemble. Weights and normative maps are rounded to half precision
-before any threshold is set, so the packed detector is exactly the calibrated one.
+the first that has one. ``--keep`` takes the members of a finished detector as they are, with thresholds from this
+cohort; ``--kept-set`` changes options of their scores. Several members become an ensemble, those kept first. Weights
+and normative maps are rounded to half precision before any threshold is set, so the packed detector is exactly the
+calibrated one.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from medvae.config import read_config
-from medvae.detection.detector import Detector
-from medvae.detection.ensemble import Ensemble
+from medvae.config import changed_config, read_config
+from medvae.detection.detector import Detector, find_detector
+from medvae.detection.ensemble import Ensemble, load_detector
 from medvae.errors import MedvaeError
 from medvae.files import sha256
 from medvae.fitting import fit, sites_of
-from medvae.manifest import read_manifest
+from medvae.manifest import Manifest, read_manifest
 from medvae.preparation.cache import known_sha256
 from medvae.preparation.prepare import prepare_healthy, prepare_training
-from medvae.training.run_folder import record_cohort
+from medvae.training.run_folder import record_cohort, refuse_learned
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 MEMBERS = tuple(CONFIGS / f"{name}.yaml" for name in ("best_t1", "best_t1_large", "best_t1_dark"))
 
 
-def main(manifest: Path, configs: list[Path], cache: Path | None, runs: Path, out: Path) -> None:
+def kept_members(
+    source: str, overrides: list[str], cohort: Manifest, people: list[str], cache: Path | None
+) -> dict[str, Detector]:
+    """The members of a finished detector, or itself, with thresholds from the cohort's healthy validation scans.
+
+    Raises
+    ------
+    MedvaeError
+        If one learned from such a scan.
+    """
+    folder = find_detector(source)
+    cases = cohort.of_split("validation", healthy=True)
+    refuse_learned([folder], {case.id: cohort.images(case) for case in cases}, cohort.path)
+    found = load_detector(folder, device="cpu")
+    members = found.members if isinstance(found, Ensemble) else {found.config.name: found}
+    made = {}
+    for name, member in members.items():
+        config = changed_config(member.config, overrides)
+        detector = replace(member, config=config)
+        scans = prepare_healthy(cohort, "validation", config.preparation, scale=detector.scale, cache=cache)
+        scores = [detector.score(scan) for scan in scans]
+        made[name] = detector.recalibrated(scans, scores, people, sites_of(cohort))
+    return made
+
+
+def main(
+    manifest: Path,
+    configs: list[Path],
+    cache: Path | None,
+    runs: Path,
+    out: Path,
+    *,
+    keep: str | None = None,
+    kept_set: list[str] | None = None,
+    weights: list[float] | None = None,
+) -> None:
     """Make the runs and ``out``.
 
     Raises
@@ -52,14 +92,16 @@ def main(manifest: Path, configs: list[Path], cache: Path | None, runs: Path, ou
     people = [case.subject_id for case in cohort.of_split("validation", healthy=True)]
     sites = sites_of(cohort)
     calibration = {"scale": scale, "subjects": people, "sites": sites, "compact": True}
-    members = {}
+    members = kept_members(keep, kept_set or [], cohort, people, cache) if keep else {}
     for config in wanted:
-        named = config if len(wanted) > 1 else config.model_copy(update={"name": out.name})
+        named = config if len(wanted) > 1 or members else config.model_copy(update={"name": out.name})
         known = fitted.get(config.name)
         network, own = (known.network, known.atlas) if known else (None, atlas)
         members[config.name] = Detector.calibrate(named, network, training, validation, atlas=own, **calibration)
     if len(members) > 1:
-        Ensemble.calibrate(out.name, members, validation, people, sites).save(out)
+        first = next(iter(members.values()))
+        scans = prepare_healthy(cohort, "validation", first.config.preparation, scale=first.scale, cache=cache)
+        Ensemble.calibrate(out.name, members, scans, people, sites, weights=weights).save(out)
     else:
         members[wanted[0].name].save(out)
     record_cohort(out, cohort, checksum=partial(known_sha256, cache=cache) if cache is not None else sha256)
@@ -71,12 +113,18 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="the healthy cohort")
     parser.add_argument("--config", type=Path, action="append", help="once for each member (default: t1-2mm's)")
+    parser.add_argument("--keep", metavar="DETECTOR", help="finished detector whose members are taken as they are")
+    parser.add_argument("--kept-set", action="append", metavar="KEY=VALUE", help="option of the kept members' scores")
+    parser.add_argument("--weight", type=float, action="append", help="of a member's score, once for each, kept first")
     parser.add_argument("--cache", type=Path, help="folder of prepared scans")
     parser.add_argument("--runs", type=Path, default=Path("runs/t1"), help="folder of the run folders")
     parser.add_argument("--out", type=Path, required=True, help="the packed detector; its name becomes the model's")
     chosen = parser.parse_args()
     try:
-        main(chosen.manifest, chosen.config or list(MEMBERS), chosen.cache, chosen.runs, chosen.out)
+        main(
+            chosen.manifest, chosen.config or list(MEMBERS), chosen.cache, chosen.runs, chosen.out, keep=chosen.keep,
+            kept_set=chosen.kept_set, weights=chosen.weight,
+        )  # fmt: skip
     except MedvaeError as error:
         sys.exit(f"make_pretrained: {error}")
     except KeyboardInterrupt:

@@ -150,6 +150,25 @@ def test_its_folder_says_what_its_members_have_learned_from(ensemble, runs):
     assert trained_on(runs / "all") == trained_on(runs / "a") != set()
 
 
+def test_members_count_by_their_weights_also_after_loading(runs, cohort, tmp_path):
+    weighted = fit_ensemble([runs / "a", runs / "b"], cohort, tmp_path / "run", weights=[3, 1], quiet=True)
+    assert weighted.weights == load_detector(tmp_path / "run").weights == (3, 1)
+    volume = prepare_case(cohort, cohort.case("sub07"), weighted.config.preparation)
+    parts = [(m.score(volume) - m.healthy_median) / (m.points[0].threshold - m.healthy_median)
+             for m in weighted.members.values()]  # fmt: skip
+    found, inside = load_detector(tmp_path / "run").score(volume), volume.mask
+    np.testing.assert_allclose(found[inside], (0.75 * parts[0] + 0.25 * parts[1])[inside], rtol=1e-4, atol=1e-5)
+    equal = fit_ensemble([runs / "a", runs / "b"], cohort, tmp_path / "equal", weights=[2, 2], quiet=True)
+    assert "weights" not in json.loads((tmp_path / "equal" / "detector" / "calibration.json").read_text())
+    np.testing.assert_allclose(equal.score(volume)[inside], np.mean(parts, axis=0)[inside], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("weights", [[1], [1, 0], [1, -1], [1, float("nan")], [1, 1, 1], []])
+def test_weights_that_are_not_one_for_each_member_are_refused(runs, cohort, tmp_path, weights):
+    with pytest.raises(MedvaeError, match="one number above 0 for each of its 2 members"):
+        fit_ensemble([runs / "a", runs / "b"], cohort, tmp_path / "run", weights=weights, quiet=True)
+
+
 def test_names_of_members_differ():
     assert member_names(["a", "b"]) == ["a", "b"]
     assert member_names(["a", "b", "a"]) == ["1_a", "2_b", "3_a"]

@@ -20,6 +20,10 @@ def ensemble(
     data: Annotated[Path, typer.Option(help="Manifest whose healthy validation scans set the thresholds.")],
     out: Annotated[Path, typer.Option(help="A new folder; use it like a run folder.")],
     name: Annotated[str, typer.Option(help="Name in tables and sidecars.")] = "ensemble",
+    weight: Annotated[
+        list[float] | None,
+        typer.Option(metavar="W", help="Weight of a run's score; once for each run, in their order. Default: equal."),
+    ] = None,
     overwrite: Annotated[bool, overwrites("the detector that ensemble or calibrate wrote into the folder")] = False,
     device: Device = "auto",
     cache: Cache = None,
@@ -35,7 +39,10 @@ def ensemble(
     cohort = read_manifest(data)
     from medvae.fitting import fit_ensemble
 
-    found = fit_ensemble(runs, cohort, out, name=name, cache=cache, overwrite=overwrite, device=device, quiet=quiet)
+    found = fit_ensemble(
+        runs, cohort, out, name=name, weights=weight or None, cache=cache, overwrite=overwrite, device=device,
+        quiet=quiet,
+    )  # fmt: skip
     print_points(found.points)
     typer.echo(f"ensemble of {', '.join(found.members)}: {out / 'detector'}")
     typer.echo(f"next: medvae predict {out} SCAN.nii.gz --out DIR")

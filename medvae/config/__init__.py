@@ -8,7 +8,7 @@ from medvae.augmentation.options import AugmentationConfig
 from medvae.config.learning import LesionConfig, NetworkConfig, ObjectiveConfig, TrainingConfig
 from medvae.config.maps import CalibrationConfig, PostprocessingConfig, ScoreConfig, ScorePart
 from medvae.config.patients import PatientConfig
-from medvae.config.run import Config, dump_config, read_config
+from medvae.config.run import Config, changed_config, dump_config, read_config
 from medvae.config.scans import BrainMethod, PreparationConfig, SamplingConfig
 from medvae.imaging.planes import PLANE_AXIS, Plane
 
@@ -29,6 +29,7 @@ __all__ = [
     "ScoreConfig",
     "ScorePart",
     "TrainingConfig",
+    "changed_config",
     "dump_config",
     "read_config",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +236,14 @@ def read_config(path: Path | str | None, overrides: list[str] | None = None) -> 
     if overrides:
         source += f" with {' '.join(overrides)}"
     return parse(Config, content, source)
+
+
+def changed_config(config: Config, overrides: Sequence[str]) -> Config:
+    """A config with overrides of the form ``score.surround_mm=12``; errors as of `read_config`."""
+    content = config.model_dump(mode="json")
+    for override in overrides:
+        _apply(content, override)
+    return parse(Config, content, f"{config.name} with {' '.join(overrides)}")
 
 
 def dump_config(config: Config) -> str:

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,13 +30,16 @@ MEMBERS = "members"
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble(Calibrated):
-    """The mean of its members' scores, each in units of the distance from its healthy median to its first threshold.
+    """The weighted mean of its members' scores, each in units of the distance from its healthy median to its first
+    threshold.
 
     That unit comes from the healthy validation scans, so scores of any kind can be averaged. The spread of the anomaly
     maps shows where members disagree.
     """
 
     members: dict[str, Detector]
+    weights: tuple[float, ...]
+    """One for each member, above 0."""
 
     @classmethod
     def calibrate(
@@ -46,6 +49,8 @@ class Ensemble(Calibrated):
         validation: Sequence[PreparedVolume],
         subjects: Sequence[str] | None = None,
         sites: Sequence[str] | None = None,
+        *,
+        weights: Sequence[float] | None = None,
     ) -> Ensemble:
         """Set the operating points of the averaged score on healthy validation scans.
 
@@ -61,23 +66,26 @@ class Ensemble(Calibrated):
             Subject of each scan; by default each scan is a subject of its own.
         sites
             Where each scan was made, as in `medvae.detection.operating_points.operating_points`.
+        weights
+            Of the members' scores, above 0; equal by default.
 
         Raises
         ------
         MedvaeError
-            With fewer than two members, or incompatible members.
+            With fewer than two members, incompatible members, or weights that are not one for each.
         """
         first = agreeing(members)
+        weights = _weights(weights, members)
         config = parse(Config, first.config.model_dump() | {"name": name}, f'ensemble "{name}"')
         counts = {"training": first.calibrated_on["training"], "validation": len(validation)}
         ensemble = cls(
             config=config, modalities=common_modalities(members.values()), calibrated_on=counts, scale=first.scale,
-            members=_sharing(members),
+            members=_sharing(members), weights=weights,
         )  # fmt: skip
         return ensemble._with_points(validation, [ensemble.score(volume) for volume in validation], subjects, sites)
 
     def score(self, volume: PreparedVolume) -> np.ndarray:
-        """Mean of the members' scaled scores, ``(X, Y, Z)`` float32, 0 outside the brain."""
+        """Weighted mean of the members' scaled scores, ``(X, Y, Z)`` float32, 0 outside the brain."""
         return self._mean(self._scores(volume), volume)
 
     def maps(self, volume: PreparedVolume) -> StandardMaps:
@@ -108,11 +116,15 @@ class Ensemble(Calibrated):
             (score - member.healthy_median) / max(member.points[0].threshold - member.healthy_median, 1e-6)
             for member, score in zip(self.members.values(), scores, strict=True)
         ]
+        if len(set(self.weights)) > 1:
+            return np.where(volume.mask, np.average(scaled, axis=0, weights=self.weights), 0).astype(np.float32)
         return np.where(volume.mask, np.mean(scaled, axis=0), 0).astype(np.float32)
 
     def save(self, folder: Path | str) -> Ensemble:
         """Write the ensemble with all its members to ``folder``, whole or not at all."""
-        with self._saved(folder, members=list(self.members)) as temporary:
+        equal = len(set(self.weights)) == 1
+        more = {} if equal else {"weights": self.weights}  # as an earlier version wrote it, with the same fingerprint
+        with self._saved(folder, members=list(self.members), **more) as temporary:
             atlas = self.shared_atlas
             if atlas is not None:
                 atlas.save(temporary / ATLAS)
@@ -157,7 +169,7 @@ class Ensemble(Calibrated):
             for name, part in parts.items()
         }
         agreeing(members)
-        return cls(**shared, members=members)
+        return cls(**shared, members=members, weights=_weights(content.weights, members))
 
 
 def load_detector(folder: Path | str, *, device: str = AUTO) -> Detector | Ensemble:
@@ -192,6 +204,17 @@ def _sharing(members: dict[str, Detector]) -> dict[str, Detector]:
             known.append(member.atlas)
         shared[name] = replace(member, atlas=alike[0]) if alike else member
     return shared
+
+
+def _weights(weights: Sequence[float] | None, members: Mapping[str, Detector]) -> tuple[float, ...]:
+    if weights is None:
+        return (1.0,) * len(members)
+    if len(weights) != len(members) or not all(np.isfinite(weight) and weight > 0 for weight in weights):
+        raise MedvaeError(
+            f"The weights of an ensemble are one number above 0 for each of its {len(members)} members; found "
+            f"{', '.join(f'{weight:g}' for weight in weights) or 'none'}."
+        )
+    return tuple(float(weight) for weight in weights)
 
 
 def common_modalities(members: Iterable[Detector]) -> tuple[str, ...]:

@@ -33,6 +33,8 @@ class StoredCalibration(BaseModel):
     """Of a detector."""
     members: list[_Name] | None = Field(None, min_length=2)
     """Of an ensemble."""
+    weights: list[Annotated[float, Field(gt=0)]] | None = None
+    """Of its members; None for equal ones."""
 
 
 def read_calibration(folder: Path) -> StoredCalibration:
