@@ -32,7 +32,7 @@ from medvae.reporting.report import write_report
 from medvae.reporting.seen import Seen
 from medvae.schema import read_document
 from tests.predicted import make_predictions
-from tests.test_prepare import children
+from tests.test_prepare import alive, children, wait_until
 
 NETWORK = {
     "name": "small",
@@ -145,7 +145,7 @@ def test_ctrl_c_of_a_terminal_ends_all_processes_and_the_same_command_goes_on(tm
     assert "same command" in errors
     assert "Traceback" not in errors
     assert len(workers) >= 2
-    assert not any(os.path.exists(f"/proc/{worker}") for worker in workers)
+    wait_until(lambda: not any(map(alive, workers)))  # the tracker of their resources hears of the end last
     assert not [name for name in files(tmp_path / "out") if name.startswith(".") or LOCK in name]
     made, failures = predict(detector, scans_of_manifest(cohort, ("train", "test")), tmp_path / "out", quiet=True)
     assert (len(made), failures) == (6, {})
