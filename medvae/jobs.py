@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from medvae.cores import THREADS, available_cores, available_memory
 from medvae.errors import MedvaeError, MedvaeWarning
@@ -197,11 +197,18 @@ def _begin(task: bytes, large: bool) -> None:
     signal.signal(signal.SIGTERM, _end)
     shown = warnings.showwarning
 
-    def keep(message: Warning | str, category: type[Warning], *more: Any) -> None:
+    def keep(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         if issubclass(category, MedvaeWarning):
             _warned.append(str(message))
         else:
-            shown(message, category, *more)
+            shown(message, category, filename, lineno, file, line)
 
     warnings.showwarning = keep
 
