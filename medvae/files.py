@@ -19,7 +19,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ LOCK = ".medvae.lock"
 """The file that `medvae.locks` puts into a folder while it is locked."""
 ABANDONED_S = 86400.0
 """Age at which a temporary file counts as left over where one cannot see whether its process is alive."""
+SETTLED_NS = 2_000_000_000
+"""A file's times identify it only when they are this old: timestamps may have a resolution of only 2 s (FAT)."""
 _ATTEMPTS = 50
 _TEMPORARY = re.compile(r"\..+\.(?:(?P<machine>[0-9a-f]{8})-(?P<process>[0-9]+)-)?[a-z0-9_]{8}\.(?P<kind>part|old)")
 _active: set[str] = set()
@@ -61,19 +63,27 @@ def write_text(path: Path | str, content: str) -> Path:
     MedvaeError
         As `write_bytes`, and if the text holds the name of a file that is not UTF-8.
     """
-    try:
-        encoded = content.encode("utf-8")
-    except UnicodeEncodeError as error:
-        name = ascii(content[max(0, error.start - 20) : error.end + 20])
-        raise MedvaeError(
-            f"{path}: could not be written: the name of a file in it is not UTF-8 ({name}). Rename that file."
-        ) from None
-    return write_bytes(path, encoded)
+    return write_bytes(path, _encoded(path, content))
 
 
 def write_json(path: Path | str, content: Any) -> Path:
     """Write ``content`` as indented JSON to ``path``, all of it or nothing. NaN is not JSON and is refused."""
-    return write_text(path, _as_json(content))
+    return write_bytes(path, json_bytes(path, content))
+
+
+def json_bytes(path: Path | str, content: Any) -> bytes:
+    """What `write_json` writes to ``path``."""
+    return _encoded(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _encoded(path: Path | str, text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        name = ascii(text[max(0, error.start - 20) : error.end + 20])
+        raise MedvaeError(
+            f"{path}: could not be written: the name of a file in it is not UTF-8 ({name}). Rename that file."
+        ) from None
 
 
 def write_json_once(path: Path | str, content: Any) -> bool:
@@ -81,7 +91,7 @@ def write_json_once(path: Path | str, content: Any) -> bool:
     path = Path(path)
     if path.exists():
         return False
-    with told(path), _written(path, _as_json(content).encode("utf-8")) as temporary:
+    with told(path), _written(path, json_bytes(path, content)) as temporary:
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -91,6 +101,32 @@ def write_json_once(path: Path | str, content: Any) -> bool:
                 return False
             os.replace(temporary, path)
         return True
+
+
+@contextlib.contextmanager
+def written_together(files: Mapping[Path, bytes]) -> Iterator[Callable[[], None]]:
+    """Write files under temporary names, and give the function that names them all, in their order.
+
+    So what takes time is done before a lock is asked for, and the names are given under it. Files that got no name are
+    removed when the block ends.
+
+    Raises
+    ------
+    MedvaeError
+        As `write_bytes`.
+    """
+    with contextlib.ExitStack() as stack:
+        temporary = {}
+        for path, content in files.items():
+            with told(path):
+                temporary[path] = stack.enter_context(_written(path, content))
+
+        def give_names() -> None:
+            for path, written in temporary.items():
+                with told(path):
+                    os.replace(written, path)
+
+        yield give_names
 
 
 @contextlib.contextmanager
@@ -231,10 +267,6 @@ def _written(path: Path, content: bytes) -> Iterator[Path]:
         yield temporary
 
 
-def _as_json(content: Any) -> str:
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
 @functools.cache
 def _machine() -> str:
     """What processes that can see each other share: the machine's name, and in a container its processes' space."""
@@ -260,6 +292,28 @@ def told(path: Path | str) -> Iterator[None]:
 
 
 def sha256(path: Path | str) -> str:
-    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    """The SHA-256 of a file's bytes, as 64 hexadecimal digits.
+
+    A file is not read again while its size and its times stay as they were; but a file that has just been written is,
+    as what is written to it within the same tick of the clock would go unseen.
+    """
+    stamp = file_stamp(path)
+    if time.time_ns() - max(stamp[1:]) <= SETTLED_NS:
+        return _sha256(path)
+    return _known_sha256(os.path.abspath(path), stamp)
+
+
+def file_stamp(path: Path | str) -> tuple[int, ...]:
+    """Size, time of modification and time of change of a file: writing to it changes the last of them at least."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _sha256(path: Path | str) -> str:
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@functools.lru_cache(maxsize=4096)
+def _known_sha256(path: str, stamp: tuple[int, ...]) -> str:
+    return _sha256(path)

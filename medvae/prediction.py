@@ -10,31 +10,33 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medvae import __version__
-from medvae.derivatives import MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX, read_mask_sidecar
+from medvae.derivatives import MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX, VIEWERS, read_mask_sidecar
 from medvae.detection.base import Calibrated, Maps
 from medvae.detection.ensemble import load_detector
 from medvae.detection.operating_points import OperatingPoint
 from medvae.detection.scan import Scan, scan_of, scans_of_files, scans_of_manifest
 from medvae.errors import MedvaeError
-from medvae.files import write_json
-from medvae.imaging.volume import write_volume
+from medvae.files import json_bytes, remove_leftovers, written_together
+from medvae.imaging.volume import volume_bytes
+from medvae.jobs import shared_out
 from medvae.locks import locked
 from medvae.prediction_folder import (
+    content_of,
     open_folder,
     record_failures,
     remove_case,
     require_own_name,
     sidecar_path,
-    source_checksums,
 )
 from medvae.preparation.prepared import PreparedVolume
 from medvae.progress import Progress
 from medvae.schema import read_object
+from medvae.sources import Content
 
 __all__ = ["Prediction", "Scan", "predict", "predict_one", "predict_scan", "scans_of_files", "scans_of_manifest"]
 
@@ -54,6 +56,8 @@ class Prediction:
     """How unusual the scan is among the healthy validation subjects; None if the detector does not store them."""
     notes: tuple[str, ...] = ()
     """What a person should know before trusting the maps, e.g. that the scan looks like another sequence."""
+    look: tuple[str, ...] = ()
+    """Commands that open it in viewers, if files were written for them."""
 
 
 def predict(
@@ -66,6 +70,8 @@ def predict(
     cache: Path | None = None,
     overwrite: bool = False,
     device: str | None = None,
+    jobs: int = 1,
+    then: Callable[[Prediction], Prediction] | None = None,
     quiet: bool = False,
 ) -> tuple[list[Prediction], dict[str, str]]:
     """Write anomaly map, lesion mask and sidecars of every scan; a scan that fails does not stop the others.
@@ -93,13 +99,19 @@ def predict(
         all scans, but no file that medvae did not write. Also replace the prediction of another scan of the same name.
     device
         Device, as in `medvae.devices.find_device`; the detector's present one by default.
+    jobs
+        Scans at a time: with more than one, each in a process of one thread that holds the detector and one scan with
+        its intermediate results. The files are the same.
+    then
+        Called with each prediction, in the process that made it or found it done, for instance to draw it; its result
+        is listed. A `MedvaeError` that it raises is a failure of the scan. With several jobs it must be picklable.
     quiet
         No progress display.
 
     Returns
     -------
     predictions, failures
-        What was written, and the error message of each scan that failed.
+        What was written, and the error message of each scan that failed, both in the order of the scans.
 
     Raises
     ------
@@ -112,20 +124,50 @@ def predict(
     if device is not None:
         detector = detector.on(device)
     open_folder(out, detector, detector.point(mask_at), overwrite=overwrite)
-    predictions, failures = [], {}
-    with Progress("Predicting", len(scans), quiet=quiet) as progress:
-        for done, scan in enumerate(scans, start=1):
-            try:
-                chosen = scan.for_detector(detector)
-                made = _finished(out, chosen) or predict_scan(
-                    detector, chosen, out, mask_at, cache=cache, overwrite=overwrite
-                )
-                predictions.append(made)
-            except MedvaeError as error:
-                failures[scan.id] = str(error)
-            progress.update(done, scan=scan.id)
-    record_failures(out, [item.id for item in predictions], failures)
+    found: dict[int, Prediction | MedvaeError] = {}
+    failed = 0
+    try:
+        with (
+            Progress("Predicting", len(scans), quiet=quiet) as progress,
+            shared_out(enumerate(scans), _Task(detector, out, mask_at, cache, overwrite, then), jobs) as results,
+        ):
+            for (index, scan), result in results:
+                found[index] = result
+                failed += isinstance(result, MedvaeError)
+                progress.update(len(found), scan=scan.id, failed=str(failed))
+    finally:  # after Ctrl-C too
+        ordered = sorted(found.items())
+        predictions = [one for _, one in ordered if isinstance(one, Prediction)]
+        failures = {scans[index].id: str(one) for index, one in ordered if isinstance(one, MedvaeError)}
+        for folder in (out, out / VIEWERS):  # of a process that had to be ended by force
+            remove_leftovers(folder)
+        record_failures(out, [item.id for item in predictions], failures)
     return predictions, failures
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What `predict` does with each scan."""
+
+    detector: Calibrated
+    out: Path
+    at: float | str
+    cache: Path | None
+    overwrite: bool
+    then: Callable[[Prediction], Prediction] | None
+
+    def __call__(self, item: tuple[int, Scan]) -> Prediction | MedvaeError:
+        try:
+            scan = item[1].for_detector(self.detector)
+            content = content_of(scan)
+            made = _finished(self.out, scan, content)
+            if made is None:
+                made = _predicted(
+                    self.detector, scan, content, self.out, self.at, cache=self.cache, overwrite=self.overwrite
+                )
+            return self.then(made) if self.then else made
+        except MedvaeError as error:
+            return error
 
 
 def predict_scan(
@@ -143,11 +185,24 @@ def predict_scan(
     scan of the same name, which is refused without.
     """
     scan = scan.for_detector(detector)
+    return _predicted(detector, scan, content_of(scan), out, at, cache=cache, overwrite=overwrite)
+
+
+def _predicted(
+    detector: Calibrated,
+    scan: Scan,
+    content: Content,
+    out: Path,
+    at: float | str,
+    *,
+    cache: Path | None,
+    overwrite: bool,
+) -> Prediction:
     if not overwrite:
         require_own_name(out, scan)
     volume = scan.prepare(detector, cache=cache)
     maps = detector.native_maps(volume, detector.point(at))
-    return _write(detector, scan, volume, maps, out, overwrite=overwrite)
+    return _write(detector, scan, content, volume, maps, out, overwrite=overwrite)
 
 
 def predict_one(
@@ -188,72 +243,84 @@ def predict_one(
     if out is not None:
         open_folder(Path(out), detector, point, overwrite=False)
         require_own_name(Path(out), wanted)
+    content = None if out is None else content_of(wanted)
     volume = wanted.prepare(detector, cache=cache)
     maps = detector.native_maps(volume, point)
-    if out is not None:
-        _write(detector, wanted, volume, maps, Path(out), overwrite=False)
+    if out is not None and content is not None:
+        _write(detector, wanted, content, volume, maps, Path(out), overwrite=False)
     return maps
 
 
 def _write(
-    detector: Calibrated, scan: Scan, volume: PreparedVolume, maps: Maps, out: Path, *, overwrite: bool
+    detector: Calibrated,
+    scan: Scan,
+    content: Content,
+    volume: PreparedVolume,
+    maps: Maps,
+    out: Path,
+    *,
+    overwrite: bool,
 ) -> Prediction:
-    """Write maps and sidecars of a scan; what there was of another content is removed first."""
-    with locked(out):  # the same name may come from another scan in another process, at this moment
-        if not overwrite:
+    """Write maps and sidecars of a scan; what there was of another content is removed first.
+
+    Other processes that write into the folder wait only while the files get their names.
+    """
+    content.require_unchanged()
+    files = _files(out, scan, maps.lesion_volume_ml, maps.threshold, maps.case_p_value, maps.notes)
+    written = _written_files(detector, scan, content, volume, maps, files)
+    with written_together(written) as give_names, locked(out):
+        if not overwrite:  # the same name may have come from another scan in another process meanwhile
             require_own_name(out, scan)
-        done = sidecar_path(out / f"{scan.id}{MASK_SUFFIX}")
-        changed = done.exists() and read_object(done).get("SourcesSha256") != source_checksums(scan)
+        done = sidecar_path(files.mask)
+        changed = done.exists() and read_object(done).get("SourcesSha256") != list(content.checksums)
         if changed:  # and nothing of the old maps may look like what belongs to the new ones
             remove_case(out, scan.id)
-        files = _write_files(detector, scan, volume, maps, out)
+        give_names()
     return replace(files, notes=(*files.notes, _AGAIN)) if changed else files
 
 
 _AGAIN = "the folder held its prediction from other files, or from files that have changed since; it was replaced."
 
 
-def _write_files(detector: Calibrated, scan: Scan, volume: PreparedVolume, maps: Maps, out: Path) -> Prediction:
-    """Write maps and sidecars of a scan; the sidecar of the mask is written last and marks the scan done."""
-    found, point = maps.findings, maps.point
-    files = _files(out, scan, maps.lesion_volume_ml, maps.threshold, maps.case_p_value, maps.notes)
-    write_volume(files.map, maps.anomaly, volume.source, intent="anomaly map")
-    write_volume(files.mask, maps.lesion_mask, volume.source, intent="lesion mask")
-    common = _common_fields(detector, point, scan, volume) | {"SpatialReference": _way_to(scan.images[0], out)}
+def _written_files(
+    detector: Calibrated, scan: Scan, content: Content, volume: PreparedVolume, maps: Maps, files: Prediction
+) -> dict[Path, bytes]:
+    """Maps and sidecars of a scan as they are written; the sidecar of the mask, which marks the scan done, is last."""
+    found, point, out = maps.findings, maps.point, files.map.parent
+    common = _common_fields(detector, point, scan, content, volume)
+    common |= {"SpatialReference": _way_to(scan.images[0], out)}
     if maps.notes:
         common["Notes"] = list(maps.notes)
+    images = [(files.map, maps.anomaly, "anomaly map"), (files.mask, maps.lesion_mask, "lesion mask")]
+    sidecars: dict[Path, dict[str, object]] = {}
     if maps.spread is not None:
         spread = out / f"{scan.id}{SPREAD_SUFFIX}"
-        write_volume(spread, maps.spread, volume.source, intent="spread of maps")
+        images.append((spread, maps.spread, "spread of maps"))
         meaning = "Standard deviation of the anomaly maps of the ensemble's members: high where they disagree."
-        write_json(sidecar_path(spread), {"Description": meaning, "Range": [0, 0.5], **common})
-    write_json(
-        sidecar_path(files.map),
-        {
-            "Description": "Anomaly map: 0.5 is the threshold of the first operating point, 1 the far end of the tail.",
-            "Range": [0, 1],
-            **common,
-        },
-    )
+        sidecars[spread] = {"Description": meaning, "Range": [0, 0.5]}
+    sidecars[files.map] = {
+        "Description": "Anomaly map: 0.5 is the threshold of the first operating point, 1 the far end of the tail.",
+        "Range": [0, 1],
+    }
     brain_ml = float(maps.brain_mask.sum() * volume.source.geometry.voxel_volume_ml)
-    write_json(
-        sidecar_path(files.mask),
-        {
-            "Description": "Voxels of the anomaly map above the threshold"
-            + (", post-processed." if found.postprocessing else "."),
-            "Type": "Lesion",
-            "OperatingPoint": point.name,
-            "Threshold": found.threshold,
-            "ThresholdSource": _threshold_source(detector, point),
-            "Guarantee": found.guarantee,
-            **found.postprocessing,
-            **found.case,
-            "LesionVolumeMl": maps.lesion_volume_ml,
-            "BrainVolumeMl": round(brain_ml, 2),
-            **common,
-        },
-    )
-    return files
+    sidecars[files.mask] = {
+        "Description": "Voxels of the anomaly map above the threshold"
+        + (", post-processed." if found.postprocessing else "."),
+        "Type": "Lesion",
+        "OperatingPoint": point.name,
+        "Threshold": found.threshold,
+        "ThresholdSource": _threshold_source(detector, point),
+        "Guarantee": found.guarantee,
+        **found.postprocessing,
+        **found.case,
+        "LesionVolumeMl": maps.lesion_volume_ml,
+        "BrainVolumeMl": round(brain_ml, 2),
+    }
+    written = {path: volume_bytes(path, array, volume.source, intent=intent) for path, array, intent in images}
+    for image, own in sidecars.items():
+        path = sidecar_path(image)
+        written[path] = json_bytes(path, own | common)
+    return written
 
 
 def _threshold_source(detector: Calibrated, point: OperatingPoint) -> str:
@@ -264,13 +331,13 @@ def _threshold_source(detector: Calibrated, point: OperatingPoint) -> str:
 
 
 def _common_fields(
-    detector: Calibrated, point: OperatingPoint, scan: Scan, volume: PreparedVolume
+    detector: Calibrated, point: OperatingPoint, scan: Scan, content: Content, volume: PreparedVolume
 ) -> dict[str, object]:
     # Only points that a threshold on the map defines completely: no minimum size, no threshold of a single scan.
     points = {p.name: p for p in (*detector.points, point) if not p.minimum_lesion_ml and p.kind != "false_discovery"}
     return {
         "Sources": [image.name for image in scan.images],
-        "SourcesSha256": source_checksums(scan),
+        "SourcesSha256": list(content.checksums),
         "Modalities": list(scan.modalities or detector.modalities),
         "SkullStripped": True,
         "Model": detector.config.name,
@@ -310,14 +377,14 @@ def _files(
     return Prediction(scan.id, scan.images[0], anomaly, mask, volume_ml, threshold, p_value, tuple(notes))
 
 
-def _finished(out: Path, scan: Scan) -> Prediction | None:
+def _finished(out: Path, scan: Scan, content: Content) -> Prediction | None:
     files = _files(out, scan, 0.0, 0.0, None)
     if not (sidecar_path(files.mask).exists() and files.mask.exists() and files.map.exists()):
         return None
     sidecar = read_mask_sidecar(sidecar_path(files.mask))
     if sidecar.get("LesionVolumeMl") is None or sidecar.get("Threshold") is None:
         return None
-    if sidecar.get("SourcesSha256") != source_checksums(scan):  # the scan, or its mask, has changed since
+    if sidecar.get("SourcesSha256") != list(content.checksums):  # the scan, or its mask, has changed since
         return None
     volume_ml, threshold, p_value = sidecar["LesionVolumeMl"], sidecar["Threshold"], sidecar.get("CasePValue")
     return _files(out, scan, volume_ml, threshold, p_value, sidecar.get("Notes", ()))

@@ -12,10 +12,10 @@ from medvae.detection.base import Calibrated
 from medvae.detection.operating_points import OperatingPoint
 from medvae.detection.scan import Scan
 from medvae.errors import MedvaeError
-from medvae.files import LOCK, is_empty, remove_leftovers, sha256, told, write_json, write_json_once
+from medvae.files import LOCK, is_empty, remove_leftovers, told, write_json, write_json_once
 from medvae.locks import locked
 from medvae.schema import read_object
-from medvae.sources import Source, other_source
+from medvae.sources import Content, Source, other_source
 
 
 def record_failures(out: Path, done: Sequence[str], failures: Mapping[str, str]) -> None:
@@ -111,10 +111,15 @@ def remove_case(out: Path, name: str) -> None:
             (out / VIEWERS / f"{name}{ending}").unlink(missing_ok=True)
 
 
-def source_checksums(scan: Scan) -> list[str]:
-    """SHA-256 of the images and of the brain mask of a scan."""
-    files = [*scan.images, *([scan.mask] if scan.mask else [])]
-    return [sha256(file) for file in files if file.is_file()]
+def content_of(scan: Scan) -> Content:
+    """The content of the images and of the brain mask of a scan.
+
+    Raises
+    ------
+    MedvaeError
+        If one of them cannot be read.
+    """
+    return Content.of([*scan.images, *([scan.mask] if scan.mask else [])])
 
 
 def sidecar_path(path: Path) -> Path:

@@ -8,7 +8,46 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medvae.files import sha256
+from medvae.errors import MedvaeError
+from medvae.files import file_stamp, sha256
+
+
+@dataclass(frozen=True)
+class Content:
+    """The content of the files of a scan, as it was when they were looked at."""
+
+    files: tuple[Path, ...]
+    checksums: tuple[str, ...]
+    """Their SHA-256."""
+    stamps: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, files: Sequence[Path]) -> Content:
+        """Read the files; one that is none is left out, for whoever opens it to say so.
+
+        Raises
+        ------
+        MedvaeError
+            If one cannot be read.
+        """
+        there = tuple(file for file in files if file.is_file())
+        try:
+            stamps = tuple(map(file_stamp, there))
+            return cls(there, tuple(map(sha256, there)), stamps)
+        except OSError as error:
+            raise MedvaeError(f"{error.filename}: cannot be read ({error.strerror or error}).") from None
+
+    def require_unchanged(self) -> None:
+        """Refuse files that have changed since: nobody knows which content was used.
+
+        Raises
+        ------
+        MedvaeError
+            Naming the first of them.
+        """
+        for file, stamp in zip(self.files, self.stamps, strict=True):
+            if not file.is_file() or file_stamp(file) != stamp:
+                raise MedvaeError(f"{file}: has changed while it was being used. Run the command again.")
 
 
 @dataclass(frozen=True)

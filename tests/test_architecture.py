@@ -34,7 +34,7 @@ ORDER = (
         "cores",
         "modality",
     ),
-    ("manifest", "imaging", "drawing"),
+    ("manifest", "imaging", "drawing", "jobs"),
     ("augmentation",),
     ("config", "importing"),
     ("preparation", "lesions"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from medvae.cores import THREADS, available_cores
+from medvae.cores import THREADS, available_cores, available_memory
 
 BOUND = 64
 
@@ -60,3 +61,19 @@ def test_libraries_are_told_unless_the_user_has(monkeypatch):
     environment = {name: value for name, value in os.environ.items() if name not in THREADS} | {THREADS[0]: "7"}
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["7", *[str(available_cores())] * (len(THREADS) - 1)]
+
+
+def test_the_memory_is_what_is_free_and_what_the_groups_leave(root):
+    assert available_memory(root) == math.inf
+    (root / "proc/meminfo").write_text("MemTotal: 64000 kB\nMemAvailable:   32000 kB\n")
+    assert available_memory(root) == 32000 * 1024
+    limits = {"memory.max": "9000000", "memory.current": "5000000", "memory.stat": "anon 1\ninactive_file 1000000\n"}
+    group(root, "0::/job/step", {f"job/{name}": text for name, text in limits.items()} | {"job/step/memory.max": "max"})
+    assert available_memory(root) == 5_000_000  # what is kept of files can be given up
+
+
+def test_the_first_version_of_control_groups_limits_memory(root):
+    files = {"limit_in_bytes": "7000", "usage_in_bytes": "3000"}
+    written = {f"memory/job/memory.{name}": text for name, text in files.items()}
+    group(root, "9:memory:/job", written | {"memory/job/memory.stat": "total_inactive_file 500\n"})
+    assert available_memory(root) == 4500

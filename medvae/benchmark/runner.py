@@ -61,6 +61,8 @@ class Bench:
     cache: Path
     quiet: bool
     device: str = AUTO
+    jobs: int = 1
+    """Scans that are predicted or measured at a time."""
     targets: dict[str, Manifest] = field(default_factory=dict)
 
     def folder(self, room: str, label: str, key: str) -> Path:
@@ -103,7 +105,13 @@ class Bench:
 
 
 def run_study(
-    study: StudyConfig, out: Path | str, *, cache: Path | None = None, device: str = AUTO, quiet: bool = False
+    study: StudyConfig,
+    out: Path | str,
+    *,
+    cache: Path | None = None,
+    device: str = AUTO,
+    jobs: int = 1,
+    quiet: bool = False,
 ) -> Board:
     """Do the remaining work of a study, and collect all its numbers.
 
@@ -119,6 +127,8 @@ def run_study(
         Folder of prepared scans; ``out/prepared`` by default.
     device
         Device of the networks, as in `medvae.devices.find_device`; not part of the keys.
+    jobs
+        Scans that are predicted or measured at a time, each in a process of one thread; not part of the keys.
     quiet
         No progress display.
 
@@ -133,7 +143,7 @@ def run_study(
     out = Path(out)
     find_device(device)
     with one_at_a_time(out):
-        return _run(replace(open_bench(study, out, cache=cache, quiet=quiet), device=device))
+        return _run(replace(open_bench(study, out, cache=cache, quiet=quiet), device=device, jobs=jobs))
 
 
 def _run(bench: Bench) -> Board:
@@ -234,14 +244,14 @@ def _measure(bench: Bench, unit: Unit, targets: list[Target]) -> None:
     maps = bench.folder("maps", unit.label, unit.key)
     scans = _scans(bench, targets)
     _, failures = predict(
-        detector, list(scans.values()), maps, cache=bench.cache, overwrite=True, quiet=bench.quiet
+        detector, list(scans.values()), maps, cache=bench.cache, overwrite=True, jobs=bench.jobs, quiet=bench.quiet
     )  # of a study that was stopped and has changed since, its own maps may be left
     if failures:
         raise MedvaeError("\n".join(failures.values()))
     seconds = _time(detector, next(iter(scans.values())), bench.cache)
     for target in targets:
         options = EvaluationOptions(splits=(bench.study.split,), resamples=bench.study.resamples)
-        study = evaluate(maps, bench.targets[target.name], options, method=unit.row, quiet=bench.quiet)
+        study = evaluate(maps, bench.targets[target.name], options, method=unit.row, jobs=bench.jobs, quiet=bench.quiet)
         if unit.postprocessed:
             keep(Measured.of(of_masks(study, detector), seconds), bench.measured(target, unit, postprocessed=True))
         keep(Measured.of(of_maps(study), seconds), bench.measured(target, unit))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvae.commands.shared import Device, Quiet, stopped_says
+from medvae.commands.shared import Device, Jobs, Quiet, how_many, stopped_says
 from medvae.errors import MedvaeError
 
 EXAMPLE = "medvae benchmark configs/studies/included_t1.yaml --out runs/included_t1"
@@ -20,6 +20,7 @@ def benchmark(
         Path | None, typer.Option(metavar="DIR", help="Folder of prepared scans; OUT/prepared by default.")
     ] = None,
     device: Device = "auto",
+    jobs: Jobs = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what is to be done and what is done; do nothing.")
     ] = False,
@@ -50,8 +51,11 @@ def benchmark(
         for reason in bench.plan.left_out.values():
             typer.echo(f"left out: {reason}")
         return
+    from medvae.devices import find_device
+
+    number = how_many(jobs, None, memory_gb=2.0, device=str(find_device(device)), quiet=quiet)
     with stopped_says(f"Stopped. What was done is in {out}. Go on with the same command."):
-        board = run_study(settings, out, cache=cache, device=device, quiet=quiet)
+        board = run_study(settings, out, cache=cache, device=device, jobs=number, quiet=quiet)
     written = write_board(board, out)
     for one in board.leaderboards:
         header, rows = board_rows(one, lambda text: f"[bold]{text}[/]", escape)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from medvae.commands.shared import AllowLarge, Quiet, say
+from medvae.commands.shared import CASES_PER_PROCESS, AllowLarge, Jobs, Quiet, how_many, say, stopped_says
 from medvae.errors import MedvaeError
 from medvae.evaluation.protocols import PROTOCOLS
 
@@ -44,6 +44,7 @@ def evaluate(
     free_response: Annotated[
         bool, typer.Option("--free-response", help="Also: lesions found at 0.25 to 8 false findings per scan.")
     ] = False,
+    jobs: Jobs = None,
     allow_large: AllowLarge = False,
     quiet: Quiet = False,
 ) -> None:
@@ -74,8 +75,13 @@ def evaluate(
         protocol=protocol,
         free_response=free_response,
     )
-    study = evaluate_folder(predictions, cohort, options, quiet=quiet)
-    others = {str(folder): evaluate_folder(folder, cohort, options, quiet=quiet) for folder in against or []}
+    count = sum(case.split in split and not case.unlabelled for case in cohort.cases)
+    number = how_many(jobs, count, each=CASES_PER_PROCESS, quiet=quiet)
+    with stopped_says("Stopped; nothing was written."):
+        study = evaluate_folder(predictions, cohort, options, jobs=number, quiet=quiet)
+        others = {
+            str(folder): evaluate_folder(folder, cohort, options, jobs=number, quiet=quiet) for folder in against or []
+        }
     differences = {name: difference(study, other) for name, other in others.items()}
     write_study(study, out, differences=differences)
 

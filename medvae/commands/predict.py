@@ -7,9 +7,22 @@ from typing import Annotated
 
 import typer
 
-from medvae.commands.shared import AllowLarge, Cache, Device, Quiet, Run, overwrites, say
+from medvae.commands.shared import (
+    AllowLarge,
+    Cache,
+    Device,
+    Jobs,
+    Quiet,
+    Run,
+    how_many,
+    overwrites,
+    say,
+    stopped_says,
+)
 from medvae.errors import MedvaeError
 
+MEMORY_GB = 2.0
+"""Of a process: PyTorch, the detector, and a 1 mm scan with its intermediate results."""
 EXAMPLE = "medvae predict runs/a scan1.nii.gz scan2.nii.gz --out overlays"
 
 
@@ -44,6 +57,7 @@ def predict(
         overwrites("what another detector or operating point, or another scan of the same name, left in the folder"),
     ] = False,
     device: Device = "auto",
+    jobs: Jobs = None,
     cache: Cache = None,
     pictures: Annotated[bool, typer.Option(help="Also draw a PNG per scan.")] = True,
     workspaces: Annotated[
@@ -60,8 +74,9 @@ def predict(
     ID_desc-anomaly_probseg.nii.gz holds values from 0 to 1 (0.5 is the threshold of the first operating point),
     ID_label-lesion_mask.nii.gz is 1 above the threshold, after post-processing (t1-2mm drops findings that
     nowhere reach a high value; see the sidecar). ID.itksnap opens both over the scan in ITK-SNAP. Scans that
-    are already predicted are not computed again; a scan that fails does not stop the others. The prediction of another
-    scan of the same name is never replaced without --overwrite.
+    are already predicted are not computed again, so the same command continues after Ctrl-C; a scan that fails does not
+    stop the others. Each of --jobs holds the detector and a scan in memory; with a GPU there is one by default. The
+    prediction of another scan of the same name is never replaced without --overwrite.
     """
     if name_by not in (None, "file", "parent"):
         raise typer.BadParameter(f'--name-by "{name_by}" is neither file nor parent.')
@@ -87,13 +102,23 @@ def predict(
     if renamed:
         names = ", ".join(scan.id for scan in renamed[:4]) + ", …" * (len(renamed) > 4)
         say(f"note: {len(renamed)} files are called alike; they are named by their folders: {names}", err=True)
-    predictions, failures = predict_scans(
-        detector, chosen, out, rate=fpr, at=at, cache=cache, overwrite=overwrite, quiet=quiet
-    )
-    if pictures:
-        from medvae.reporting.case_picture import draw_predictions
+    from medvae.reporting.seen import Seen
 
-        draw_predictions(predictions, cohort, detector, out)
+    number = how_many(jobs, len(chosen), memory_gb=MEMORY_GB, device=detector.device, quiet=quiet)
+    then = Seen(detector, cohort, out, pictures=pictures, workspaces=workspaces)
+    with stopped_says(f"Stopped. What was predicted is in {out}. Go on with the same command."):
+        predictions, failures = predict_scans(
+            detector,
+            chosen,
+            out,
+            rate=fpr,
+            at=at,
+            cache=cache,
+            overwrite=overwrite,
+            jobs=number,
+            then=then,
+            quiet=quiet,
+        )
     not_copied = []
     if bids and predictions:
         from medvae.reporting.bids_export import write_bids
@@ -107,15 +132,8 @@ def predict(
         say(f"{item.id}: {item.lesion_volume_ml:.2f} ml flagged{unusual}, {item.map}")
         for note in item.notes:
             say(f"note: {item.id}: {note}", err=True)
-    if workspaces and predictions:
-        from medvae.reporting.viewers import write_viewer_files
-
-        where = {item.id: item.scan for item in predictions}
-        handed, problems = write_viewer_files(out, ids=list(where), manifest=cohort, scans=where)
-        for problem in problems.values():
-            say(f"note: {problem}", err=True)
-        for command in handed[0].first_choice if handed else ():
-            say(f"look: {command}")
+    for command in predictions[0].look if predictions else ():
+        say(f"look: {command}")
     failed = [*failures.values(), f"{len(failures)} of {len(chosen)} scans failed."] if failures else []
     if failed or not_copied:
         raise MedvaeError("\n".join([*not_copied, *failed]))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvae.commands.shared import AllowLarge, Quiet, say, stopped_says
+from medvae.commands.shared import CASES_PER_PROCESS, AllowLarge, Jobs, Quiet, how_many, say, stopped_says
 
 EXAMPLE = "medvae report overlays --manifest data_manifests/included_t1.json --out report"
 
@@ -29,6 +29,7 @@ def report(
     run: Annotated[Path | None, typer.Option(help="Run folder: adds its options, training and calibration.")] = None,
     *,
     out: Annotated[Path, typer.Option(help="Folder for report.html and cases/.")],
+    jobs: Jobs = None,
     allow_large: AllowLarge = False,
     quiet: Quiet = False,
 ) -> None:
@@ -39,12 +40,21 @@ def report(
     measured, unless --evaluation gives the numbers. A scan that cannot be found or read is reported; the rest is made.
     """
     from medvae.manifest import read_manifest
+    from medvae.reporting.cases import predicted_names
     from medvae.reporting.report import write_report
 
     cohort = read_manifest(manifest, files_must_exist=False) if manifest else None
+    number = how_many(jobs, len(predicted_names(predictions)), each=CASES_PER_PROCESS, quiet=quiet)
     with stopped_says("Stopped; nothing was written."):
         made = write_report(
-            predictions, out, manifest=cohort, scans=scans or [], evaluations=evaluation or [], run=run, quiet=quiet
+            predictions,
+            out,
+            manifest=cohort,
+            scans=scans or [],
+            evaluations=evaluation or [],
+            run=run,
+            jobs=number,
+            quiet=quiet,
         )
     for note in made.notes:
         say(f"note: {note}", err=True)

@@ -33,6 +33,12 @@ Device = Annotated[
     str, typer.Option(metavar="NAME", help="Where networks work: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.")
 ]
 Force = Annotated[bool, typer.Option("--overwrite", "--force", help="Replace a manifest that exists.")]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs", "-j", min=1, help="Scans at a time, a process and a core each; as many as there are cores by default."
+    ),
+]
 ManifestFile = Annotated[Path, typer.Argument(metavar="MANIFEST", help="JSON file that lists the cohort.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Single values of the config, as training.steps=200.")
@@ -45,6 +51,8 @@ Run = Annotated[
     Path, typer.Argument(metavar="RUN", help="Run or detector folder, or the name of one that comes with medvae.")
 ]
 
+CASES_PER_PROCESS = 4
+"""That a process is started for by default: it takes as long to start as some small cases to be measured or shown."""
 LOG = logging.getLogger("medvae")
 """The log that ``--verbose`` shows."""
 
@@ -52,6 +60,39 @@ LOG = logging.getLogger("medvae")
 def say(text: str, *, err: bool = False) -> None:
     """Print a line that holds names of files, which may hold anything; see `medvae.terminal`."""
     typer.echo(printable(text), err=err)
+
+
+def how_many(
+    jobs: int | None,
+    count: int | None,
+    *,
+    each: int = 1,
+    memory_gb: float = 1.0,
+    device: str = "cpu",
+    quiet: bool = False,
+) -> int:
+    """The number of processes for some scans, said in one line if nobody has chosen it or there are too few cores.
+
+    By default there are as many as there are cores, and ``memory_gb`` for each of them, if there are ``each`` scans for
+    each (``count`` None: there are); a GPU is given one scan at a time.
+    """
+    from medvae.jobs import default_jobs, memory_for
+
+    cores, fit, gpu = available_cores(), memory_for(memory_gb), not device.startswith(("cpu", "auto"))
+    scans = cores * each if count is None else count
+    wanted = jobs if jobs is not None else 1 if gpu else default_jobs(scans, each=each, memory_gb=memory_gb)
+    there = f"{cores} core{'s' * (cores != 1)}"
+    if quiet:
+        return wanted
+    if jobs is None and count != 1 and (gpu or wanted > 1 or fit < min(cores, scans)):
+        what = "scans" if count is None else f"{count} scans"
+        where = device if gpu else there + f", as there is memory for {max(1, fit)}" * (fit < min(cores, scans))
+        say(f"{what}, {wanted} at a time on {where}; --jobs changes that.", err=True)
+    elif wanted > max(1, fit) and wanted > 1:
+        say(f"note: the free memory is enough for about {max(1, fit)} at a time; the system may kill more.", err=True)
+    elif wanted > cores and not gpu:
+        say(f"note: {wanted} processes take turns on {there}; fewer --jobs are as fast.", err=True)
+    return wanted
 
 
 def overwrites(what: str) -> object:

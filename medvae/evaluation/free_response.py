@@ -67,6 +67,49 @@ def thresholds_of(counts: SparseCounts) -> list[float]:
     return sorted({value for value in found if math.isfinite(value)}, reverse=True)
 
 
+@dataclass(frozen=True)
+class FindingRules:
+    """What counts as a finding, and at which confidences findings are counted."""
+
+    thresholds: Sequence[float]
+    """On the confidence, highest first."""
+    overlap: float
+    """Of `medvae.evaluation.lesions.match_lesions`, as the next."""
+    smallest_ml: float
+    findings_above: float = math.inf
+    """Findings are components above this value. A lower threshold replaces it."""
+
+
+@dataclass(frozen=True)
+class CaseFindings:
+    """Lesions and findings of a scan; the arrays have one number for each threshold."""
+
+    found: np.ndarray
+    """Lesions found."""
+    false: np.ndarray
+    """False findings."""
+    lesions: int
+
+    @classmethod
+    def of(cls, case: CaseVoxels, rules: FindingRules) -> CaseFindings:
+        """Count those of a scan with or without lesions."""
+        thresholds = rules.thresholds
+        found, false = np.zeros(len(thresholds)), np.zeros(len(thresholds))
+        lesions = 0
+        truth, voxel_ml = components(case.truth), case.geometry.voxel_volume_ml
+        scores = np.where(case.brain, case.scores, -np.inf)
+        findings, sizes = components(scores > np.float32(rules.findings_above))
+        confidence = np.append(-np.inf, ndimage.maximum(scores, findings, np.arange(1, len(sizes) + 1)))
+        for index, threshold in enumerate(map(np.float32, thresholds)):
+            flagged = (confidence > threshold)[findings] if threshold > rules.findings_above else scores > threshold
+            match = match_components(flagged, truth, voxel_ml, overlap=rules.overlap, smallest_ml=rules.smallest_ml)
+            large = match.sizes_ml >= SMALLEST_LESION_ML
+            found[index] = np.count_nonzero(match.found & large)
+            false[index] = np.count_nonzero(~match.right)
+            lesions = int(large.sum()) if index == 0 else lesions
+        return cls(found, false, lesions)
+
+
 def free_response(
     cases: Iterable[CaseVoxels],
     thresholds: Sequence[float],
@@ -75,37 +118,24 @@ def free_response(
     smallest_ml: float,
     findings_above: float = math.inf,
 ) -> FreeResponse:
+    """`free_response_of` some scans with and without lesions; false findings are counted in both.
+
+    The options are those of `FindingRules`.
+    """
+    rules = FindingRules(thresholds, overlap, smallest_ml, findings_above)
+    return free_response_of([CaseFindings.of(case, rules) for case in cases], rules)
+
+
+def free_response_of(cases: Sequence[CaseFindings], rules: FindingRules) -> FreeResponse:
     """The curve over some scans, and the sensitivity at given numbers of false findings per scan.
 
     Thresholds below the first with too many false findings do not count: there, findings merge and become few again.
-
-    Parameters
-    ----------
-    cases
-        Scans with and without lesions; false findings are counted in both.
-    thresholds
-        Thresholds on the confidence, highest first.
-    overlap, smallest_ml
-        Of `medvae.evaluation.lesions.match_lesions`.
-    findings_above
-        Findings are components above this value. A lower threshold replaces it.
     """
-    found, false = np.zeros(len(thresholds)), np.zeros(len(thresholds))
-    lesions = scans = 0
-    for case in cases:
-        scans += 1
-        truth, voxel_ml = components(case.truth), case.geometry.voxel_volume_ml
-        scores = np.where(case.brain, case.scores, -np.inf)
-        findings, sizes = components(scores > np.float32(findings_above))
-        confidence = np.append(-np.inf, ndimage.maximum(scores, findings, np.arange(1, len(sizes) + 1)))
-        for index, threshold in enumerate(map(np.float32, thresholds)):
-            flagged = (confidence > threshold)[findings] if threshold > findings_above else scores > threshold
-            match = match_components(flagged, truth, voxel_ml, overlap=overlap, smallest_ml=smallest_ml)
-            large = match.sizes_ml >= SMALLEST_LESION_ML
-            found[index] += np.count_nonzero(match.found & large)
-            false[index] += np.count_nonzero(~match.right)
-            lesions += int(large.sum()) if index == 0 else 0
-    per_scan = false / max(scans, 1)
+    thresholds, scans = rules.thresholds, len(cases)
+    nothing = np.zeros(len(thresholds))
+    found = sum((case.found for case in cases), nothing)
+    lesions = sum(case.lesions for case in cases)
+    per_scan = sum((case.false for case in cases), nothing) / max(scans, 1)
     sensitivity = found / lesions if lesions else np.full(len(thresholds), math.nan)
     at = {}
     for asked in FALSE_PER_SCAN:
@@ -116,4 +146,5 @@ def free_response(
         FreeResponseStep(float(t), float(f), float(s))
         for t, f, s in zip(thresholds, per_scan, sensitivity, strict=True)
     )
-    return FreeResponse(lesions, scans, findings_above if math.isfinite(findings_above) else None, at, curve)
+    above = rules.findings_above
+    return FreeResponse(lesions, scans, above if math.isfinite(above) else None, at, curve)

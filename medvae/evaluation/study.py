@@ -18,7 +18,13 @@ from medvae.evaluation.bootstrap import FEW_SUBJECTS, RESAMPLES, Interval, paire
 from medvae.evaluation.case import MeasuredCase, measure_case
 from medvae.evaluation.conventions import as_measured
 from medvae.evaluation.curves import SparseCounts
-from medvae.evaluation.free_response import FreeResponse, free_response, thresholds_of
+from medvae.evaluation.free_response import (
+    CaseFindings,
+    FindingRules,
+    FreeResponse,
+    free_response_of,
+    thresholds_of,
+)
 from medvae.evaluation.maps import CaseVoxels, find_maps, lesion_regions, read_case, sidecar_of
 from medvae.evaluation.options import EvaluationOptions
 from medvae.evaluation.points import Point, given_points, own_masks, recorded_points, validation_points
@@ -36,6 +42,7 @@ from medvae.evaluation.pooling import (
 )
 from medvae.evaluation.protocols import Protocol, named_protocol
 from medvae.evaluation.result import MASK, Quantity, Settings, Study
+from medvae.jobs import shared_out
 from medvae.manifest import Case, Manifest
 from medvae.progress import Progress
 from medvae.sources import Source
@@ -47,6 +54,7 @@ def evaluate(
     options: EvaluationOptions | None = None,
     *,
     method: str | None = None,
+    jobs: int = 1,
     quiet: bool = True,
 ) -> Study:
     """Measure the anomaly maps of a folder against a manifest's labels.
@@ -63,6 +71,8 @@ def evaluate(
         What is measured and by which rules; by default those of `EvaluationOptions`.
     method
         Name in tables; by default from the sidecars or the folder.
+    jobs
+        Cases at a time; with more than one, each in a process of one thread. The numbers are the same.
     quiet
         No progress display.
 
@@ -73,7 +83,7 @@ def evaluate(
         finite in the brain, and labels that the manifest does not define (each is named).
     """
     job = _set_up(Path(predictions), manifest, options or EvaluationOptions())
-    cases, notes = _measure(job, quiet=quiet)
+    cases, notes = _measure(job, jobs=jobs, quiet=quiet)
     pooled = pooled_numbers(cases, job.missing)
     if pooled.get("oracle_dice", math.nan) > 0:
         pooled |= protocol_numbers(job.rules, cases.pool, lambda name: job.read(manifest.case(name)))
@@ -90,7 +100,7 @@ def evaluate(
         case_level=scan_numbers([case.result for case in cases.every], job.options.resamples),
         all_voxels=all_voxel_numbers(cases),
         brats=regions,
-        free_response=_free_response(job, cases) if job.options.free_response else None,
+        free_response=_free_response(job, cases, jobs=jobs) if job.options.free_response else None,
         notes=[*notes, *_cohort_notes(cases)],
         settings=job.settings,
         sources=_sources(job.files),
@@ -215,30 +225,54 @@ def _points(
     return [*points, *given_points(options.thresholds)], method, notes
 
 
-def _measure(job: _Job, *, quiet: bool) -> tuple[MeasuredCases, list[str]]:
+def _measure(job: _Job, *, jobs: int, quiet: bool) -> tuple[MeasuredCases, list[str]]:
     """Measure each case; notes on cases follow those of the job."""
-    found: list[MeasuredCase] = []
-    notes, problems, counted = list(job.notes), [], set(case.id for case in job.measured)
-    with Progress("Measuring", len(job.cases), quiet=quiet) as progress:
-        for done, case in enumerate(job.cases, start=1):
-            if case.id in counted:
-                try:
-                    voxels = job.read(case)
-                    wise = job.rules.brats_lesions and case.label
-                    regions = lesion_regions(job.manifest, case) if wise else None
-                except MedvaeError as error:
-                    problems.append(str(error))
-                    continue
-                measured = measure_case(
-                    case, voxels, job.points, overlap=job.options.overlap, smallest_ml=job.options.smallest_ml,
-                    missing=job.files[case.id] is None, regions=regions,
-                )  # fmt: skip
-                found.append(measured)
-                notes.extend(voxels.notes)
-            progress.update(done, case=case.id)
+    measured = [(number, case) for number, case in enumerate(job.measured)]
+    found: dict[int, tuple[MeasuredCase, tuple[str, ...]] | MedvaeError] = {}
+    with (
+        Progress("Measuring", len(measured), quiet=quiet) as progress,
+        shared_out(measured, _MeasureCase(job), jobs) as results,
+    ):
+        for (number, case), result in results:
+            found[number] = result
+            progress.update(len(found), case=case.id)
+    cases, notes, problems = [], list(job.notes), []
+    for number, case in measured:
+        result = found[number]
+        if isinstance(result, MedvaeError):
+            problems.append(_naming(case, result))
+        else:
+            cases.append(result[0])
+            notes.extend(result[1])
     if problems:
         raise MedvaeError("\n".join(problems))
-    return MeasuredCases(found, job.rules.healthy_pooled), notes
+    return MeasuredCases(cases, job.rules.healthy_pooled), notes
+
+
+@dataclass(frozen=True)
+class _MeasureCase:
+    """What is done with each case, wherever: its numbers and the notes on it."""
+
+    job: _Job
+
+    def __call__(self, item: tuple[int, Case]) -> tuple[MeasuredCase, tuple[str, ...]] | MedvaeError:
+        job, case = self.job, item[1]
+        try:
+            voxels = job.read(case)
+            wise = job.rules.brats_lesions and case.label
+            regions = lesion_regions(job.manifest, case) if wise else None
+        except MedvaeError as error:
+            return error
+        measured = measure_case(
+            case, voxels, job.points, overlap=job.options.overlap, smallest_ml=job.options.smallest_ml,
+            missing=job.files[case.id] is None, regions=regions,
+        )  # fmt: skip
+        return measured, voxels.notes
+
+
+def _naming(case: Case, error: MedvaeError) -> str:
+    """What is wrong with a case, with its name."""
+    return str(error) if f'"{case.id}"' in str(error) else f'case "{case.id}": {error}'
 
 
 def _sources(files: Mapping[str, Path | None]) -> dict[str, str]:
@@ -246,17 +280,32 @@ def _sources(files: Mapping[str, Path | None]) -> dict[str, str]:
     return {case: source.images[0] for case, source in known.items() if source is not None}
 
 
-def _free_response(job: _Job, cases: MeasuredCases) -> FreeResponse:
+def _free_response(job: _Job, cases: MeasuredCases, *, jobs: int) -> FreeResponse:
     """Read each map again, at confidence levels set from all maps together."""
     counted = {case.result.id for case in cases.every if case.result.healthy or case.result.ill}
     with_map = [c for c in job.cases if c.id in counted and (job.files[c.id] is not None or not c.healthy)]
-    return free_response(
-        map(job.read, with_map),
+    rules = FindingRules(
         thresholds_of(SparseCounts.merged([case.counts for case in cases.every])),
-        overlap=job.options.overlap,
-        smallest_ml=job.options.smallest_ml,
-        findings_above=job.points[0].threshold if job.points else math.inf,
+        job.options.overlap,
+        job.options.smallest_ml,
+        job.points[0].threshold if job.points else math.inf,
     )
+    found = []
+    with shared_out(with_map, _CountFindings(job, rules), jobs) as results:
+        for case, result in results:
+            if isinstance(result, MedvaeError):
+                raise MedvaeError(_naming(case, result))
+            found.append(result)
+    return free_response_of(found, rules)
+
+
+@dataclass(frozen=True)
+class _CountFindings:
+    job: _Job
+    rules: FindingRules
+
+    def __call__(self, case: Case) -> CaseFindings:
+        return CaseFindings.of(self.job.read(case), self.rules)
 
 
 def _cohort_notes(cases: MeasuredCases) -> list[str]:

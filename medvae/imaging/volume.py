@@ -220,7 +220,18 @@ def write_volume(
     MedvaeError
         If the shape differs from the geometry's, the disk is full, or the name has another ending.
     """
-    path = Path(path)
+    return write_bytes(path, volume_bytes(Path(path), array, like, intent=intent, space=space))
+
+
+def volume_bytes(
+    path: Path,
+    array: np.ndarray,
+    like: Volume | Placement | Geometry,
+    *,
+    intent: str = "",
+    space: Literal["scanner", "mni152"] = "scanner",
+) -> bytes:
+    """What `write_volume` writes to ``path``."""
     if not path.name.endswith((".nii", ".nii.gz")):
         raise MedvaeError(f"{path}: volumes are written as NIfTI. Give a name that ends in .nii or .nii.gz.")
     geometry, source = (like, None) if isinstance(like, Geometry) else (like.geometry, like.header)
@@ -243,9 +254,7 @@ def write_volume(
     image.header["descrip"] = b"medvae"
     image.header["intent_name"] = intent.encode()[:16]
     content = image.to_bytes()
-    if path.name.endswith(".gz"):
-        content = gzip.compress(content, compresslevel=6, mtime=0)
-    return write_bytes(path, content)
+    return gzip.compress(content, compresslevel=6, mtime=0) if path.name.endswith(".gz") else content
 
 
 def resample(

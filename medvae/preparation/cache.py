@@ -36,6 +36,8 @@ from medvae import __version__
 from medvae.config import PreparationConfig
 from medvae.errors import MedvaeError
 from medvae.files import (
+    SETTLED_NS,
+    file_stamp,
     is_empty,
     remove_folder,
     remove_leftovers,
@@ -60,8 +62,6 @@ SIDECAR = "volume.json"
 INPUTS = "inputs"
 LAYOUT = 2
 """Version of the files of an entry; part of its key."""
-SETTLED_NS = 2_000_000_000
-"""A file's times identify it only when they are this old: timestamps may have a resolution of only 2 s (FAT)."""
 
 _TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
 # Scans prepared by medvae. All of it can be made again: the folder may be deleted when no medvae command uses it.
@@ -349,10 +349,9 @@ def _read(path: Path) -> Any:
 def _stamp(path: Path | str) -> tuple[int, ...]:
     """Size, time of modification and time of change of a file."""
     try:
-        status = os.stat(path)
+        return file_stamp(path)
     except OSError as error:
         raise MedvaeError(f"{path}: cannot be read ({error.strerror or error}). Check the path.") from None
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _written_header(header: nib.Nifti1Header | None) -> str | None:

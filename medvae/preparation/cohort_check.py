@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import signal
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medvae import __version__
-from medvae.cores import available_cores
 from medvae.errors import MedvaeError
 from medvae.files import remove_leftovers, write_json
-from medvae.imaging.content import allow_large, large_allowed
 from medvae.importing.sessions import people_of_sessions, perhaps_one_person
+from medvae.jobs import default_jobs, shared_out
 from medvae.manifest import Manifest, read_manifest_as_it_is
 from medvae.preparation.check import CaseCheck, Finding, check_case
 from medvae.preparation.fingerprint import FEATURES, QUANTILES, FeatureRange, Fingerprint, fingerprint
 from medvae.progress import Progress
-from medvae.workers import starting_workers
 
 REPORT, FINGERPRINT = "check.json", "fingerprint.json"
-
-_manifest: Manifest  # of a worker process: it is sent once, not with every case
 
 
 @dataclass(frozen=True)
@@ -79,8 +73,8 @@ def check_cohort(path: Path | str, *, jobs: int | None = None, quiet: bool = Fal
     if not manifest.cases and not malformed:
         findings.append(Finding("error", "manifest", f"{path}: lists no case."))
     checks: list[CaseCheck | None] = [None] * len(manifest.cases)
-    with Progress("Checking", len(checks), quiet=quiet) as progress:
-        for done, (index, check) in enumerate(_each_case(manifest, jobs), start=1):
+    with Progress("Checking", len(checks), quiet=quiet) as progress, closing(_each_case(manifest, jobs)) as results:
+        for done, (index, check) in enumerate(results, start=1):
             checks[index] = check
             progress.update(done, case=check.id)
     cases = tuple(check for check in checks if check is not None)
@@ -173,42 +167,25 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {"minimum": found.minimum, "median": found.median, "maximum": found.maximum}
 
 
-def _each_case(manifest: Manifest, jobs: int | None) -> Iterator[tuple[int, CaseCheck]]:
+def _each_case(manifest: Manifest, jobs: int | None) -> Generator[tuple[int, CaseCheck]]:
     """Index and result of every case, as they come."""
     count = len(manifest.cases)
-    if jobs is None:  # a process takes as long to start as some ten small cases to check
-        jobs = min(available_cores(), 1 + count // 16)
-    if min(jobs, count) <= 1:
-        for index, case in enumerate(manifest.cases):
-            yield index, check_case(manifest, case)
+    if jobs is None:
+        jobs = default_jobs(count, each=16)
+    if not count:
         return
-    # Spawned, not forked: the progress display has a thread, and a fork may copy a lock that it holds.
-    pool = ProcessPoolExecutor(
-        min(jobs, count), get_context("spawn"), initializer=_start_worker, initargs=(manifest, large_allowed())
-    )
-    try:
-        with starting_workers():
-            waiting = {pool.submit(_check_at, index): index for index in range(count)}
-        for future in as_completed(waiting):
-            yield waiting[future], future.result()
-    except BrokenProcessPool:
-        raise MedvaeError(
-            f"{manifest.path}: a worker process was killed, probably because memory ran out. Try again with fewer "
-            f"processes (--jobs 1)."
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with shared_out(range(count), partial(_check_at, manifest), min(jobs, count)) as results:
+        for index, check in results:
+            if isinstance(check, MedvaeError):
+                raise MedvaeError(
+                    f"{manifest.path}: a worker process was killed, probably because memory ran out. Try again with "
+                    f"fewer processes (--jobs 1)."
+                )
+            yield index, check
 
 
-def _start_worker(manifest: Manifest, large: bool) -> None:
-    global _manifest
-    _manifest = manifest
-    allow_large(large)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be held back
-
-
-def _check_at(index: int) -> CaseCheck:
-    return check_case(_manifest, _manifest.cases[index])
+def _check_at(manifest: Manifest, index: int) -> CaseCheck:
+    return check_case(manifest, manifest.cases[index])
 
 
 def _perhaps_one_person(manifest: Manifest) -> list[Finding]:

@@ -219,11 +219,15 @@ def read_cases(
     MedvaeError
         If the folder holds no predictions, or not one of ``ids``.
     """
-    folder, found = Path(folder), predicted_names(folder)
-    if missing := [name for name in ids or () if name not in found]:
-        raise MedvaeError(f'{folder}: holds no prediction "{missing[0]}"; it has {", ".join(found)}.')
+    folder = Path(folder)
+    lost = [name for name in ids or () if not (folder / f"{name}{_MASK_SIDECAR}").exists()]
+    if ids is None or lost:  # else the folder, which may be large, is not searched
+        found = predicted_names(folder)
+        if lost:
+            raise MedvaeError(f'{folder}: holds no prediction "{lost[0]}"; it has {", ".join(found)}.')
+        ids = found
     cases, problems = [], {}
-    for name in found if ids is None else ids:
+    for name in ids:
         try:
             (item,) = with_scans([_read(folder, name)], manifest, scans=scans)
             cases.append(_whole(item))

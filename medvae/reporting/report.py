@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, cached_property, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ from medvae import __version__
 from medvae.derivatives import FAILURES
 from medvae.detection.ensemble import load_detector
 from medvae.errors import MedvaeError
-from medvae.evaluation.result import Study
+from medvae.evaluation.result import CaseResult, Study
 from medvae.files import write_bytes, write_text
+from medvae.jobs import shared_out
 from medvae.manifest import Manifest
 from medvae.progress import Progress
 from medvae.reporting import report_summary as summary
@@ -67,6 +68,7 @@ def write_report(
     scans: Sequence[Path | str] = (),
     evaluations: Sequence[Path | str] = (),
     run: Path | str | None = None,
+    jobs: int = 1,
     quiet: bool = False,
 ) -> Report:
     """Write the report of a folder of predictions; only the report and its folder of pages are overwritten.
@@ -86,6 +88,8 @@ def write_report(
         Folders from ``medvae evaluate``: of these predictions, and, for the table, of other methods on the same cases.
     run
         Run folder of the detector: its config, training curves and calibration are shown.
+    jobs
+        Cases at a time; with more than one, each in a process of one thread. The pages are the same.
     quiet
         No progress display.
 
@@ -104,7 +108,7 @@ def write_report(
     if evaluations:
         measured = read_evaluations(predicted, evaluations)
     else:
-        measured = measure(predicted, manifest, quiet=quiet) if manifest else Measured()
+        measured = measure(predicted, manifest, jobs=jobs, quiet=quiet) if manifest else Measured()
     study, notes = measured.studies[0] if measured.studies else None, measured.notes
     if all(item.scan is None for item in predicted):
         notes = ["No scan was found, so there are no viewers: name them with --manifest or --scans.", *notes]
@@ -116,31 +120,34 @@ def write_report(
         )
     missing = _missing(predictions, predicted, manifest, study)
 
-    environment = _environment()
     with replaced_cases(out / CASES) as folder:
-        rows, pooled = _pages(predicted, measured, environment.get_template("case.html"), folder, plain, quiet)
+        rows, pooled = _pages(predicted, measured, folder, plain, jobs, quiet)
         lesions, point = pooled["lesion"], predicted[0].operating_point
         unread = sum(row.kind == "lesion" and bool(row.problem) for row in rows)
         if unread and lesions.lesion_total:
             more.append(f"The curves leave out scans with a lesion that could not be read: {unread}.")
         notes = [plain(note) for note in dict.fromkeys([*notes, *more])]
-        html = environment.get_template("report.html").render(
-            title=str(predicted[0].sidecar.get("Model", "anomaly maps")),
-            cohort=study.cohort if study else manifest.name if manifest else None,
-            version=__version__,
-            facts=summary.facts(predicted, manifest, study),
-            headline=summary.headline(rows, study, point, len(missing)),
-            tables=summary.tables(measured.studies, measured.differences),
-            accuracy=accuracy_curves(lesions, study) if lesions.lesion_total else None,
-            calibration=calibration_curve(study, pooled["healthy"], learned.asked),
-            learned=learned,
-            notes=notes,
-            shown=summary.shown(rows),
-            rows=[(row, _picture(row, len(rows))) for row in rows],
-            columns=summary.case_columns(rows),
-            missing={name: plain(reason) for name, reason in missing.items()},
-            measured=study is not None,
-            single=len(measured.studies) == 1,
+        html = (
+            _environment()
+            .get_template("report.html")
+            .render(
+                title=str(predicted[0].sidecar.get("Model", "anomaly maps")),
+                cohort=study.cohort if study else manifest.name if manifest else None,
+                version=__version__,
+                facts=summary.facts(predicted, manifest, study),
+                headline=summary.headline(rows, study, point, len(missing)),
+                tables=summary.tables(measured.studies, measured.differences),
+                accuracy=accuracy_curves(lesions, study) if lesions.lesion_total else None,
+                calibration=calibration_curve(study, pooled["healthy"], learned.asked),
+                learned=learned,
+                notes=notes,
+                shown=summary.shown(rows),
+                rows=[(row, _picture(row, len(rows))) for row in rows],
+                columns=summary.case_columns(rows),
+                missing={name: plain(reason) for name, reason in missing.items()},
+                measured=study is not None,
+                single=len(measured.studies) == 1,
+            )
         )
     path = write_text(out / REPORT, html)
     return Report(path, len(rows), notes, {row.id: row.problem for row in rows if row.problem})
@@ -149,33 +156,65 @@ def write_report(
 def _pages(
     predicted: Sequence[PredictedCase],
     measured: Measured,
-    template: jinja2.Template,
     folder: Path,
     plain: Callable[[str], str],
+    jobs: int,
     quiet: bool,
 ) -> tuple[list[CaseRow], dict[str, VoxelsAbove]]:
     """Write the folder of pages; return the rows of the table and the pooled voxels of each kind of case."""
     for file in (VIEWER, "LICENCES.txt"):
         write_bytes(folder / file, resources.files("medvae.reporting").joinpath("viewer", file).read_bytes())
     numbers = {case.id: case for study in measured.studies[:1] for case in study.per_case}
-    ids = [item.id for item in predicted]
-    pages, rows = page_names(ids), []
+    write_page = _WritePage(predicted, numbers, measured.unmeasured, folder, plain)
+    rows: dict[int, CaseRow] = {}
     pooled = {"lesion": VoxelsAbove.none(), "healthy": VoxelsAbove.none()}
-    with Progress("Writing pages", len(ids), quiet=quiet) as progress:
-        for index, item in enumerate(predicted):
-            around = [(ids[i], pages[ids[i]]) if 0 <= i < len(ids) else None for i in (index - 1, index + 1)]
-            shared = {"around": around, "number": index + 1, "count": len(ids), "version": __version__}
-            own = numbers.get(item.id)
-            write = case_writer(template, folder, item, shared)
-            why = measured.unmeasured.get(item.id, "")
-            row, voxels = make_case(item, own, pages[item.id], write, plain, why)
-            rows.append(row)
+    with (
+        Progress("Writing pages", len(predicted), quiet=quiet) as progress,
+        shared_out(range(len(predicted)), write_page, jobs) as results,
+    ):
+        for index, result in results:
+            row, voxels = write_page(index, result) if isinstance(result, MedvaeError) else result
+            rows[index] = row
             if voxels is not None:
                 pooled[row.kind] += voxels
-            if row.picture and len(ids) > INLINE_CASES:
-                write_bytes(folder / f"{row.page}.webp", row.picture)
-            progress.update(index + 1, case=item.id)
-    return rows, pooled
+            progress.update(len(rows), case=row.id)
+    return [row for _, row in sorted(rows.items())], pooled
+
+
+@dataclass(frozen=True)
+class _WritePage:
+    """Writes the page of a case, by its place among all."""
+
+    predicted: Sequence[PredictedCase]
+    numbers: Mapping[str, CaseResult]
+    unmeasured: Mapping[str, str]
+    folder: Path
+    plain: Callable[[str], str]
+
+    @cached_property
+    def pages(self) -> dict[str, str]:
+        """The names of the pages of all cases."""
+        return page_names([item.id for item in self.predicted])
+
+    def __call__(self, index: int, unreadable: MedvaeError | None = None) -> tuple[CaseRow, VoxelsAbove | None]:
+        """The row of the case, and its voxels; if it is ``unreadable``, its files are left alone."""
+        item, last = self.predicted[index], len(self.predicted) - 1
+        names = [self.predicted[i].id if 0 <= i <= last else None for i in (index - 1, index + 1)]
+        around = [None if name is None else (name, self.pages[name]) for name in names]
+        shared = {"around": around, "number": index + 1, "count": last + 1, "version": __version__}
+        write = case_writer(_environment().get_template("case.html"), self.folder, item, shared)
+        row, voxels = make_case(
+            item,
+            self.numbers.get(item.id),
+            self.pages[item.id],
+            write,
+            self.plain,
+            self.unmeasured.get(item.id, ""),
+            unreadable="" if unreadable is None else str(unreadable),
+        )
+        if row.picture and last >= INLINE_CASES:
+            write_bytes(self.folder / f"{row.page}.webp", row.picture)
+        return row, voxels
 
 
 @dataclass(frozen=True)
@@ -241,6 +280,7 @@ def _plain(text: str, folders: Sequence[Path]) -> str:
     return re.sub(r"(?<![\w./:])/(?:[^\s/:\"',;()]+/)+", "", text)
 
 
+@cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("medvae.reporting", "templates"), autoescape=True, undefined=jinja2.StrictUndefined,

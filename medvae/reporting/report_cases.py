@@ -77,6 +77,8 @@ def make_case(
     write: Callable[..., None],
     plain: Callable[[str], str],
     unmeasured: str = "",
+    *,
+    unreadable: str = "",
 ) -> tuple[CaseRow, VoxelsAbove | None]:
     """Write a case's page; if a file cannot be read, the page says so and has no viewer.
 
@@ -94,6 +96,8 @@ def make_case(
         Removes this machine's folders from a message.
     unmeasured
         Why it could not be measured; shown unless its files have a worse problem.
+    unreadable
+        Why its files are not to be read, if they are not.
 
     Returns
     -------
@@ -104,7 +108,7 @@ def make_case(
         item.id, page, _kind(item, numbers), _number(item.sidecar.get("LesionVolumeMl")),
         p_value=_number(item.sidecar.get("CasePValue")), measured=_measured(item, numbers),
     )  # fmt: skip
-    layers, problems = _read(item)
+    layers, problems = (None, [unreadable]) if unreadable else _read(item)
     if layers is None:
         row = replace(row, problem=plain(" ".join(problems)))
         write(row, None, {"findings": [], "above": None})

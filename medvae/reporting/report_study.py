@@ -71,7 +71,7 @@ def _require_same_maps(predicted: Sequence[PredictedCase], study: Study) -> None
             )
 
 
-def measure(predicted: Sequence[PredictedCase], manifest: Manifest, *, quiet: bool) -> Measured:
+def measure(predicted: Sequence[PredictedCase], manifest: Manifest, *, jobs: int = 1, quiet: bool) -> Measured:
     """Measure the predictions against a manifest; cases that cannot be read do not stop the others."""
     folder, known = predicted[0].folder, [item.case for item in predicted if item.case is not None]
     if not known:
@@ -81,7 +81,7 @@ def measure(predicted: Sequence[PredictedCase], manifest: Manifest, *, quiet: bo
     options = EvaluationOptions(splits=list(dict.fromkeys(case.split for case in manifest.cases if case in known)))
     unmeasured: dict[str, str] = {}
     try:
-        study = evaluate(folder, manifest, options, quiet=quiet)
+        study = evaluate(folder, manifest, options, jobs=jobs, quiet=quiet)
     except MedvaeError as error:
         unmeasured = _unreadable(folder, manifest, options.splits)
         readable = [case for case in manifest.cases if case.id not in unmeasured]
@@ -90,7 +90,7 @@ def measure(predicted: Sequence[PredictedCase], manifest: Manifest, *, quiet: bo
         try:
             if not unmeasured:
                 raise
-            study = evaluate(folder, manifest.model_copy(update={"cases": readable}), options, quiet=quiet)
+            study = evaluate(folder, manifest.model_copy(update={"cases": readable}), options, jobs=jobs, quiet=quiet)
         except MedvaeError as again:
             why = error if not unmeasured else again
             return Measured(notes=[f"The predictions could not be measured: {why}"], unmeasured=unmeasured)
