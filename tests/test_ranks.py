@@ -1,6 +1,7 @@
 """Detectors whose score and thresholds are ranks within a scan: they learn from nobody and need no healthy scan."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,6 +104,15 @@ def test_files_say_that_no_healthy_scan_was_used(detector, scan, tmp_path):
     assert {point.name: np.isnan(point.asked_fpr) for point in points} == {"rank_0.9": True, "rank_0.8": True}
     again, _ = predict(saved, scans_of_files([scan]), tmp_path / "out", quiet=True)
     assert again == [item]
+
+
+def test_a_brain_that_deepbet_found_on_a_flair_is_announced(detector, scan):
+    volume = prepare_scan([scan], detector.config.preparation)
+    found = replace(volume, brain_from="deepbet")
+    assert any(note.startswith("deepbet, which") for note in detector.doubts(found))
+    assert detector.doubts(volume) == tuple(n for n in detector.doubts(found) if not n.startswith("deepbet"))
+    of_t1 = replace(detector, modalities=("T1",))
+    assert of_t1.doubts(found) == of_t1.doubts(volume)
 
 
 @pytest.mark.parametrize("at", [0.01, "fwer_0.2", "fpv_5ml"])

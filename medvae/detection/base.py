@@ -164,6 +164,11 @@ class Calibrated(ABC):
         if volume.quality is not None or needs_place:  # the template says where tissues are, if the brain lies there
             images = zip(self.modalities, volume.image, strict=True)
             found += [unlike(modality, image, volume.mask, volume.grid) for modality, image in images]
+        if volume.brain_from == "deepbet" and self.modalities[0] in ("FLAIR", "T2"):
+            found.append(
+                "deepbet, which was trained on T1, found its brain: look at the outline of the map, and give a brain "
+                "mask in a manifest if it is wrong."
+            )
         return tuple(sentence for sentence in found if sentence)
 
     @abstractmethod
