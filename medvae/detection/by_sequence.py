@@ -60,7 +60,7 @@ def choose_detector(scans: Sequence[Scan]) -> Choice:
     """
     known = by_sequence()
     choices: dict[str, list[Scan]] = {}
-    reasons = {}
+    reasons: dict[str, str] = {}
     for scan in scans:
         choice = _of_one(scan, known)
         choices.setdefault(choice.name, []).append(scan)
