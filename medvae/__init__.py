@@ -37,7 +37,8 @@ def predict(
     scan
         A file, or the file of each sequence by its name: ``{"T1": "t1.nii.gz", "FLAIR": "flair.nii.gz"}``.
     detector
-        The name of a detector that comes with medvae, a run folder, a detector's folder, or a loaded detector.
+        The name of a detector that comes with medvae, "auto" for the one of these that is for the scan's sequence, a
+        run folder, a detector's folder, or a loaded detector.
     out
         A folder to which maps and sidecars are also written, as ``medvae predict`` does; otherwise nothing is written.
     mask

@@ -17,6 +17,7 @@ from pathlib import Path
 from medvae import __version__
 from medvae.derivatives import MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX, VIEWERS, read_mask_sidecar
 from medvae.detection.base import Calibrated, Maps
+from medvae.detection.by_sequence import choose_detector, is_auto
 from medvae.detection.ensemble import load_detector
 from medvae.detection.operating_points import OperatingPoint
 from medvae.detection.scan import Scan, scan_of, scans_of_files, scans_of_manifest
@@ -221,7 +222,8 @@ def predict_one(
     scan
         A file, or the file of each sequence by its name: ``{"T1": "t1.nii.gz", "FLAIR": "flair.nii.gz"}``.
     detector
-        A detector, its folder, a run folder, or the name of a detector that comes with medvae.
+        A detector, its folder, a run folder, the name of a detector that comes with medvae, or "auto": the one of
+        these that is for the scan's sequence.
     out
         A folder to which maps and sidecars are also written, as `predict` does; nothing is written without it.
     mask
@@ -235,10 +237,12 @@ def predict_one(
     ------
     MedvaeError
         If the scan cannot be read or prepared, is declared to be of another sequence (its file's name says so), or
-        ``out`` holds the prediction of another scan of the same name.
+        ``out`` holds the prediction of another scan of the same name; for "auto", if its sequence cannot be told.
     """
-    detector = detector if isinstance(detector, Calibrated) else load_detector(detector)
-    wanted = scan_of(scan, mask).for_detector(detector)
+    given = scan_of(scan, mask)
+    if not isinstance(detector, Calibrated):
+        detector = load_detector(choose_detector([given]).name if is_auto(detector) else detector)
+    wanted = given.for_detector(detector)
     point = detector.point(detector.config.calibration.mask_at if at is None else at)
     if out is not None:
         open_folder(Path(out), detector, point, overwrite=False)
@@ -324,6 +328,8 @@ def _written_files(
 
 
 def _threshold_source(detector: Calibrated, point: OperatingPoint) -> str:
+    if point.kind == "rank":
+        return f"{point.name} within the scan itself; no healthy scan was used (medvae calibrate)"
     scans = f"{detector.calibrated_on['validation']} healthy validation scans"
     if point.kind == "voxel_rate":
         return f"{point.false_positive_rate:g} of the brain voxels of {scans} lie above it"

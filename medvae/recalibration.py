@@ -38,7 +38,8 @@ class Recalibrated:
 
     detector: Calibrated
     realised: dict[float, float]
-    """For each false-positive rate: the share of the brain voxels of the new scans above the old threshold."""
+    """For each false-positive rate: the share of the brain voxels of the new scans above the old threshold; empty for a
+    detector whose thresholds were ranks."""
     before: dict[float, float]
     """The old thresholds, on the same score."""
     notes: dict[str, tuple[str, ...]]
@@ -130,7 +131,8 @@ def recalibrate(
         )  # first: no detector without its record
         made = made.save(out / FOLDER)
     pooled = np.concatenate([score[volume.mask] for score, volume in zip(scores, volumes, strict=True)])
-    before = {p.false_positive_rate: p.threshold for p in detector.points if p.kind == "voxel_rate"}
+    rated = [(p.false_positive_rate, p.threshold) for p in detector.points if p.kind == "voxel_rate"]
+    before = {rate: threshold for rate, threshold in rated if rate is not None}
     realised = {rate: float(np.mean(pooled > threshold)) for rate, threshold in before.items()}
     doubts = {item.scan.id: detector.doubts(volume) for item, volume in zip(healthy, volumes, strict=True)}
     return Recalibrated(made, realised, before, {name: found for name, found in doubts.items() if found})

@@ -300,7 +300,7 @@ def test_command_line(tmp_path, run, cohort):
         ({"family_wise": [0]}, "family_wise"),
         ({"false_positive_volume_ml": [30]}, "false_positive_volume_cap_ml=20"),
         ({"case_statistic": "largest_cluster"}, "cluster_above"),
-        ({"mask_at": "fwer_0.2"}, "promised points: none"),
+        ({"mask_at": "fwer_0.2"}, "named points: none"),
         ({"false_positive_rates": [], "family_wise": [0.2], "mask_at": "fwer_0.2"}, "at least one"),
     ],
 )

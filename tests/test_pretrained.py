@@ -1,4 +1,4 @@
-"""The detector that comes with medvae finds a lesion, and was not trained on the included test scans' people."""
+"""The detectors that come with medvae find a lesion, and were not trained on the included test scans' people."""
 
 import json
 
@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from medvae.config import read_config
-from medvae.detection.detector import PRETRAINED
+from medvae.detection.detector import PRETRAINED, Detector
 from medvae.detection.ensemble import load_detector
+from medvae.detection.scan import scan_of
+from medvae.errors import MedvaeError
 from medvae.imaging.volume import read_volume, write_volume
 from medvae.lesions.families import insert_family
 from medvae.manifest import read_manifest
@@ -63,3 +65,41 @@ def test_it_was_made_with_the_configs_that_its_card_names(repository):
     mask_at, peak = config.calibration.mask_at, config.calibration.mask_at * config.postprocessing.peak_share
     assert f"where {mask_at:.1%} of".replace("%", " %") in card
     assert f"holds a value that {peak:.2%} of them exceed".replace("%", " %") in card
+
+
+RANKS = {"flair-2mm": ("flair_rank", "FLAIR", "0.9"), "t2-2mm": ("t2_rank", "T2", "0.8")}
+
+
+@pytest.mark.parametrize("name", RANKS)
+def test_those_that_learned_nothing_are_their_configs_and_their_cards_say_so(repository, name):
+    config, modality, rank = RANKS[name]
+    detector = load_detector(name)
+    assert detector.config == read_config(repository / "configs" / f"{config}.yaml", [f"name={name}"])
+    made = Detector.of_ranks(detector.config, [modality])
+    assert (made.points, made.modalities, made.healthy_median) == (
+        detector.points, detector.modalities, detector.healthy_median
+    )  # fmt: skip
+    assert detector.calibrated_on == {"training": 0, "validation": 0}
+    assert detector.point(detector.config.calibration.mask_at) == detector.points[0]
+    assert sum(path.stat().st_size for path in (PRETRAINED / name).rglob("*")) < 10_000
+    card = (PRETRAINED / f"{name}.md").read_text()
+    for words in (f"masks at rank {rank}", "No healthy scan was used", "medvae calibrate", f"{config}.yaml"):
+        assert words in card
+    assert f"SD {detector.config.score.smoothing_mm:g} mm" in card
+
+
+def test_on_a_patients_flair_it_flags_the_lesions_and_announces_a_t1(repository, tmp_path):
+    folder = repository / "data_manifests" / "included" / "open_ms"
+    flair, truth = (read_volume(folder / f"patient26_{kind}.nii.gz") for kind in ("FLAIR", "lesions"))
+    detector = load_detector("flair-2mm")
+    maps = detector(flair.array, flair.geometry.affine)
+    assert maps.notes == ()
+    lesion = truth.array > 0
+    assert maps.lesion_mask[lesion].mean() > 20 * maps.lesion_mask[maps.brain_mask & ~lesion].mean()
+    t1 = read_volume(folder / "patient26_T1.nii.gz")
+    (note,) = detector(t1.array, t1.geometry.affine).notes
+    assert note.startswith("this scan looks like T1, not like FLAIR")
+    named = tmp_path / "p_T1.nii.gz"
+    write_volume(named, t1.array, t1)
+    with pytest.raises(MedvaeError, match=r'is T1 by the name of its file, the detector "flair-2mm"'):
+        scan_of(named).for_detector(detector)

@@ -272,7 +272,8 @@ def of_masks(study: Study, detector: Calibrated) -> Study:
     """
     wanted = detector.point(detector.config.calibration.mask_at)
     found = _at(study, {MASK if study.point(MASK) else wanted.name: wanted.name})
-    asked = wanted.false_positive_rate if wanted.kind == "voxel_rate" else math.nan
+    rate = wanted.false_positive_rate
+    asked = rate if wanted.kind == "voxel_rate" and rate is not None else math.nan
     threshold = detector.map_threshold(wanted)
     points = [replace(point, asked_fpr=asked, threshold=threshold) for point in found.operating_points]
     return replace(found, operating_points=points, method=study.method + POSTPROCESSED)

@@ -13,7 +13,6 @@ from medvae.commands.shared import (
     Device,
     Jobs,
     Quiet,
-    Run,
     how_many,
     overwrites,
     say,
@@ -27,7 +26,14 @@ EXAMPLE = "medvae predict runs/a scan1.nii.gz scan2.nii.gz --out overlays"
 
 
 def predict(
-    run: Run,
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="Run or detector folder, the name of a detector that comes with medvae, or auto: the one of these for "
+            "the scans' sequence.",
+        ),
+    ],
     scans: Annotated[
         list[Path] | None,
         typer.Argument(metavar="SCAN", help="NIfTI, MGH, MHA or NRRD files, skull-stripped or whole heads."),
@@ -86,13 +92,14 @@ def predict(
         raise typer.BadParameter("give scans, or --manifest, and not both.")
     if fpr is not None and at is not None:
         raise typer.BadParameter("give --fpr, or --at, and not both.")
+    from medvae.detection.by_sequence import choose_detector, is_auto
     from medvae.detection.ensemble import load_detector
     from medvae.detection.scan_names import NameBy, file_name
     from medvae.manifest import read_manifest
     from medvae.prediction import predict as predict_scans
     from medvae.prediction import scans_of_files, scans_of_manifest
 
-    detector = load_detector(run, device=device)
+    detector = None if is_auto(run) else load_detector(run, device=device)
     cohort = read_manifest(manifest) if manifest else None
     by: NameBy | None = next((known for known in ("file", "parent") if known == name_by), None)
     chosen = scans_of_manifest(cohort, split) if cohort else scans_of_files(scans or [], name_by=by)
@@ -103,6 +110,11 @@ def predict(
         names = ", ".join(scan.id for scan in renamed[:4]) + ", …" * (len(renamed) > 4)
         say(f"note: {len(renamed)} files are called alike; they are named by their folders: {names}", err=True)
     from medvae.reporting.seen import Seen
+
+    if detector is None:
+        choice = choose_detector(chosen)
+        say(f"detector: {choice.name}, {choice.reason}")
+        detector = load_detector(choice.name, device=device)
 
     number = how_many(jobs, len(chosen), memory_gb=MEMORY_GB, device=detector.device, quiet=quiet)
     then = Seen(detector, cohort, out, pictures=pictures, workspaces=workspaces)

@@ -30,7 +30,8 @@ class ScoreConfig(Strict):
     """Set scores below 0 to 0: deviations to the other side count as none. For an ensemble member that looks for dark
     or for bright lesions only, and should not cancel what others find."""
     smoothing_mm: float = Field(0.0, ge=0)
-    """Standard deviation of a Gaussian applied to the signed score inside the brain, in mm."""
+    """Standard deviation of a Gaussian applied to the signed score inside the brain, in mm; to the ranks, for
+    "brightness_rank"."""
     guided_mm: float = Field(0.0, ge=0)
     """Radius (half the side of the cube, in mm) of a guided filter after the Gaussian, which gives the score the edges
     of the scan (He et al. 2013, doi:10.1109/TPAMI.2012.213). 0 is off; less than a voxel counts as one."""
@@ -91,6 +92,9 @@ class CalibrationConfig(Strict):
     """Fractions of healthy brain voxels above each threshold."""
     mask_at: float | str = 0.01
     """The one used for the lesion mask, or the name of another operating point, such as "fwer_0.2"."""
+    ranks: tuple[float, ...] = ()
+    """Operating points "rank_0.9" of the score "brightness_rank": what lies above is flagged, 0.5 being the middle of
+    the scan and 1 brighter than everything. They need no healthy scan, and say nothing about healthy scans."""
     family_wise: tuple[float, ...] = ()
     """Levels of operating points "fwer_0.2": the probability of any false finding in a new healthy scan. n healthy
     validation subjects cannot guarantee a level below 1/(n + 1); see docs/CALIBRATION.md."""
@@ -116,9 +120,12 @@ class CalibrationConfig(Strict):
             raise ValueError(
                 "false_positive_rates must hold at least one: the first sets the scale of the anomaly map."
             )
-        if isinstance(self.mask_at, str) and self.mask_at not in self.promised:
-            names = ", ".join(self.promised) or "none, as family_wise and false_positive_volume_ml are empty"
-            raise ValueError(f'mask_at="{self.mask_at}" must be a rate, or one of the promised points: {names}.')
+        if any(not 0 < rank < 1 for rank in self.ranks):
+            raise ValueError(f"ranks must lie between 0 and 1; found {self.ranks}.")
+        named = (*self.promised, *map(rank_name, self.ranks))
+        if isinstance(self.mask_at, str) and self.mask_at not in named:
+            names = ", ".join(named) or "none, as family_wise, false_positive_volume_ml and ranks are empty"
+            raise ValueError(f'mask_at="{self.mask_at}" must be a rate, or one of the named points: {names}.')
         if isinstance(self.mask_at, float) and self.mask_at not in self.false_positive_rates:
             raise ValueError(f"mask_at={self.mask_at} must be one of false_positive_rates {self.false_positive_rates}.")
         if any(not 0 < level < 1 for level in self.family_wise):
@@ -133,6 +140,12 @@ class CalibrationConfig(Strict):
             raise ValueError('case_statistic "largest_cluster" needs cluster_above: above which score?')
         return self
 
+    def on_healthy_scans(self) -> CalibrationConfig:
+        """The same for thresholds from healthy scans: without ranks, and masks at a rate if they were at a rank."""
+        at_rank = self.mask_at in [rank_name(rank) for rank in self.ranks]
+        mask_at = self.false_positive_rates[0] if at_rank else self.mask_at
+        return self.model_copy(update={"ranks": (), "mask_at": mask_at})
+
     @property
     def promised(self) -> tuple[str, ...]:
         """Names of the operating points that come with a guarantee, as ``docs/CALIBRATION.md`` explains."""
@@ -140,6 +153,11 @@ class CalibrationConfig(Strict):
         if self.cluster_above is not None:
             names += [f"cluster_fwer_{level:g}" for level in self.family_wise]
         return (*names, *(f"fpv_{volume:g}ml" for volume in self.false_positive_volume_ml))
+
+
+def rank_name(rank: float) -> str:
+    """Name of the operating point of a rank, as "rank_0.9"."""
+    return f"rank_{rank:g}"
 
 
 class PostprocessingConfig(Strict):

@@ -57,6 +57,10 @@ class ScoreKind:
     """It may be a part of a combined score."""
     combines: bool = False
     """It is made of the scores in ``score.parts``, each divided by its healthy mean."""
+    smooths: bool = False
+    """It applies ``score.smoothing_mm`` itself, before its last step, and the map is not smoothed again."""
+    ranks: bool = False
+    """Its values are ranks within the scan, which ``calibration.ranks`` can name."""
     values: Literal["signed", "magnitude", "logit"] = "signed"
     """"signed": distinguishes deviations to either side. "magnitude": never negative, high for a deviation to either
     side. "logit": high where a lesion is, low where none is."""
@@ -107,6 +111,12 @@ SCORES: Mapping[str, ScoreKind] = {
     "discrepancy": ScoreKind("the logit of a network that segments", needs_segmenter=True, values="logit"),
     "intensity": ScoreKind("the scan itself, without a network", needs_network=False),
     "equalized_intensity": ScoreKind("the scan with its histogram equalised, without a network", needs_network=False),
+    "brightness_rank": ScoreKind(
+        "the rank of a voxel's brightness in the scan's brain, smoothed and then as log-odds, without a network",
+        needs_network=False,
+        smooths=True,
+        ranks=True,
+    ),
     "z_score": ScoreKind(
         "the scan's z score against the mean of healthy scans, bent onto it, without a network",
         needs_network=False,

@@ -84,6 +84,21 @@ class Config(Strict):
             raise ValueError(f'score.kind "{self.score.kind}" needs a network, but network is null: give one.')
         if not needs_network and self.network is not None:
             raise ValueError(f'score.kind "{self.score.kind}" uses no network: write "network: null".')
+        if self.calibration.ranks and not self.scores_ranks:
+            raise ValueError(
+                f"calibration.ranks are thresholds of {_choice('score.kind', SCORES, 'ranks')} without normative: "
+                f"remove them."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _compares_places(self) -> Config:
+        places = self.network is not None or self.score.normative or SCORES[self.score.kind].needs_atlas
+        if places and self.preparation.registration == "if_possible":
+            raise ValueError(
+                "preparation.registration: if_possible is for scores that compare no places, and this one compares the "
+                "scan with what is usual at each: write auto."
+            )
         return self
 
     @model_validator(mode="after")
@@ -203,6 +218,11 @@ class Config(Strict):
                     f"{_choice('objective.kind', OBJECTIVES, 'needs_posterior')}."
                 )
         return self
+
+    @property
+    def scores_ranks(self) -> bool:
+        """Whether the score's values are ranks within the scan, so that a rank is a threshold."""
+        return SCORES[self.score.kind].ranks and not self.score.normative
 
     @property
     def trains_posterior(self) -> bool:

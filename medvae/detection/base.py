@@ -17,7 +17,7 @@ from medvae import __version__
 from medvae.config import Config, dump_config, read_config
 from medvae.detection.guarantees import HealthySubjects, guaranteed_point, measure_healthy
 from medvae.detection.masks import Findings, find_lesions
-from medvae.detection.operating_points import OperatingPoint, operating_points
+from medvae.detection.operating_points import OperatingPoint, named_rank, operating_points, rank_point
 from medvae.detection.stored import CALIBRATION, StoredCalibration, read_calibration, stored_modalities
 from medvae.errors import MedvaeError
 from medvae.files import sha256, whole_folder, write_json, write_text
@@ -30,6 +30,10 @@ from medvae.preparation.prepared import PreparedVolume
 from medvae.schema import parse, read_document
 
 SCALE = "intensity_scale.json"
+_UNCALIBRATED = (
+    "No healthy scan was used for it, so it knows no false-positive rate and guarantees nothing: set thresholds on "
+    "healthy scans of your own with medvae calibrate."
+)
 
 
 class StandardMaps(NamedTuple):
@@ -153,9 +157,18 @@ class Calibrated(ABC):
     def doubts(self, volume: PreparedVolume) -> tuple[str, ...]:
         """Warnings: what is unusual about the scan, a doubtful place on the template, and images unlike their declared
         modality."""
-        found = [*volume.notes, None if volume.quality is None else doubt(volume.quality)]
-        for modality, image in zip(self.modalities, volume.image, strict=True):
-            found.append(unlike(modality, image, volume.mask, volume.grid))
+        found: list[str | None] = [*volume.notes]
+        needs_place = self.config.preparation.registration != "if_possible"
+        if volume.quality is not None and needs_place:
+            found.append(doubt(volume.quality))
+        if volume.quality is not None or needs_place:  # the template says where tissues are, if the brain lies there
+            images = zip(self.modalities, volume.image, strict=True)
+            found += [unlike(modality, image, volume.mask, volume.grid) for modality, image in images]
+        if volume.brain_from == "deepbet" and self.modalities[0] in ("FLAIR", "T2"):
+            found.append(
+                "deepbet, which was trained on T1, found its brain: look at the outline of the map, and give a brain "
+                "mask in a manifest if it is wrong."
+            )
         return tuple(sentence for sentence in found if sentence)
 
     @abstractmethod
@@ -205,7 +218,11 @@ class Calibrated(ABC):
             if at == point.name or (at == point.false_positive_rate and point.kind == "voxel_rate"):
                 return point
         if isinstance(at, str):
-            if self.healthy is None:
+            if self.thresholds_are_ranks and (rank := named_rank(at)) is not None:
+                return rank_point(rank)
+            if self.healthy is None and not self.calibrated_on["validation"]:
+                hint = _UNCALIBRATED
+            elif self.healthy is None:
                 hint = (
                     "It was calibrated by an earlier version of medvae, which kept nothing for others: move its "
                     "detector folder away and run medvae train again with --resume; the network stays as it is."
@@ -216,8 +233,16 @@ class Calibrated(ABC):
                 hint = "Others are called fwer_0.2, cluster_fwer_0.2, fpv_5ml or fdr_0.1, with a level of your choice."
             known = ", ".join(point.name for point in self.points)
             raise MedvaeError(f'This detector has no operating point "{at}"; it has {known}. {hint}')
-        known = ", ".join(f"{point.false_positive_rate:g}" for point in self.points if point.kind == "voxel_rate")
-        raise MedvaeError(f"This detector has no operating point at a false-positive rate of {at:g}; it has {known}.")
+        rates = ", ".join(f"{point.false_positive_rate:g}" for point in self.points if point.kind == "voxel_rate")
+        known = rates or f"{', '.join(point.name for point in self.points)}. {_UNCALIBRATED}"
+        raise MedvaeError(
+            f"This detector has no operating point at a false-positive rate of {at:g}; it has {known.rstrip('.')}."
+        )
+
+    @property
+    def thresholds_are_ranks(self) -> bool:
+        """Whether its score has an operating point for every rank, as "rank_0.9"."""
+        return self.config.scores_ranks
 
     def recalibrated(
         self,
@@ -228,7 +253,8 @@ class Calibrated(ABC):
     ) -> Self:
         """The same score with operating points from other healthy scans, for instance of another scanner.
 
-        An ensemble's members keep theirs, which set their weights, so the score stays the same voxel by voxel.
+        An ensemble's members keep theirs, which set their weights, so the score stays the same voxel by voxel. Masks
+        that were made at a rank are made at the first false-positive rate.
 
         Parameters
         ----------
@@ -241,7 +267,8 @@ class Calibrated(ABC):
         MedvaeError
             Without a scan, or with too few subjects for the guarantee of an operating point of the config.
         """
-        made = replace(self, calibrated_on=self.calibrated_on | {"validation": len(healthy)})
+        config = self.config.model_copy(update={"calibration": self.config.calibration.on_healthy_scans()})
+        made = replace(self, config=config, calibrated_on=self.calibrated_on | {"validation": len(healthy)})
         return made._with_points(healthy, scores, subjects, sites)
 
     def _with_points(
@@ -260,7 +287,8 @@ class Calibrated(ABC):
             validation, scores, subjects, made.map_values, config, self.config.postprocessing.erosion_mm
         )
         promised = [point for name in config.promised if (point := guaranteed_point(name, healthy, config))]
-        return replace(made, points=(*points, *promised), healthy=healthy)
+        ranks = map(rank_point, config.ranks if self.thresholds_are_ranks else ())
+        return replace(made, points=(*points, *promised, *ranks), healthy=healthy)
 
     def map_values(self, score: np.ndarray) -> np.ndarray:
         """Scores of any shape on the scale of `anomaly_map`, float32."""

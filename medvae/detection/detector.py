@@ -25,6 +25,7 @@ from safetensors.torch import save as save_tensors
 from medvae.config import Config
 from medvae.config.methods import SCORES
 from medvae.detection.base import Calibrated, read_calibrated
+from medvae.detection.operating_points import rank_point
 from medvae.detection.stored import CALIBRATION
 from medvae.devices import AUTO, find_device
 from medvae.errors import MedvaeError
@@ -38,6 +39,7 @@ from medvae.normative.inputs import Inputs, NetworkInputs
 from medvae.normative.statistics import NormativeMap, fit_normative
 from medvae.preparation.landmarks import LandmarkScale
 from medvae.preparation.prepared import PreparedVolume
+from medvae.scoring.intensity import rank_score
 from medvae.scoring.volume import score_parts, score_volume
 from medvae.tensors import read_arrays
 
@@ -51,7 +53,8 @@ BIAS_FIELD, OLDER_BIAS_FIELD = "bias_field.safetensors", "shading.safetensors"
 class Detector(Calibrated):
     """Finds anomalies in a prepared volume.
 
-    Made by `Detector.calibrate` from a trained network and healthy scans, or by `Detector.load` from a folder.
+    Made by `Detector.calibrate` from a trained network and healthy scans, by `Detector.of_ranks` from neither, or by
+    `Detector.load` from a folder.
     """
 
     network: Network | None
@@ -116,6 +119,22 @@ class Detector(Calibrated):
                 normative = NormativeMap(*(_rounded(array) for array in (normative.mean, normative.sd)))
             detector = replace(detector, normative=normative)
         return detector._with_points(validation, [detector.score(volume) for volume in validation], subjects, sites)
+
+    @classmethod
+    def of_ranks(cls, config: Config, modalities: Sequence[str]) -> Detector:
+        """A detector that learns nothing: its operating points are ``config.calibration.ranks``.
+
+        Raises
+        ------
+        MedvaeError
+            If the config has no ranks.
+        """
+        if not config.calibration.ranks:
+            raise MedvaeError(f'"{config.name}" has no calibration.ranks, and nothing else needs no healthy scan.')
+        return cls(
+            config=config, network=None, modalities=tuple(modalities), calibrated_on={"training": 0, "validation": 0},
+            points=tuple(map(rank_point, config.calibration.ranks)), healthy_median=rank_score(0.5),
+        )  # fmt: skip
 
     def score(self, volume: PreparedVolume, fitted: FittedScan | None = None) -> np.ndarray:
         """The calibrated score on the standard grid, ``(X, Y, Z)`` float32: higher is more anomalous, 0 outside.

@@ -76,13 +76,20 @@ class Ensemble(Calibrated):
         """
         first = agreeing(members)
         weights = _weights(weights, members)
-        config = parse(Config, first.config.model_dump() | {"name": name}, f'ensemble "{name}"')
+        calibration = first.config.calibration.on_healthy_scans().model_dump()
+        own = first.config.model_dump() | {"name": name, "calibration": calibration}
+        config = parse(Config, own, f'ensemble "{name}"')
         counts = {"training": first.calibrated_on["training"], "validation": len(validation)}
         ensemble = cls(
             config=config, modalities=common_modalities(members.values()), calibrated_on=counts, scale=first.scale,
             members=_sharing(members), weights=weights,
         )  # fmt: skip
         return ensemble._with_points(validation, [ensemble.score(volume) for volume in validation], subjects, sites)
+
+    @property
+    def thresholds_are_ranks(self) -> bool:
+        """A mean of scores has no rank."""
+        return False
 
     def score(self, volume: PreparedVolume) -> np.ndarray:
         """Weighted mean of the members' scaled scores, ``(X, Y, Z)`` float32, 0 outside the brain."""

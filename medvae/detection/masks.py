@@ -90,7 +90,7 @@ def find_lesions(
     options, voxel_ml = detector.config.postprocessing, volume.source.geometry.voxel_volume_ml
     region = erode(volume.mask, volume.grid.spacing_mm, options.erosion_mm)
     inner = native if options.erosion_mm <= 0 else volume.restore(np.where(region, anomaly, 0))
-    if point.kind == "false_discovery":
+    if point.kind == "false_discovery" and point.false_positive_rate is not None:
         threshold = _false_discovery_threshold(detector, point.false_positive_rate, anomaly[region])
     else:
         threshold = detector.map_threshold(point)
@@ -123,14 +123,15 @@ def find_lesions(
 def _peak(detector: Thresholds, point: OperatingPoint, threshold: float) -> float:
     """The map value that a finding's peak must exceed; at least the operating point's own threshold."""
     share = detector.config.postprocessing.peak_share
-    if share == 1 or point.kind == "false_discovery":  # its rate is not defined on healthy voxels
+    rate = point.false_positive_rate
+    if share == 1 or point.kind == "false_discovery" or rate is None:  # its rate is not defined on healthy voxels
         return threshold
     if detector.healthy is None:
         raise MedvaeError(
             "postprocessing.peak_share: this detector was calibrated by an earlier version of medvae, which kept "
             "nothing for it. Set it to 1, or calibrate anew with medvae train --resume."
         )
-    rarer = detector.map_values(np.array(detector.healthy.threshold_of(share * point.false_positive_rate), np.float32))
+    rarer = detector.map_values(np.array(detector.healthy.threshold_of(share * rate), np.float32))
     return max(threshold, float(rarer))
 
 

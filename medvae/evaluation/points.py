@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medvae.derivatives import MAP_SUFFIX, MASK_SUFFIX
 from medvae.errors import MedvaeError
 from medvae.evaluation.curves import SparseCounts
 from medvae.evaluation.maps import find_maps, read_case, sidecar_of
+from medvae.evaluation.result import GIVEN
 from medvae.manifest import Manifest
 
 RATES = (0.01, 0.05)
@@ -23,7 +25,7 @@ class Point:
 
     name: str
     asked_fpr: float
-    """NaN for a threshold given directly."""
+    """NaN for a threshold given directly, or one that is a rank within the scan."""
     threshold: float
     """NaN for the method's own mask, which is not a threshold on the map."""
 
@@ -33,10 +35,14 @@ def recorded_points(file: Path) -> tuple[list[Point], str | None, str | None]:
     content = sidecar_of(file)
     try:
         points = content.get("OperatingPoints", {})
-        found = [Point(name, float(p["FalsePositiveRate"]), float(p["Threshold"])) for name, p in points.items()]
+        found = [Point(name, _rate(p["FalsePositiveRate"]), float(p["Threshold"])) for name, p in points.items()]
         return found, content.get("Model"), content.get("ModelFingerprint")
     except (AttributeError, KeyError, TypeError, ValueError):  # another tool's sidecar, with other content under a name
         return [], None, None
+
+
+def _rate(recorded: Any) -> float:
+    return math.nan if recorded is None else float(recorded)
 
 
 def own_masks(files: Mapping[str, Path | None]) -> dict[str, Path]:
@@ -92,4 +98,4 @@ def given_points(thresholds: Sequence[float]) -> list[Point]:
     """
     if not all(math.isfinite(t) for t in thresholds):
         raise MedvaeError(f"--threshold: finite numbers were expected, found {', '.join(map(str, thresholds))}.")
-    return [Point(f"threshold_{t:g}", math.nan, float(t)) for t in dict.fromkeys(thresholds)]
+    return [Point(f"{GIVEN}{t:g}", math.nan, float(t)) for t in dict.fromkeys(thresholds)]

@@ -16,6 +16,8 @@ from medvae.evaluation.metrics import Metric, PointMetric, RegionMetric, ScanMet
 from medvae.evaluation.protocols import PROTOCOLS, Protocol
 from medvae.evaluation.summaries import MeanSd
 
+GIVEN = "threshold_"
+"""The names of thresholds that the user gave begin so."""
 MASK = "mask"
 """Name of the operating point that is the method's own post-processed mask instead of a threshold."""
 
@@ -111,13 +113,18 @@ class PointResult:
 
     name: str
     asked_fpr: float
-    """NaN for a threshold given directly."""
+    """NaN for a threshold given directly, or one that is a rank within the scan."""
     threshold: float
     """Voxels above it are flagged; NaN for `MASK`, which is not a threshold on the map."""
     numbers: Mapping[str, float]
     """By metric: pooled over lesion cases unless the metric says otherwise; NaN if undefined."""
     by_size: list[SizeClass] = field(default_factory=list)
     """Lesions and how many were found, per volume class."""
+
+    @property
+    def given(self) -> bool:
+        """Whether the user gave the threshold, which is its only name."""
+        return self.name.startswith(GIVEN)
 
     def __getitem__(self, metric: str) -> float:
         """A number by its metric; NaN if not measured, KeyError if there is no such metric."""

@@ -106,12 +106,21 @@ def measure_quality(
     )
 
 
+class Misplaced(MedvaeError):
+    """A registration that cannot be right."""
+
+    def __init__(self, message: str, problems: str) -> None:
+        super().__init__(message)
+        self.problems = problems
+        """What is wrong with it, with numbers."""
+
+
 def refuse_failure(found: RegistrationQuality, transform: np.ndarray, source: str) -> None:
     """Refuse a registration that cannot be right, with its numbers.
 
     Raises
     ------
-    MedvaeError
+    Misplaced
         If a number is impossible (see `POSSIBLE`), if more than one is unusual (see `USUAL`), or if left and right are
         mirrored.
     """
@@ -120,11 +129,13 @@ def refuse_failure(found: RegistrationQuality, transform: np.ndarray, source: st
     if np.linalg.det(transform[:3, :3]) <= 0:
         problems.append("left and right are mirrored")
     if problems:
-        raise MedvaeError(
-            f"{source}: the registration to the MNI152 template failed: {'; '.join(problems)}. Check in a viewer "
+        told = "; ".join(problems)
+        raise Misplaced(
+            f"{source}: the registration to the MNI152 template failed: {told}. Check in a viewer "
             "that the brain mask covers the brain and nothing else, that the scan is T1-weighted and shows a whole "
             "adult brain, and that its orientation labels (left, right, front, back) are right. Correct a strong bias "
-            "field with preparation.bias_field=n4."
+            "field with preparation.bias_field=n4.",
+            told,
         )
 
 

@@ -78,7 +78,7 @@ def register(
 
     Raises
     ------
-    MedvaeError
+    Misplaced
         As `medvae.preparation.alignment.refuse_failure`: if the brain found cannot lie where the template's does.
     """
     matrix = _optimise(array, mask, geometry, grid)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from medvae.config import PreparationConfig
 from medvae.errors import MedvaeError
-from medvae.imaging.grid import GRIDS
+from medvae.imaging.grid import GRIDS, Grid
 from medvae.imaging.readers import require_same_grid
 from medvae.imaging.volume import Geometry, Volume, read_volume, resample
 from medvae.imaging.zero import from_zero
-from medvae.preparation.alignment import measure_quality
+from medvae.preparation.alignment import Misplaced, measure_quality
+from medvae.preparation.centring import centre
 from medvae.preparation.extraction import given_or_found
 from medvae.preparation.intensity import normalise
 from medvae.preparation.prepared import InMemory, PreparedVolume
@@ -73,29 +75,60 @@ def prepare_volumes(
 
         arrays = [correct_bias(array, brain, first.geometry) for array in arrays]
 
-    transform, registered = np.eye(4), config.registration == "affine"
-    _, standard_brain = read_template(grid)
-    if config.registration == "auto":
-        registered = _dice(_on(grid.geometry, brain, first.geometry, transform), standard_brain) < IN_PLACE_DICE
-    if registered:
-        transform = register(arrays[0], brain, first.geometry, source=str(first.path), grid=grid).transform
+    place = _place(arrays[0], brain, first, config.registration, grid)
+    prepared = []
+    for volume, array in zip(volumes, arrays, strict=True):
+        moved, mask_on_grid = move_brain(array, brain, first.geometry, grid.geometry, place.transform)
+        prepared.append(normalise(moved, mask_on_grid, config, str(volume.path)))
+    quality = None
+    if not place.centred:
+        quality = measure_quality(prepared[0], mask_on_grid, place.transform, grid)
+    made = InMemory(np.stack(prepared), mask_on_grid, brain)
+    notes = tuple(note for volume in volumes for note in [*unusual_voxels(volume), *unusual_values(volume, brain)])
+    notes += (*unusual_brain(brain, first.geometry), *place.notes)
+    return PreparedVolume(
+        made, first.placement, place.transform, place.registered, brain_from, quality, notes, grid=grid
+    )
 
-    overlap = _dice(_on(grid.geometry, brain, first.geometry, transform), standard_brain)
+
+class _Place(NamedTuple):
+    """Where a brain lies on the standard grid."""
+
+    transform: np.ndarray
+    """``(4, 4)``, from the standard grid's world to the scan's, in mm."""
+    registered: bool
+    centred: bool = False
+    """Its structures lie near those of the template's at best."""
+    notes: tuple[str, ...] = ()
+
+
+def _place(array: np.ndarray, brain: np.ndarray, scan: Volume, method: str, grid: Grid) -> _Place:
+    """Find the place of a scan as ``preparation.registration`` says."""
+    where, geometry = np.eye(4), scan.geometry
+    standard = read_template(grid)[1]
+    registered = method == "affine"
+    if method in ("auto", "if_possible"):
+        registered = _dice(_on(grid.geometry, brain, geometry, where), standard) < IN_PLACE_DICE
+    if registered:
+        try:
+            where = register(array, brain, geometry, source=str(scan.path), grid=grid).transform
+        except Misplaced as error:
+            if method != "if_possible":
+                raise
+            note = (
+                f"could not be registered to the MNI152 template ({error.problems}), which this detector does not "
+                f"need: the centre of its brain was moved there, and whether the scan looks like its sequence was not "
+                f"checked."
+            )
+            return _Place(centre(brain, geometry, grid), registered=False, centred=True, notes=(note,))
+    overlap = _dice(_on(grid.geometry, brain, geometry, where), standard)
     if overlap < LOST_DICE:
         raise MedvaeError(
-            f"{first.path}: its brain overlaps the MNI152 brain with Dice {overlap:.2f}; at least {LOST_DICE} was "
+            f"{scan.path}: its brain overlaps the MNI152 brain with Dice {overlap:.2f}; at least {LOST_DICE} was "
             f"expected. The scan lies elsewhere or is not a whole brain: set preparation.registration=affine, or "
             f"check its orientation in a viewer."
         )
-    prepared = []
-    for volume, array in zip(volumes, arrays, strict=True):
-        moved, mask_on_grid = move_brain(array, brain, first.geometry, grid.geometry, transform)
-        prepared.append(normalise(moved, mask_on_grid, config, str(volume.path)))
-    quality = measure_quality(prepared[0], mask_on_grid, transform, grid)
-    made = InMemory(np.stack(prepared), mask_on_grid, brain)
-    notes = tuple(note for volume in volumes for note in [*unusual_voxels(volume), *unusual_values(volume, brain)])
-    notes += unusual_brain(brain, first.geometry)
-    return PreparedVolume(made, first.placement, transform, registered, brain_from, quality, notes, grid=grid)
+    return _Place(where, registered)
 
 
 def _on(target: Geometry, mask: np.ndarray, geometry: Geometry, transform: np.ndarray) -> np.ndarray:

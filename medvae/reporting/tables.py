@@ -88,7 +88,7 @@ def point_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
             study.method,
             point_name(MASK)
             if point.name == MASK
-            else f"{point.threshold:.4g}" + ("" if math.isnan(point.asked_fpr) else f" ({point_name(point.name)})"),
+            else f"{point.threshold:.4g}" + ("" if point.given else f" ({point_name(point.name)})"),
             *(cell(point[m.name], column, study.interval(m.name, point.name)) for m, column in shown),
         ]
         for study in studies
@@ -260,7 +260,7 @@ def _at_point(title: str, point: PointResult) -> str:
     """Title of a metric's column at an operating point."""
     if point.name == MASK:
         return f"{title} of masks"
-    if math.isnan(point.asked_fpr):
+    if point.given:
         return f"{title} above {point.threshold:g}"
     said = point_name(point.name)
     return f"{title} @ {said.removesuffix(' FPR') if title.endswith('FPR') else said}"

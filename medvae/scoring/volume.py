@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medvae.config import Config
-from medvae.config.methods import OBJECTIVES
+from medvae.config.methods import OBJECTIVES, SCORES
 from medvae.networks.interface import Network
 from medvae.scoring.combined import unscaled_parts
 from medvae.scoring.guided import guided_filter
@@ -45,7 +45,9 @@ def score_volume(
         ``(X, Y, Z)`` float32, signed where the score is; 0 outside the mask.
     """
     scan = Scored(config, network, image, mask, part_scales)
-    smoothed = scan.smoothed(score[config.score.kind](scan), config.score.smoothing_mm)
+    smoothed = score[config.score.kind](scan)
+    if not SCORES[config.score.kind].smooths:
+        smoothed = scan.smoothed(smoothed, config.score.smoothing_mm)
     if config.score.guided_mm:
         radius = max(1, round(config.score.guided_mm / config.grid.voxel_mm))
         smoothed = guided_filter(smoothed, image[:modalities], mask, radius)
