@@ -159,6 +159,7 @@ def whole_folder(destination: Path | str, *, replace: bool = True) -> Iterator[P
                             raise
                         if not replace:
                             break
+                        time.sleep(secrets.randbelow(10) / 1000)  # or those who collided would do so again
 
 
 def remove_folder(folder: Path) -> None:

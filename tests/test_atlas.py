@@ -323,8 +323,8 @@ def test_augmentation_that_would_change_the_atlas_is_refused():
         Config.model_validate({"name": "a", "network": {"atlas": True}})
     with pytest.raises(ValidationError, match="texture is shown as a z score, which needs an atlas"):
         Config.model_validate(TINY | {"network": {"kind": "segmenter", "texture": True}})
-    with pytest.raises(ValidationError, match="mirror is compared by z scores, which need an atlas"):
-        Config.model_validate(TINY | {"network": {"kind": "segmenter", "mirror": True}})
+    with pytest.raises(ValidationError, match='only kind "segmenter" can be shown the mirrored scan'):
+        Config.model_validate({"name": "a", "network": {"mirror": True}})
 
 
 def bent(volume: PreparedVolume, seed: int) -> PreparedVolume:
