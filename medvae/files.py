@@ -36,6 +36,7 @@ ABANDONED_S = 86400.0
 SETTLED_NS = 2_000_000_000
 """A file's times identify it only when they are this old: timestamps may have a resolution of only 2 s (FAT)."""
 _ATTEMPTS = 50
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 _TEMPORARY = re.compile(r"\..+\.(?:(?P<machine>[0-9a-f]{8})-(?P<process>[0-9]+)-)?[a-z0-9_]{8}\.(?P<kind>part|old)")
 _active: set[str] = set()
 """Temporary names that this process is using; they are random, so a name is enough."""
@@ -155,7 +156,8 @@ def whole_folder(destination: Path | str, *, replace: bool = True) -> Iterator[P
                         if not destination.exists():
                             with contextlib.suppress(OSError):
                                 os.replace(aside / destination.name, destination)
-                        if not left or not isinstance(error, OSError) or not destination.is_dir():
+                        taken = isinstance(error, OSError) and (error.errno in _TAKEN or destination.is_dir())
+                        if not left or not taken:  # whose name it was may have been put aside meanwhile
                             raise
                         if not replace:
                             break
