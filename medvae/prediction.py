@@ -102,7 +102,8 @@ def predict(
         Device, as in `medvae.devices.find_device`; the detector's present one by default.
     jobs
         Scans at a time: with more than one, each in a process of one thread that holds the detector and one scan with
-        its intermediate results. The files are the same.
+        its intermediate results. The files are the same, up to the last bit of a map where one process has several
+        threads.
     then
         Called with each prediction, in the process that made it or found it done, for instance to draw it; its result
         is listed. A `MedvaeError` that it raises is a failure of the scan. With several jobs it must be picklable.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.numpy import load_file
 from scipy import ndimage
@@ -151,6 +152,22 @@ def test_two_configs_are_packed_as_an_ensemble_in_half_precision(cohort, runs, t
     for point in packed.points:  # thresholds are those of the rounded weights
         assert np.mean(values > point.threshold) <= point.false_positive_rate
     assert (out / "cohort.json").is_file()
+
+
+def test_members_of_a_finished_detector_are_kept_beside_a_new_one(cohort, runs, tmp_path):
+    first, second = (write_config(name, tmp_path) for name in ("even", "faint"))
+    PRETRAINED["main"](cohort.path, [first], None, runs, tmp_path / "even")
+    PRETRAINED["main"](
+        cohort.path, [second], None, runs, tmp_path / "new" / "both", keep=str(tmp_path / "even"),
+        kept_set=["score.surround_mm=8"], weights=[3, 1],
+    )  # fmt: skip
+    kept, packed = load_detector(tmp_path / "even"), load_detector(tmp_path / "new" / "both")
+    assert (packed.config.name, list(packed.members), packed.weights) == ("both", ["even", "faint"], (3, 1))
+    member = packed.members["even"]
+    assert member.config.score == kept.config.score.model_copy(update={"surround_mm": 8.0})
+    for name, weights in kept.network.state_dict().items():
+        assert torch.equal(weights, member.network.state_dict()[name])
+    assert member.points[0].threshold != kept.points[0].threshold  # of the changed score
 
 
 def test_one_config_is_packed_as_a_detector_of_the_folders_name(cohort, runs, tmp_path):

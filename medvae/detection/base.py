@@ -261,6 +261,8 @@ class Calibrated(ABC):
         healthy, scores, subjects
             Prepared scans that nothing was learned from, their scores by `score`, and their subjects; by default each
             scan is a subject of its own.
+        sites
+            Where each scan was made, as in `medvae.detection.operating_points.operating_points`.
 
         Raises
         ------
