@@ -21,7 +21,7 @@ from medvae.normative.inputs import NetworkInputs
 from medvae.overwriting import check_new, check_replaceable_run, restart_run
 from medvae.preparation.cache import known_sha256
 from medvae.preparation.prepare import prepare_healthy, prepare_training
-from medvae.sampling.tiles import require_extra
+from medvae.sampling.tiles import require_named
 from medvae.training.loop import train
 from medvae.training.run_folder import (
     check_run,
@@ -106,7 +106,7 @@ def _fit(
 ) -> Detector:
     """As `fit`, in a folder that may become or go on being the run's."""
     require_tensorboard(config)
-    require_extra(config)
+    require_named(config)
     training, scale = prepare_training(manifest, config.preparation, cache=cache, quiet=quiet)
     validation = prepare_healthy(manifest, "validation", config.preparation, scale=scale, cache=cache, quiet=quiet)
     if not training or not validation:

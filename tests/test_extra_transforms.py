@@ -14,7 +14,7 @@ from medvae.errors import MedvaeError
 from medvae.preparation.prepare import prepare_case
 from medvae.sampling.patches import PatchDataset
 from medvae.sampling.slices import SliceDataset
-from medvae.sampling.tiles import require_extra
+from medvae.sampling.tiles import require_named
 from medvae.schema import parse
 
 STILL = {
@@ -204,8 +204,8 @@ def test_unknown_names_and_other_packages_are_refused_when_the_config_is_read(na
 def test_what_cannot_be_used_is_told_before_training(extra, told):
     config = Config(name="a", augmentation={"extra": [extra]})
     with pytest.raises(MedvaeError, match=told):
-        require_extra(config)
-    require_extra(Config(name="a", augmentation={"extra": [extra], "enabled": False}))
+        require_named(config)
+    require_named(Config(name="a", augmentation={"extra": [extra], "enabled": False}))
 
 
 @pytest.mark.parametrize("extra", [FLIP, KINDS["monai dictionary, moving"], TURN])

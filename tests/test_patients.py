@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 from scipy import ndimage
 
+from medvae import fitting
 from medvae.config import Config, LesionConfig, PatientConfig
 from medvae.errors import MedvaeError
 from medvae.imaging.grid import GRIDS
@@ -253,6 +254,14 @@ def test_outlines_come_back_from_their_file_and_others_are_refused(outlines, tmp
     (tmp_path / "c.npz").write_text("no outlines")
     with pytest.raises(MedvaeError, match="holds no outlines"):
         read_outlines(tmp_path / "c.npz", grid)
+
+
+def test_missing_outlines_are_told_before_any_scan_is_prepared(cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "prepare_training", lambda *_, **__: pytest.fail("scans were prepared"))
+    patients = {"kind": "discrepancy", "patients": {"outlines": "nowhere.npz"}}
+    with pytest.raises(MedvaeError, match=r"nowhere\.npz: there is no such file"):
+        fitting.fit(Config.model_validate(RUN | {"objective": patients}), cohort, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_infarct_has_the_outline_of_a_real_one(head):

@@ -11,6 +11,7 @@ from medvae.augmentation.batches import augment
 from medvae.augmentation.foreign import require_usable
 from medvae.config import Config
 from medvae.imaging.planes import Plane
+from medvae.lesions.patients.outlines import read_outlines
 from medvae.normative.inputs import ShownScan
 from medvae.sampling.lesion_scans import FixedPatches, LesionScans, lesion_scans
 from medvae.sampling.order import WithKey
@@ -26,7 +27,7 @@ def training_tiles(config: Config, volumes: Sequence[ShownScan]) -> Tiles | With
     Where the atlas is bent onto each scan, or scans are made into patients: whole scans with lesions, of which
     `MixedPatches` makes batches.
     """
-    require_extra(config)
+    require_named(config)
     options = config.sampling
     if _from_whole_scans(config):
         return lesion_scans(volumes, config)
@@ -63,14 +64,17 @@ def validation_tiles(config: Config, volumes: Sequence[ShownScan]) -> Tiles:
     return SliceDataset(volumes, options.planes, min_brain_fraction=options.min_brain_fraction)
 
 
-def require_extra(config: Config) -> None:
-    """Try the transforms that the config names in ``extra``, before anything takes long.
+def require_named(config: Config) -> None:
+    """Try what the config names and does not hold, before anything takes long: transforms in ``extra``, and outlines.
 
     Raises
     ------
     MedvaeError
-        For one that cannot be used.
+        For what cannot be used.
     """
+    patients = config.objective.patients
+    if patients is not None and patients.outlines is not None:
+        read_outlines(patients.outlines, config.grid)
     options, shape = config.augmentation, config.tile_shape
     if options.enabled:
         require_usable(options.extra, shape)
