@@ -8,10 +8,11 @@ from pathlib import Path
 
 from medvae.config import Config
 from medvae.detection.base import SCALE
-from medvae.detection.detector import FOLDER, Detector
+from medvae.detection.detector import FOLDER, Detector, find_detector
 from medvae.detection.ensemble import Ensemble, agreeing, common_modalities, member_names
 from medvae.detection.guarantees import check_levels
 from medvae.detection.reconstructor import with_reconstructor
+from medvae.detection.start import starting_detector
 from medvae.devices import AUTO, find_device
 from medvae.errors import MedvaeError
 from medvae.files import LOCK, sha256, write_json
@@ -107,7 +108,10 @@ def _fit(
     """As `fit`, in a folder that may become or go on being the run's."""
     require_tensorboard(config)
     require_named(config)
-    training, scale = prepare_training(manifest, config.preparation, cache=cache, quiet=quiet)
+    start = starting_detector(config, manifest) if config.training.start_from else None
+    training, scale = prepare_training(
+        manifest, config.preparation, scale=start.scale if start else None, cache=cache, quiet=quiet
+    )
     validation = prepare_healthy(manifest, "validation", config.preparation, scale=scale, cache=cache, quiet=quiet)
     if not training or not validation:
         raise MedvaeError(
@@ -119,17 +123,21 @@ def _fit(
     if overwrite:
         restart_run(out, config)
     open_run(out, config, resume=True)
-    record_cohort(out, manifest, checksum=partial(known_sha256, cache=cache) if cache is not None else sha256)
+    checksum = partial(known_sha256, cache=cache) if cache is not None else sha256
+    source = find_detector(config.training.start_from) if config.training.start_from else None
+    record_cohort(out, manifest, checksum=checksum, start=source)
     if scale is not None and first_process():
         write_json(out / SCALE, scale.model_dump(mode="json"))
-    network = atlas = None
+    network = atlas = bias_field = None
     if config.network is not None:
-        inputs = NetworkInputs.fit(config.network, len(training[0].image), training)
+        if start is not None:
+            atlas, bias_field = start.atlas, start.bias_field
+        inputs = NetworkInputs.fit(config.network, len(training[0].image), training, atlas=atlas, bias_field=bias_field)
         network = train(
             config, training, validation, out, resume=True, quiet=quiet, inputs=inputs, reconstructor=reconstructor,
-            device=device,
+            start=start.network if start else None, device=device,
         )  # fmt: skip
-        atlas = inputs.atlas
+        atlas, bias_field = inputs.atlas, inputs.bias_field
     detector = Detector.calibrate(
         config,
         network,
@@ -139,6 +147,7 @@ def _fit(
         subjects=people,
         sites=sites_of(manifest),
         atlas=atlas,
+        bias_field=bias_field,
         device=device,
         modalities=manifest.modalities,
     )

@@ -79,6 +79,7 @@ class Detector(Calibrated):
         sites: Sequence[str] | None = None,
         compact: bool = False,
         atlas: Atlas | None = None,
+        bias_field: BiasFieldReference | None = None,
         device: str = AUTO,
         modalities: Sequence[str] | None = None,
     ) -> Detector:
@@ -87,7 +88,8 @@ class Detector(Calibrated):
         ``scale`` is the intensity scale of both sets. ``subjects`` names the subject of each validation scan;
         without it each scan is a subject of its own. ``sites`` says where each was made: thresholds are those of the
         worst site. ``compact`` first rounds network and normative map to half
-        precision, which halves the files that `save` writes. ``atlas`` is that of the training scans, if already made.
+        precision, which halves the files that `save` writes. ``atlas`` and ``bias_field`` are those that the network
+        was shown, if already made.
         The network is moved to the ``device``, as in `medvae.devices.find_device`. ``modalities`` are the names of
         the sequences, in channel order.
 
@@ -98,10 +100,11 @@ class Detector(Calibrated):
         """
         channels = (training or validation)[0].image.shape[0] if (training or validation) else 1
         counts = {"training": len(training), "validation": len(validation)}
-        bias_field = None
-        if network is not None:
+        if network is None:
+            bias_field = None
+        else:
             network = (deepcopy(network).half().float() if compact else network).to(find_device(device))
-            inputs = NetworkInputs.fit(config.network_options, channels, training, atlas=atlas)
+            inputs = NetworkInputs.fit(config.network_options, channels, training, atlas=atlas, bias_field=bias_field)
             atlas, bias_field = inputs.atlas, inputs.bias_field
         if SCORES[config.score.kind].needs_atlas:
             atlas = atlas or fit_atlas(training, deformable=True)
@@ -284,6 +287,8 @@ def pretrained() -> list[str]:
 def find_detector(folder: Path | str) -> Path:
     """The folder of a detector: ``folder`` itself, ``folder/detector`` of a run, or one of `pretrained` by its name.
 
+    A member of an ensemble is named by its folder, as in ``t1-2mm/members/best_t1``.
+
     A folder on disk takes precedence over a detector that comes with medvae.
 
     Raises
@@ -292,7 +297,7 @@ def find_detector(folder: Path | str) -> Path:
         If there is none, for instance because the run has not finished.
     """
     folder = Path(folder)
-    if not folder.exists() and str(folder) in pretrained():
+    if not folder.exists() and folder.parts and folder.parts[0] in pretrained():
         folder = PRETRAINED / folder
     if (folder / FOLDER).is_dir():
         folder = folder / FOLDER

@@ -24,8 +24,7 @@ from medvae.modality import UNKNOWN, same_modalities
 from medvae.normative.atlas import Atlas
 from medvae.preparation.prepared import PreparedVolume, standardised
 from medvae.schema import parse
-
-MEMBERS = "members"
+from medvae.training.run_folder import MEMBERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +191,28 @@ def load_detector(folder: Path | str, *, device: str = AUTO) -> Detector | Ensem
     folder = find_detector(folder)
     kind = Ensemble if read_calibration(folder).members else Detector
     return kind.load(folder, device=device)
+
+
+def load_single(folder: Path | str, *, device: str = AUTO) -> Detector:
+    """A detector that is no ensemble, or a member of one, from its folder.
+
+    Raises
+    ------
+    MedvaeError
+        If there is none, it is an ensemble, or there is no such device.
+    """
+    folder = find_detector(folder)
+    if names := read_calibration(folder).members:
+        listed = ", ".join(names)
+        raise MedvaeError(
+            f"{folder}: is an ensemble. Name one of its members ({listed}): {folder / MEMBERS / names[0]}"
+        )
+    whole = folder.parent.parent
+    if folder.parent.name == MEMBERS and (whole / ATLAS).is_file():
+        members = Ensemble.load(whole, device=device).members
+        if folder.name in members:
+            return members[folder.name]
+    return Detector.load(folder, device=device)
 
 
 def member_names(names: Sequence[str]) -> list[str]:

@@ -245,10 +245,11 @@ class NetworkInputs:
         training: Sequence[PreparedVolume],
         *,
         atlas: Atlas | None = None,
+        bias_field: BiasFieldReference | None = None,
     ) -> NetworkInputs:
         """The inputs of a config, with the atlas or bias-field reference of healthy training scans.
 
-        ``atlas`` is that of the training scans, if it has already been computed.
+        ``atlas`` and ``bias_field`` are given where they have been made before.
 
         Raises
         ------
@@ -258,7 +259,8 @@ class NetworkInputs:
         inputs = Inputs.of(options, modalities)
         if options.atlas:
             return cls(inputs, atlas=atlas or atlas_of(options, training))
-        return cls(inputs, bias_field=fit_reference(training) if options.bias_field == "removed" else None)
+        removed = options.bias_field == "removed"
+        return cls(inputs, bias_field=(bias_field or fit_reference(training)) if removed else None)
 
     @property
     def channels(self) -> Channels:

@@ -42,9 +42,16 @@ def prepare_case(
 
 
 def prepare_training(
-    manifest: Manifest, config: PreparationConfig, *, cache: Path | None = None, quiet: bool = False
+    manifest: Manifest,
+    config: PreparationConfig,
+    *,
+    scale: LandmarkScale | None = None,
+    cache: Path | None = None,
+    quiet: bool = False,
 ) -> tuple[list[PreparedVolume], LandmarkScale | None]:
     """Prepare the healthy training scans and, for intensities by landmarks, learn the scale from them.
+
+    With a ``scale`` that was learned before, that one is used.
 
     Raises
     ------
@@ -54,7 +61,7 @@ def prepare_training(
     volumes = prepare_healthy(manifest, "train", before_scale(config), cache=cache, quiet=quiet)
     if config.intensity != "landmarks":
         return volumes, None
-    scale = fit_landmarks([v.image for v in volumes], [v.mask for v in volumes], config.percentiles)
+    scale = scale or fit_landmarks([v.image for v in volumes], [v.mask for v in volumes], config.percentiles)
     return [standardised(volume, scale, config) for volume in volumes], scale
 
 

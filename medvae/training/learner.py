@@ -55,7 +55,9 @@ class Learner:
         return self.accelerator.is_main_process
 
 
-def new_learner(config: Config, modalities: int, reconstructor: Network | None, device: str) -> Learner:
+def new_learner(
+    config: Config, modalities: int, reconstructor: Network | None, device: str, *, start: Network | None = None
+) -> Learner:
     """The network of a config before its first step, on its device.
 
     Parameters
@@ -68,6 +70,8 @@ def new_learner(config: Config, modalities: int, reconstructor: Network | None, 
         The trained network of ``config.network.reconstructor``, whose weights are copied.
     device
         As in `medvae.devices.find_device`; with ``auto`` accelerate chooses.
+    start
+        A network of the same config whose weights are the first ones.
     """
     options = config.training
     accelerator = accelerator_on(device, options.precision)
@@ -78,6 +82,8 @@ def new_learner(config: Config, modalities: int, reconstructor: Network | None, 
         if reconstructor is None:
             raise ValueError("network.reconstructor: the trained network whose weights are copied is missing.")
         network.get_submodule("reconstructor").load_state_dict(reconstructor.state_dict())
+    if start is not None:
+        network.load_state_dict(start.state_dict())
     optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=options.learning_rate)
     if options.channels_last:
         layout = torch.channels_last if len(config.tile_shape) == 2 else torch.channels_last_3d

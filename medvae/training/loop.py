@@ -55,6 +55,7 @@ def train(
     quiet: bool = False,
     inputs: NetworkInputs | None = None,
     reconstructor: Network | None = None,
+    start: Network | None = None,
     device: str = AUTO,
 ) -> Network:
     """Train the network of ``config`` on healthy volumes.
@@ -80,6 +81,8 @@ def train(
     reconstructor
         The trained network of ``config.network.reconstructor``, see `medvae.detection.reconstructor`; it stays as it
         is.
+    start
+        The trained network of ``training.start_from``, see `medvae.detection.start`.
     device
         Where to train, as in `medvae.devices.find_device`; with ``auto`` accelerate chooses.
 
@@ -97,12 +100,12 @@ def train(
         After the checkpoint is written.
     """
     out = open_run(out, config, resume=resume)
-    options = _require_all(config, training, reconstructor)
+    options = _require_all(config, training, reconstructor, start)
     modalities = training[0].image.shape[0]
     if (out / WEIGHTS).exists():
         return load_network(config, modalities, out / WEIGHTS)
     inputs = inputs or NetworkInputs.fit(options, modalities, training)
-    learner = new_learner(config, modalities, reconstructor, device)
+    learner = new_learner(config, modalities, reconstructor, device, start=start)
     go_on(learner, out)
     batches = _batches(config, [inputs.shown(volume) for volume in training], learner)
     held_out = validation_tiles(config, [inputs.shown(volume) for volume in validation]) if validation else None
@@ -113,7 +116,9 @@ def train(
     return trained.eval().requires_grad_(False)
 
 
-def _require_all(config: Config, training: Sequence[PreparedVolume], reconstructor: Network | None) -> NetworkConfig:
+def _require_all(
+    config: Config, training: Sequence[PreparedVolume], reconstructor: Network | None, start: Network | None
+) -> NetworkConfig:
     """The options of the network, when all that it needs is there."""
     if not training:
         raise MedvaeError('There is no healthy training scan: mark cases without lesions as split "train".')
@@ -123,6 +128,8 @@ def _require_all(config: Config, training: Sequence[PreparedVolume], reconstruct
         raise MedvaeError(
             "network.reconstructor: a trained network is to be shown, and none came: call medvae.fitting.fit."
         )
+    if config.training.start_from and start is None:
+        raise MedvaeError("training.start_from: a trained network is missing: call medvae.fitting.fit.")
     return config.network
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from medvae.schema import read_object
 CONFIG = "config.yaml"
 COHORT = "cohort.json"
 METRICS = "metrics.jsonl"
+MEMBERS = "members"
 
 
 def first_process() -> bool:
@@ -87,9 +88,12 @@ def open_run(out: Path | str, config: Config, *, resume: bool) -> Path:
     return out
 
 
-def record_cohort(out: Path, manifest: Manifest, *, checksum: Callable[[Path], str] = sha256) -> None:
+def record_cohort(
+    out: Path, manifest: Manifest, *, checksum: Callable[[Path], str] = sha256, start: Path | str | None = None
+) -> None:
     """Write which healthy scans the run learns from, by content, or check that they are the same as when it began.
 
+    Those that the detector ``start`` has learned from are counted among them.
     ``checksum`` gives the SHA-256 of a file; that of a cache need not read files it knows. Of several processes the
     first does this alone.
 
@@ -104,6 +108,8 @@ def record_cohort(out: Path, manifest: Manifest, *, checksum: Callable[[Path], s
         split: {c.id: [checksum(file) for file in manifest.images(c)] for c in manifest.of_split(split, healthy=True)}
         for split in ("train", "validation")
     }
+    if start is not None:
+        healthy["train"] = _joined([_record_of(Path(start))["healthy_scans"]["train"], healthy["train"]])
     record = {
         "manifest": manifest.name,
         "licence": manifest.licence,
@@ -137,10 +143,7 @@ def record_thresholds(out: Path, runs: Sequence[Path], healthy: Mapping[str, Seq
     ``healthy`` are the images of each scan, by its name; ``more`` is written beside them.
     """
     known = [_record_of(run) for run in runs]
-    learned: dict[str, list[str]] = {}
-    for record in known:
-        for case, images in record["healthy_scans"]["train"].items():
-            learned[case] = list(dict.fromkeys([*learned.get(case, ()), *images]))
+    learned = _joined([record["healthy_scans"]["train"] for record in known])
     scans = {case: [sha256(image) for image in images] for case, images in healthy.items()}
     licences = dict.fromkeys(record["licence"] for record in known if record.get("licence"))
     content = {"licence": "; ".join(licences) or None, "healthy_scans": {"train": learned, "validation": scans}}
@@ -165,10 +168,21 @@ def used_scans(out: Path) -> dict[str, set[str]]:
 
 
 def _record_of(out: Path) -> dict[str, Any]:
+    if out.parent.name == MEMBERS:
+        out = out.parent.parent
     for path in (out / COHORT, out.parent / COHORT):
         if path.is_file():
             return _read_record(path)
     return {"healthy_scans": {"train": {}}}
+
+
+def _joined(scans: Iterable[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
+    """The images of each case, of several records."""
+    joined: dict[str, list[str]] = {}
+    for record in scans:
+        for case, images in record.items():
+            joined[case] = list(dict.fromkeys([*joined.get(case, ()), *images]))
+    return joined
 
 
 def _read_record(path: Path) -> dict[str, Any]:
