@@ -113,8 +113,8 @@ def test_contrast_agent_is_recognised_by_the_straight_sinus(seed):
     assert told(with_contrast_agent(brain)).startswith("its straight sinus is brighter than white matter")
     assert told(with_contrast_agent(brain), "T1c") == ""
     volume = prepared(brain)
-    assert sinus_brightness(volume.image[0], volume.mask) < 0.1
-    assert sinus_brightness(volume.image[0], volume.mask & (Z > 30)) is None
+    assert sinus_brightness(volume.image[0], volume.mask, DEFAULT_GRID) < 0.1
+    assert sinus_brightness(volume.image[0], volume.mask & (Z > 30), DEFAULT_GRID) is None
 
 
 def test_an_atlas_is_recognised_by_its_symmetry_and_people_are_not(repository):
@@ -137,7 +137,7 @@ def test_a_missing_cerebellum_is_named(part):
     brain = make_brain(0)
     cerebellum = (Z < -18) & (Y < -34) & (np.abs(X) < 71 * part)
     assert "of the place of the cerebellum" in told(np.where(cerebellum, 0, brain))
-    assert cerebellum_share(brain > 0) > 0.95
+    assert cerebellum_share(brain > 0, DEFAULT_GRID) > 0.95
 
 
 SIDES = {"left": -X, "right": X, "back": -Y, "front": Y, "bottom": -Z, "top": Z}
@@ -220,6 +220,6 @@ def test_what_explains_an_unusual_number_is_said_instead_of_it():
 
 def test_uncovered_ends_are_those_that_the_mask_leaves_out():
     _, mask = read_template()
-    assert uncovered_ends(mask) == {}
-    assert set(uncovered_ends(mask & (Z < 55))) == {"top"}
-    assert set(uncovered_ends(mask & (Y > -75))) == {"back"}
+    assert uncovered_ends(mask, DEFAULT_GRID) == {}
+    assert set(uncovered_ends(mask & (Z < 55), DEFAULT_GRID)) == {"top"}
+    assert set(uncovered_ends(mask & (Y > -75), DEFAULT_GRID)) == {"back"}

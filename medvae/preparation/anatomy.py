@@ -1,6 +1,6 @@
 """What a prepared scan shows of one person's whole brain, in numbers that any contrast and scale of intensity give.
 
-The limits lie beyond what ordinary scans show. They were chosen on 119 T1 scans of IXI and 48 of Novosibirsk, and then
+The limits lie beyond what ordinary scans show. They were chosen on 120 T1 scans of IXI and 48 of Novosibirsk, and then
 tried on others; see docs/PREPARATION.md.
 """
 
@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from scipy import ndimage
 
-from medvae.imaging.grid import DEFAULT_GRID, Grid
+from medvae.imaging.grid import Grid
 from medvae.imaging.volume import Geometry
 from medvae.preparation.contrast import tissues
 from medvae.preparation.standard_brain import read_template
@@ -67,7 +67,7 @@ def cut_ends(brain: np.ndarray, geometry: Geometry) -> dict[str, float]:
     return found
 
 
-def uncovered_ends(mask: np.ndarray, grid: Grid = DEFAULT_GRID) -> dict[str, float]:
+def uncovered_ends(mask: np.ndarray, grid: Grid) -> dict[str, float]:
     """Sides of the template, to `END_MM`, of which a brain ``(X, Y, Z)`` bool covers too little, with that share.
 
     It also tells a cut that is tilted, because the scan was turned after it.
@@ -76,7 +76,7 @@ def uncovered_ends(mask: np.ndarray, grid: Grid = DEFAULT_GRID) -> dict[str, flo
     return {side: share for side, share in shares.items() if share < LEAST_END}
 
 
-def cerebellum_share(mask: np.ndarray, grid: Grid = DEFAULT_GRID) -> float:
+def cerebellum_share(mask: np.ndarray, grid: Grid) -> float:
     """The share of the template's cerebellum that lies in a brain ``(X, Y, Z)`` bool."""
     return float(mask[_cerebellum(grid)].mean())
 
@@ -97,7 +97,7 @@ def symmetry(image: np.ndarray, mask: np.ndarray) -> float:
     return float(np.corrcoef(one, other)[0, 1])
 
 
-def sinus_brightness(image: np.ndarray, mask: np.ndarray, grid: Grid = DEFAULT_GRID) -> float | None:
+def sinus_brightness(image: np.ndarray, mask: np.ndarray, grid: Grid) -> float | None:
     """How much brighter the straight sinus is than the white matter around it, in units of the difference between white
     matter and fluid: below 0 without contrast agent.
 

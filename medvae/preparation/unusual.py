@@ -55,7 +55,7 @@ def unusual_brain(brain: np.ndarray, geometry: Geometry) -> tuple[str, ...]:
     perhaps = ", and a child's brain is smaller" if brain_ml < SMALLEST_BRAIN_ML else ""
     return (
         f"its brain measures {brain_ml:,.0f} ml; {SMALLEST_BRAIN_ML:,.0f} to {LARGEST_BRAIN_ML:,.0f} ml were expected "
-        f"of an adult{perhaps}. Look at it, and at the spacing of its header.",
+        f"of an adult{perhaps}; look at it, and at the spacing of its header.",
     )
 
 
