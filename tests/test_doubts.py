@@ -223,3 +223,24 @@ def test_uncovered_ends_are_those_that_the_mask_leaves_out():
     assert uncovered_ends(mask, DEFAULT_GRID) == {}
     assert set(uncovered_ends(mask & (Z < 55), DEFAULT_GRID)) == {"top"}
     assert set(uncovered_ends(mask & (Y > -75), DEFAULT_GRID)) == {"back"}
+
+
+def test_of_a_brain_that_was_only_centred_no_places_are_compared():
+    """As by a detector that needs no place on the template: neither tissues nor parts are where the template's are."""
+    brain = make_brain(0)
+    cerebellum = (Z < -18) & (Y < -34)
+    centred = replace(prepared(as_flair(np.where(cerebellum, 0, brain))), quality=None)
+    assert doubts(centred, ("T2",), needs_place=False) == ()
+    assert len(doubts(centred, ("T2",))) == 2
+    cut = replace(prepared(without(brain, "top", 24)), quality=None)
+    (sentence,) = doubts(cut, ("FLAIR",), needs_place=False)
+    assert "cut off at the top" in sentence
+    low = RegistrationQuality(0.86, 0.2, (1, 1, 1), 0.01, 0.05)
+    assert doubts(replace(prepared(brain), quality=low), ("T1",), needs_place=False) == ()
+
+
+def test_a_refused_registration_names_what_else_was_seen(monkeypatch):
+    monkeypatch.setattr("medvae.preparation.registration._optimise", lambda *_: np.diag([0.5, 0.9, 0.9, 1]))
+    brain = without(make_brain(0), "top", 24).astype(np.float32)
+    with pytest.raises(MedvaeError, match=r"failed: the .* Also, its brain is cut off at the top"):
+        prepare_array(brain[None], STANDARD_GRID.affine, CONFIG.model_copy(update={"registration": "affine"}))
