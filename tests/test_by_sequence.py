@@ -78,7 +78,7 @@ def like_nothing(brain):
 def like_two(brain):
     """Dark fluid, and white matter as bright as grey matter but for a little: a T1, or a FLAIR."""
     grain = np.random.default_rng(0).normal(0, 20, brain.shape)
-    return np.where(brain > 100, 150 + grain + 11 * (brain > 160), brain)
+    return np.where(brain > 100, 150 + grain + 16 * (brain > 160), brain)
 
 
 @pytest.mark.parametrize(

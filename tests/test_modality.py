@@ -102,7 +102,8 @@ def test_a_brain_looks_like_its_sequence_whatever_its_intensity_scale():
     for name, made in {"T1": image, "FLAIR": as_flair(image), "T2": as_t2(image)}.items():
         assert unlike(name, made, mask) is None
         found = tissue_contrast(made, mask)
-        assert tissue_contrast(np.exp(made / 100), mask) == found
+        again = tissue_contrast(np.exp(made / 100), mask)
+        assert (again.white, again.fluid) == (found.white, found.fluid)
         assert unlike("PD", made, mask) is None
         assert unlike("unknown", made, mask) is None
     assert unlike("T1c", image, mask) is None

@@ -36,4 +36,4 @@ def test_a_small_brain_is_named():
     _, mask = read_template()
     assert unusual_brain(mask, STANDARD_GRID) == ()
     half = Geometry(STANDARD_GRID.affine @ np.diag([0.7, 0.7, 0.7, 1]), mask.shape)
-    assert "its brain measures 647 ml; 700 to 2,200 ml" in unusual_brain(mask, half)[0]
+    assert "its brain measures 647 ml; 1,000 to 2,200 ml" in unusual_brain(mask, half)[0]

@@ -22,8 +22,7 @@ from medvae.detection.stored import CALIBRATION, StoredCalibration, read_calibra
 from medvae.errors import MedvaeError
 from medvae.files import sha256, whole_folder, write_json, write_text
 from medvae.imaging.readers import placement_notes
-from medvae.preparation.alignment import doubt
-from medvae.preparation.contrast import unlike
+from medvae.preparation.doubts import doubts
 from medvae.preparation.landmarks import LandmarkScale
 from medvae.preparation.prepare import prepare_array
 from medvae.preparation.prepared import PreparedVolume
@@ -155,21 +154,8 @@ class Calibrated(ABC):
         return Maps(anomaly, spread, volume.source_mask, point, findings, volume_ml, notes)
 
     def doubts(self, volume: PreparedVolume) -> tuple[str, ...]:
-        """Warnings: what is unusual about the scan, a doubtful place on the template, and images unlike their declared
-        modality."""
-        found: list[str | None] = [*volume.notes]
-        needs_place = self.config.preparation.registration != "if_possible"
-        if volume.quality is not None and needs_place:
-            found.append(doubt(volume.quality))
-        if volume.quality is not None or needs_place:  # the template says where tissues are, if the brain lies there
-            images = zip(self.modalities, volume.image, strict=True)
-            found += [unlike(modality, image, volume.mask, volume.grid) for modality, image in images]
-        if volume.brain_from == "deepbet" and self.modalities[0] in ("FLAIR", "T2"):
-            found.append(
-                "deepbet, which was trained on T1, found its brain: look at the outline of the map, and give a brain "
-                "mask in a manifest if it is wrong."
-            )
-        return tuple(sentence for sentence in found if sentence)
+        """Warnings: what is unusual about the scan, one sentence for each cause; see `medvae.preparation.doubts`."""
+        return doubts(volume, self.modalities, needs_place=self.config.preparation.registration != "if_possible")
 
     @abstractmethod
     def score(self, volume: PreparedVolume) -> np.ndarray:

@@ -6,6 +6,7 @@ brain fits better than when it is turned back to front, upside down or both.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,7 +126,7 @@ def refuse_failure(found: RegistrationQuality, transform: np.ndarray, source: st
         mirrored.
     """
     unusual = _outside(found, USUAL)
-    problems = unusual if len(unusual) > 1 or _outside(found, POSSIBLE) else []
+    problems = list(unusual.values()) if len(unusual) > 1 or _outside(found, POSSIBLE) else []
     if np.linalg.det(transform[:3, :3]) <= 0:
         problems.append("left and right are mirrored")
     if problems:
@@ -139,41 +140,45 @@ def refuse_failure(found: RegistrationQuality, transform: np.ndarray, source: st
         )
 
 
-def doubt(found: RegistrationQuality) -> str | None:
-    """The warning about a place that was accepted with an unusual number: one sentence, or None."""
+def doubt(found: RegistrationQuality, explained: Collection[str] = ()) -> str | None:
+    """The warning about a place that was accepted with an unusual number: one sentence, or None.
+
+    ``explained`` names numbers whose cause is known, and said: "dice", "information", "scales".
+    """
     unusual = _outside(found, USUAL)
-    if not unusual:
+    told = [problem for number, problem in unusual.items() if number not in explained]
+    if not told:
         return None
     return (
-        f"its place on the MNI152 template is doubtful: {'; '.join(unusual)}. Everything else is as usual (Dice "
+        f"its place on the MNI152 template is doubtful: {'; '.join(told)}. Everything else is as usual (Dice "
         f"{found.dice:.2f}, {found.mutual_information:.3f} nats, {found.direction:.1f} times as much as turned round); "
         f"look at the overlay before trusting it."
     )
 
 
-def _outside(found: RegistrationQuality, limits: _Limits) -> list[str]:
-    """What lies beyond the limits, in words with numbers."""
-    problems = []
+def _outside(found: RegistrationQuality, limits: _Limits) -> dict[str, str]:
+    """What lies beyond the limits, in words with numbers, by the name of the number."""
+    problems = {}
     if found.dice < limits.dice:
-        problems.append(
+        problems["dice"] = (
             f"the moved brain mask overlaps the template's with Dice {found.dice:.2f} (at least {limits.dice})"
         )
     if found.mutual_information < limits.information:
-        problems.append(
+        problems["information"] = (
             f"the mutual information with the template is {found.mutual_information:.3f} nats (at least "
             f"{limits.information})"
         )
     if found.direction < limits.direction:
-        problems.append(
+        problems["direction"] = (
             f"the brain fits only {found.direction:.1f} times as well as when it is turned round (at least "
             f"{limits.direction})"
         )
     low, high = limits.scales
     if not all(low <= scale <= high for scale in found.scales):
         numbers = ", ".join(f"{scale:.2f}" for scale in found.scales)
-        problems.append(f"the scales along x, y, z are {numbers} ({low} to {high})")
+        problems["scales"] = f"the scales along x, y, z are {numbers} ({low} to {high})"
     if found.shear > limits.shear:
-        problems.append(f"the axes are sheared by {found.shear:.2f} (at most {limits.shear})")
+        problems["shear"] = f"the axes are sheared by {found.shear:.2f} (at most {limits.shear})"
     return problems
 
 

@@ -20,7 +20,7 @@ from medvae.imaging.volume import Placement, Volume, read_volume
 from medvae.manifest import Case, Manifest, checksum_problems
 from medvae.preparation.fingerprint import QUANTILES, brain_features, intensity_features, sample
 from medvae.preparation.mask import mask_from_background
-from medvae.preparation.unusual import unusual_brain, unusual_values, unusual_voxels
+from medvae.preparation.unusual import unusual_brain, unusual_ends, unusual_values, unusual_voxels
 
 FLUID_CUE = 0.15
 """Least skewness of the deep brain that tells bright from dark fluid. Measured: T1 -0.22 to -0.71 (120 IXI heads, 32 of
@@ -223,7 +223,7 @@ def _read_brain(manifest: Manifest, case: Case, image: Volume, notes: _Notes) ->
         empty = float(np.count_nonzero(brain & ~foreground(image.array)) / np.count_nonzero(brain))
         if empty > 0.1:
             notes.warning("mask", f"{path}: {empty:.0%} of the brain mask lies where {image.path} is background.")
-    for note in unusual_brain(brain, image.geometry):
+    for note in [*unusual_brain(brain, image.geometry), *unusual_ends(brain, image.geometry)]:
         notes.warning("mask", f"{path if case.mask else image.path}: {note}")
     return brain
 

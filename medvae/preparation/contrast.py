@@ -3,11 +3,13 @@
 On T1 white matter is brighter than grey matter and fluid is darker; on FLAIR fluid is dark too, but white matter is not
 brighter; on T2 fluid is bright. The MNI152 template, to which a prepared scan is aligned, gives the location of the
 tissues. They are compared in small blocks, so that a bias field has no effect and a lesion affects its own blocks only,
-and by rank of intensity, so that normalisation has no effect.
+and by rank of intensity, so that normalisation has no effect (but for the step between white and grey matter, a share
+of the range).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise, product
@@ -38,17 +40,22 @@ EXPECTED = {
 | FLAIR, tumours and MS | 6, 2 | 0.20–0.52 | 0.10–0.32 |
 | FLAIR of the elderly | 16 | 0.49–0.69 | 0.08–0.18 |
 
-So none of these T1s is reported, every T2 and inverted T1 is, and so are FLAIRs but for those of the elderly from 0.6
-on, where T1 and FLAIR overlap.
+So none of these T1s is reported, and every T2 and inverted T1 is. T1 and FLAIR of the elderly overlap from 0.6 on, and
+`LEAST_STEP` tells most of them apart.
 """
 BLOCK_MM = 16.0
 """Edge of a block: some folds of the cortex, and less than the lesions that matter."""
+CLEARLY_WHITE, LEAST_STEP = 0.67, 0.09
+"""A T1 whose `TissueContrast.white` is less than the first must have the second as its step: seven of 23 FLAIRs of the
+elderly have 0.60 to 0.67, six of them with a step below 0.09; the smallest step of 56 healthy T1 (IXI, Novosibirsk) is
+0.15."""
 SMALLEST_PIECE, FEWEST_BLOCKS = 10, 20
 """Voxels of each tissue that a block must have, and the number of blocks below which nothing is reported, as for part
 of a brain. Tuned on the grid of 2 mm, as the borders of the tissues, which are one voxel wide."""
 
 _GREY_FROM, _WHITE_FROM = 141.0, 190.0
 """Intensities of the template between its tissues: halfway between the three means of k-means in its brain."""
+_WHITE_STANDS_OUT = ("T1", "T1c")
 _TOLD_APART = ("T1", "FLAIR", "T2")
 
 
@@ -61,10 +68,15 @@ class TissueContrast:
     adds no fluid to it)."""
     fluid: float
     """Fraction of voxel pairs in which fluid is brighter than grey matter."""
+    step: float = 1.0
+    """Difference of the medians of white and grey matter, as a share of the range from the 5th to the 95th
+    percentile."""
 
     def fits(self, modality: str) -> bool:
         """Whether both are as `EXPECTED` of a modality."""
         white, fluid = EXPECTED[modality]
+        if modality in _WHITE_STANDS_OUT and self.white < CLEARLY_WHITE and self.step < LEAST_STEP:
+            return False
         return white[0] <= self.white <= white[1] and fluid[0] <= self.fluid <= fluid[1]
 
 
@@ -83,13 +95,16 @@ def tissue_contrast(image: np.ndarray, mask: np.ndarray, grid: Grid = DEFAULT_GR
     TissueContrast or None
         None if too little of the brain is covered.
     """
-    white, grey, deep_grey, fluid = (tissue & mask for tissue in _tissues(grid))
+    white, grey, deep_grey, fluid = (tissue & mask for tissue in tissues(grid))
     whites, fluids = (
         _shares_brighter(image, tissue, other, grid) for tissue, other in ((white, deep_grey), (fluid, grey))
     )
     if min(len(whites), len(fluids)) < FEWEST_BLOCKS:
         return None
-    return TissueContrast(float(np.median(whites)), float(np.median(fluids)))
+    steps = [float(np.median(one) - np.median(other)) for one, other in _blocks(image, white, grey, grid)]
+    low, high = np.percentile(image[mask], (5, 95))
+    step = float(np.median(steps)) / max(float(high - low), 1e-12) if steps else 1.0
+    return TissueContrast(float(np.median(whites)), float(np.median(fluids)), step)
 
 
 def unlike(modality: str, image: np.ndarray, mask: np.ndarray, grid: Grid = DEFAULT_GRID) -> str | None:
@@ -108,30 +123,39 @@ def unlike(modality: str, image: np.ndarray, mask: np.ndarray, grid: Grid = DEFA
     if found is None or found.fits(modality):
         return None
     looks = " or ".join(name for name in _TOLD_APART if found.fits(name)) or f"none of {', '.join(_TOLD_APART)}"
+    faint = f", by {found.step:.0%} of the range" if found.step < LEAST_STEP and modality in _WHITE_STANDS_OUT else ""
     white, fluid = (f"{low:.0%} to {high:.0%}" for low, high in EXPECTED[modality])
     return (
         f"this scan looks like {looks}, not like {modality}: white matter is brighter than grey matter in "
-        f"{found.white:.0%} of pairs of voxels ({modality}: {white}) and fluid in {found.fluid:.0%} ({modality}: "
-        f"{fluid}); check its sequence and orientation in a viewer, for the maps of a scan that is not {modality} mean "
-        f"nothing."
+        f"{found.white:.0%} of pairs of voxels{faint} ({modality}: {white}) and fluid in {found.fluid:.0%} "
+        f"({modality}: {fluid}); check its sequence and orientation in a viewer, for the maps of a scan that is not "
+        f"{modality} mean nothing."
     )
 
 
 def _shares_brighter(image: np.ndarray, tissue: np.ndarray, grey: np.ndarray, grid: Grid) -> list[float]:
     """The share of pairs in which the tissue is brighter, of each block that holds both; ties count half."""
-    edges = [round(BLOCK_MM / spacing) for spacing in grid.spacing_mm]
     shares = []
-    for corner in product(*(range(0, length, edge) for length, edge in zip(image.shape, edges, strict=True))):
-        block = tuple(slice(start, start + edge) for start, edge in zip(corner, edges, strict=True))
-        values, others = image[block][tissue[block]], np.sort(image[block][grey[block]])
-        if min(len(values), len(others)) >= SMALLEST_PIECE:
-            ends = [np.searchsorted(others, values, side) for side in ("left", "right")]
-            shares.append(float(np.mean(ends) / len(others)))
+    for values, others in _blocks(image, tissue, grey, grid):
+        ends = [np.searchsorted(np.sort(others), values, side) for side in ("left", "right")]
+        shares.append(float(np.mean(ends) / len(others)))
     return shares
 
 
+def _blocks(
+    image: np.ndarray, tissue: np.ndarray, grey: np.ndarray, grid: Grid
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The values of both, of each block that holds both."""
+    edges = [round(BLOCK_MM / spacing) for spacing in grid.spacing_mm]
+    for corner in product(*(range(0, length, edge) for length, edge in zip(image.shape, edges, strict=True))):
+        block = tuple(slice(start, start + edge) for start, edge in zip(corner, edges, strict=True))
+        values, others = image[block][tissue[block]], image[block][grey[block]]
+        if min(len(values), len(others)) >= SMALLEST_PIECE:
+            yield values, others
+
+
 @cache
-def _tissues(grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def tissues(grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """White, grey, deep grey matter and fluid of a grid's template, ``(X, Y, Z)`` bool, without their borders."""
     template, brain = read_template(grid)
     levels = pairwise((-np.inf, _GREY_FROM, _WHITE_FROM, np.inf))

@@ -51,11 +51,23 @@ def find_brain(volume: Volume, method: BrainMethod) -> tuple[np.ndarray, str]:
     if method in ("auto", "background"):
         try:
             return mask_from_background(volume.array, volume.geometry, source=str(volume.path)), "background"
-        except HeadFound:
+        except HeadFound as head:
+            if _is_ct_head(volume.array):
+                raise HeadFound(
+                    f"{volume.path}: its values are those of a CT of a head (air, soft tissue and bone in Hounsfield "
+                    f"units); an MR image was expected. Check that it is the right file. {_GIVE_MASK}"
+                ) from head
             if method == "background" or not _has_deepbet():
                 raise  # its message tells how to install deepbet
         method = "deepbet"
     return _checked(_deepbet(volume) if method == "deepbet" else _hdbet(volume), volume, method), method
+
+
+def _is_ct_head(array: np.ndarray) -> bool:
+    """Whether there is much air near -1000, soft tissue between -150 and 150, some bone above 500, and little else."""
+    air, soft, bone = ((array < -850), (np.abs(array) < 150), (array > 500))
+    shares = [float(part.mean()) for part in (air, soft, bone)]
+    return shares[0] > 0.05 and shares[1] > 0.05 and shares[2] > 0.005 and sum(shares) > 0.8
 
 
 def _has_deepbet() -> bool:

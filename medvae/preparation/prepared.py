@@ -81,7 +81,7 @@ class PreparedVolume:
     quality: RegistrationQuality | None = None
     """How well the brain lies on the template."""
     notes: tuple[str, ...] = ()
-    """What is unusual about the scan; see `medvae.preparation.unusual`."""
+    """What is unusual about its voxels and values; `medvae.preparation.doubts` says all that is unusual."""
     grid: Grid = field(kw_only=True)
     """The standard grid on which image and mask lie."""
 

@@ -21,7 +21,7 @@ from medvae.preparation.intensity import normalise
 from medvae.preparation.prepared import InMemory, PreparedVolume
 from medvae.preparation.registration import move_brain, register
 from medvae.preparation.standard_brain import read_template
-from medvae.preparation.unusual import unusual_brain, unusual_values, unusual_voxels
+from medvae.preparation.unusual import CT, like_ct, unusual_brain, unusual_ends, unusual_values, unusual_voxels
 
 IN_PLACE_DICE = 0.9
 """Overlap with the standard brain above which ``registration: auto`` takes a scan to lie in MNI152 space already."""
@@ -69,13 +69,20 @@ def prepare_volumes(
         require_same_grid(other, first.placement, f"the first modality {first.path}")
     brain, brain_from = given_or_found(first, mask, config.brain)
 
+    notes = tuple(note for volume in volumes for note in [*unusual_voxels(volume), *unusual_values(volume, brain)])
+    notes += (CT,) if like_ct(first, brain) else ()
+    causes = [*notes, *unusual_brain(brain, first.geometry), *unusual_ends(brain, first.geometry)]
+
     arrays = [from_zero(volume.array, brain) for volume in volumes]
     if config.bias_field == "n4":
         from medvae.preparation.n4 import correct_bias  # SimpleITK is needed for this step only
 
         arrays = [correct_bias(array, brain, first.geometry) for array in arrays]
 
-    place = _place(arrays[0], brain, first, config.registration, grid)
+    try:
+        place = _place(arrays[0], brain, first, config.registration, grid)
+    except Misplaced as error:
+        raise Misplaced(" ".join([str(error), *(f"Also, {cause}" for cause in causes)]), error.problems) from None
     prepared = []
     for volume, array in zip(volumes, arrays, strict=True):
         moved, mask_on_grid = move_brain(array, brain, first.geometry, grid.geometry, place.transform)
@@ -84,8 +91,7 @@ def prepare_volumes(
     if not place.centred:
         quality = measure_quality(prepared[0], mask_on_grid, place.transform, grid)
     made = InMemory(np.stack(prepared), mask_on_grid, brain)
-    notes = tuple(note for volume in volumes for note in [*unusual_voxels(volume), *unusual_values(volume, brain)])
-    notes += (*unusual_brain(brain, first.geometry), *place.notes)
+    notes += place.notes
     return PreparedVolume(
         made, first.placement, place.transform, place.registered, brain_from, quality, notes, grid=grid
     )
