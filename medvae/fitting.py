@@ -124,8 +124,8 @@ def _fit(
         restart_run(out, config)
     open_run(out, config, resume=True)
     checksum = partial(known_sha256, cache=cache) if cache is not None else sha256
-    source = find_detector(config.training.start_from) if config.training.start_from else None
-    record_cohort(out, manifest, checksum=checksum, start=source)
+    before = [find_detector(config.training.start_from)] if config.training.start_from else []
+    record_cohort(out, manifest, checksum=checksum, before=before)
     if scale is not None and first_process():
         write_json(out / SCALE, scale.model_dump(mode="json"))
     network = atlas = bias_field = None

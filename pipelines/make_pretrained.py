@@ -7,11 +7,11 @@
 
 MANIFEST is ``medvae manifest ixi`` of the healthy heads, or any other healthy T1 cohort. Each ``--config`` is trained
 in a run of its own name in ``--runs``, one after the other. Interrupted training continues, and existing runs of
-``medvae train`` (for instance made in parallel) are used as they are. A config without a network shares the atlas of
-the first that has one. ``--keep`` takes the members of a finished detector as they are, with thresholds from this
-cohort; ``--kept-set`` changes options of their scores. Several members become an ensemble, those kept first. Weights
-and normative maps are rounded to half precision before any threshold is set, so the packed detector is exactly the
-calibrated one.
+``medvae train`` (for instance made in parallel) are used as they are. A config without a network shares atlas and
+intensity scale of the first that has an atlas. ``--keep`` takes the members of a finished detector as they are, with
+thresholds from this cohort, but for those that ``--without`` names; ``--kept-set`` changes options of their scores.
+Several members become an ensemble, those kept first. Weights and normative maps are rounded to half precision before
+any threshold is set, so the packed detector is exactly the calibrated one.
 """
 
 from __future__ import annotations
@@ -38,20 +38,23 @@ MEMBERS = tuple(CONFIGS / f"{name}.yaml" for name in ("best_t1", "best_t1_large"
 
 
 def kept_members(
-    source: str, overrides: list[str], cohort: Manifest, people: list[str], cache: Path | None
+    source: str, without: list[str], overrides: list[str], cohort: Manifest, people: list[str], cache: Path | None
 ) -> dict[str, Detector]:
     """The members of a finished detector, or itself, with thresholds from the cohort's healthy validation scans.
 
     Raises
     ------
     MedvaeError
-        If one learned from such a scan.
+        If one learned from such a scan, or one that is to be left out is none of them.
     """
     folder = find_detector(source)
     cases = cohort.of_split("validation", healthy=True)
     refuse_learned([folder], {case.id: cohort.images(case) for case in cases}, cohort.path)
     found = load_detector(folder, device="cpu")
-    members = found.members if isinstance(found, Ensemble) else {found.config.name: found}
+    members = dict(found.members) if isinstance(found, Ensemble) else {found.config.name: found}
+    for name in without:
+        if members.pop(name, None) is None:
+            raise MedvaeError(f"--without {name}: {folder} has no such member; it has {', '.join(members)}.")
     made = {}
     for name, member in members.items():
         config = changed_config(member.config, overrides)
@@ -70,6 +73,7 @@ def main(
     out: Path,
     *,
     keep: str | None = None,
+    without: list[str] | None = None,
     kept_set: list[str] | None = None,
     weights: list[float] | None = None,
 ) -> None:
@@ -85,28 +89,42 @@ def main(
         raise MedvaeError("two of the configs have one name; each needs a name of its own.")
     with_network = [config for config in wanted if config.network is not None]
     fitted = {config.name: fit(config, cohort, runs / config.name, cache=cache, resume=True) for config in with_network}
-    atlas = next((detector.atlas for detector in fitted.values() if detector.atlas is not None), None)
-    preparation = wanted[0].preparation
-    training, scale = prepare_training(cohort, preparation, cache=cache)
-    validation = prepare_healthy(cohort, "validation", preparation, scale=scale, cache=cache)
+    with_atlas = next((detector for detector in fitted.values() if detector.atlas is not None), None)
     people = [case.subject_id for case in cohort.of_split("validation", healthy=True)]
     sites = sites_of(cohort)
-    calibration = {"scale": scale, "subjects": people, "sites": sites, "compact": True}
-    members = kept_members(keep, kept_set or [], cohort, people, cache) if keep else {}
+    members = kept_members(keep, without or [], kept_set or [], cohort, people, cache) if keep else {}
     for config in wanted:
         named = config if len(wanted) > 1 or members else config.model_copy(update={"name": out.name})
-        known = fitted.get(config.name)
-        network, own = (known.network, known.atlas) if known else (None, atlas)
-        members[config.name] = Detector.calibrate(named, network, training, validation, atlas=own, **calibration)
+        trained = fitted.get(config.name)
+        known = trained or with_atlas
+        training, scale = prepare_training(
+            cohort, config.preparation, scale=known.scale if known else None, cache=cache
+        )
+        members[config.name] = Detector.calibrate(
+            named,
+            trained.network if trained else None,
+            training,
+            prepare_healthy(cohort, "validation", config.preparation, scale=scale, cache=cache),
+            scale=scale,
+            subjects=people,
+            sites=sites,
+            compact=True,
+            atlas=known.atlas if known else None,
+            bias_field=known.bias_field if known else None,
+        )
     if len(members) > 1:
         first = next(iter(members.values()))
         scans = prepare_healthy(cohort, "validation", first.config.preparation, scale=first.scale, cache=cache)
         Ensemble.calibrate(out.name, members, scans, people, sites, weights=weights).save(out)
     else:
         members[wanted[0].name].save(out)
-    record_cohort(out, cohort, checksum=partial(known_sha256, cache=cache) if cache is not None else sha256)
+    before = [find_detector(keep)] if keep else []
+    before += [find_detector(c.training.start_from) for c in with_network if c.training.start_from]
+    checksum = partial(known_sha256, cache=cache) if cache is not None else sha256
+    record_cohort(out, cohort, checksum=checksum, before=before)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
-    print(f"written: {out}, {size:.1f} MB; healthy scans: {len(training)} training, {len(validation)} validation")
+    counts = [len(cohort.of_split(split, healthy=True)) for split in ("train", "validation")]
+    print(f"written: {out}, {size:.1f} MB; healthy scans: {counts[0]} training, {counts[1]} validation")
 
 
 if __name__ == "__main__":
@@ -114,6 +132,7 @@ if __name__ == "__main__":
     parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="the healthy cohort")
     parser.add_argument("--config", type=Path, action="append", help="once for each member (default: t1-2mm's)")
     parser.add_argument("--keep", metavar="DETECTOR", help="finished detector whose members are taken as they are")
+    parser.add_argument("--without", action="append", metavar="NAME", help="member of --keep that is left out")
     parser.add_argument("--kept-set", action="append", metavar="KEY=VALUE", help="option of the kept members' scores")
     parser.add_argument("--weight", type=float, action="append", help="of a member's score, once for each, kept first")
     parser.add_argument("--cache", type=Path, help="folder of prepared scans")
@@ -123,7 +142,7 @@ if __name__ == "__main__":
     try:
         main(
             chosen.manifest, chosen.config or list(MEMBERS), chosen.cache, chosen.runs, chosen.out, keep=chosen.keep,
-            kept_set=chosen.kept_set, weights=chosen.weight,
+            without=chosen.without, kept_set=chosen.kept_set, weights=chosen.weight,
         )  # fmt: skip
     except MedvaeError as error:
         sys.exit(f"make_pretrained: {error}")

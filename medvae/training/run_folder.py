@@ -89,11 +89,11 @@ def open_run(out: Path | str, config: Config, *, resume: bool) -> Path:
 
 
 def record_cohort(
-    out: Path, manifest: Manifest, *, checksum: Callable[[Path], str] = sha256, start: Path | str | None = None
+    out: Path, manifest: Manifest, *, checksum: Callable[[Path], str] = sha256, before: Sequence[Path] = ()
 ) -> None:
     """Write which healthy scans the run learns from, by content, or check that they are the same as when it began.
 
-    Those that the detector ``start`` has learned from are counted among them.
+    Those that finished detectors, whose training it goes on with, have learned from ``before`` are counted among them.
     ``checksum`` gives the SHA-256 of a file; that of a cache need not read files it knows. Of several processes the
     first does this alone.
 
@@ -108,8 +108,10 @@ def record_cohort(
         split: {c.id: [checksum(file) for file in manifest.images(c)] for c in manifest.of_split(split, healthy=True)}
         for split in ("train", "validation")
     }
-    if start is not None:
-        healthy["train"] = _joined([_record_of(Path(start))["healthy_scans"]["train"], healthy["train"]])
+    if before:
+        healthy["train"] = _joined(
+            [*(_record_of(folder)["healthy_scans"]["train"] for folder in before), healthy["train"]]
+        )
     record = {
         "manifest": manifest.name,
         "licence": manifest.licence,
