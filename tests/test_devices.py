@@ -7,7 +7,7 @@ from medvae import devices
 from medvae.config import Config
 from medvae.detection.ensemble import load_detector
 from medvae.devices import find_device
-from medvae.errors import MedvaeError
+from medvae.errors import MedvaeError, MedvaeWarning
 from medvae.fitting import fit, fit_ensemble
 from medvae.prediction import predict, scans_of_manifest
 from medvae.recalibration import healthy_scans, recalibrate
@@ -107,3 +107,17 @@ def test_what_is_chosen_is_told_to_whoever_asks_for_more(caplog):
     with caplog.at_level("DEBUG", logger="medvae"):
         devices.find_device("cpu")
     assert "device: cpu" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["auto", "cpu"])
+def test_a_processor_without_bfloat16_is_given_float32_with_a_word(monkeypatch, name):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with pytest.warns(MedvaeWarning, match="no instructions for bfloat16, so float32 is used"):
+        assert accelerator_on(name, "bf16").mixed_precision == "no"
+
+
+def test_a_processor_with_bfloat16_uses_it(monkeypatch, recwarn):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    assert accelerator_on("cpu", "bf16").mixed_precision == "bf16"
+    assert accelerator_on("cpu", "no").mixed_precision == "no"
+    assert not [warning for warning in recwarn if "bfloat16" in str(warning.message)]
