@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from medvae.config import Config
 from medvae.detection.detector import Detector
@@ -9,7 +10,7 @@ from medvae.errors import MedvaeError
 from medvae.fitting import fit
 from medvae.imaging.smoothing import smooth_in_mask
 from medvae.normative.statistics import fit_normative
-from medvae.preparation.prepare import prepare_healthy
+from medvae.preparation.prepare import prepare_case, prepare_healthy
 
 RNG = np.random.default_rng(0)
 MASK = np.zeros((12, 12, 12), bool)
@@ -109,3 +110,20 @@ def test_a_compact_detector_is_half_as_large_and_scores_as_it_was_calibrated(coh
     assert np.array_equal(score, made.score(validation[0]))
     assert saved.points == made.points
     assert score[validation[0].mask] == pytest.approx(whole.score(validation[0])[validation[0].mask], abs=0.2)
+
+
+def test_a_z_score_may_come_before_the_smoothing(cohort, tmp_path):
+    score = {"kind": "intensity", "polarity": "dark", "one_sided": True, "normative": True}
+    last = {"smoothing_mm": 4, "surround_mm": 12, "surround_weight": 2}
+    plain = fit(
+        Config.model_validate({"name": "z", "network": None, "score": score}), cohort, tmp_path / "z", quiet=True
+    )
+    first = Config.model_validate({"name": "first", "network": None, "score": score | last | {"normative_first": True}})
+    detector = fit(first, cohort, tmp_path / "first", quiet=True)
+    volume = prepare_case(cohort, cohort.case("sub07"), first.preparation)
+    smooth = smooth_in_mask(plain.score(volume), volume.mask, [2, 2, 2])
+    expected = smooth + 2 * smooth_in_mask(smooth, volume.mask, [6, 6, 6])
+    np.testing.assert_allclose(detector.score(volume), expected, atol=1e-4)
+    np.testing.assert_array_equal(Detector.load(tmp_path / "first").score(volume), detector.score(volume))
+    with pytest.raises(ValidationError, match="it needs normative: true"):
+        Config.model_validate({"name": "x", "network": None, "score": {"kind": "intensity", "normative_first": True}})

@@ -40,7 +40,7 @@ from medvae.normative.statistics import NormativeMap, fit_normative
 from medvae.preparation.landmarks import LandmarkScale
 from medvae.preparation.prepared import PreparedVolume
 from medvae.scoring.intensity import rank_score
-from medvae.scoring.volume import score_parts, score_volume
+from medvae.scoring.volume import raw_score, score_parts, score_volume, smooth_score
 from medvae.tensors import read_arrays
 
 FOLDER = "detector"
@@ -157,13 +157,18 @@ class Detector(Calibrated):
         score = self._signed_score(volume, fitted)
         if self.normative is not None:
             score = self.normative.z(score, volume.mask)
+        score = self._anomalous_side(score)
+        if self.config.score.normative_first:
+            score = smooth_score(self.config, score, volume.image, volume.mask)
+        return np.where(volume.mask, score, 0).astype(np.float32)
+
+    def _anomalous_side(self, score: np.ndarray) -> np.ndarray:
+        """The score, high where `polarity` says it is anomalous."""
         if self.config.score.polarity == "dark":
             score = -score
         elif self.config.score.polarity == "both":
             score = np.abs(score)
-        if self.config.score.one_sided:
-            score = np.maximum(score, 0)
-        return np.where(volume.mask, score, 0).astype(np.float32)
+        return np.maximum(score, 0) if self.config.score.one_sided else score
 
     def save(self, folder: Path | str) -> Detector:
         """Write the detector to ``folder``, whole or not at all, and return it with its fingerprint.
@@ -262,7 +267,10 @@ class Detector(Calibrated):
         return volume.image
 
     def _signed_score(self, volume: PreparedVolume, fitted: FittedScan | None = None) -> np.ndarray:
+        """The score as the normative map takes it: smoothed, unless that comes last."""
         shown = self.shown(volume, fitted)
+        if self.config.score.normative_first:
+            return raw_score(self.config, self.network, shown, volume.mask, self.part_scales)
         return score_volume(self.config, self.network, shown, volume.mask, self.part_scales, self.channels)
 
     def _healthy_means(self, training: Sequence[PreparedVolume]) -> tuple[float, ...]:

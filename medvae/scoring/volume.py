@@ -24,7 +24,7 @@ def score_volume(
     part_scales: Sequence[float] = (),
     modalities: int | None = None,
 ) -> np.ndarray:
-    """The score that a config asks for, smoothed, before any calibration.
+    """The score that a config asks for, smoothed, before any calibration: `raw_score`, then `smooth_score`.
 
     Parameters
     ----------
@@ -44,8 +44,24 @@ def score_volume(
     ndarray
         ``(X, Y, Z)`` float32, signed where the score is; 0 outside the mask.
     """
-    scan = Scored(config, network, image, mask, part_scales)
-    smoothed = score[config.score.kind](scan)
+    raw = raw_score(config, network, image, mask, part_scales)
+    return smooth_score(config, raw, image, mask, modalities)
+
+
+def raw_score(
+    config: Config, network: Network | None, image: np.ndarray, mask: np.ndarray, part_scales: Sequence[float] = ()
+) -> np.ndarray:
+    """The score ``(X, Y, Z)`` float32 before it is smoothed; arguments as of `score_volume`."""
+    return score[config.score.kind](Scored(config, network, image, mask, part_scales))
+
+
+def smooth_score(
+    config: Config, raw: np.ndarray, image: np.ndarray, mask: np.ndarray, modalities: int | None = None
+) -> np.ndarray:
+    """A score ``(X, Y, Z)``, smoothed, guided by the scan, and with what surrounds each voxel; arguments as of
+    `score_volume`."""
+    scan = Scored(config, None, image, mask)
+    smoothed = raw
     if not SCORES[config.score.kind].smooths:
         smoothed = scan.smoothed(smoothed, config.score.smoothing_mm)
     if config.score.guided_mm:
