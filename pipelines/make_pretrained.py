@@ -9,7 +9,8 @@ MANIFEST is ``medvae manifest ixi`` of the healthy heads, or any other healthy T
 in a run of its own name in ``--runs``, one after the other. Interrupted training continues, and existing runs of
 ``medvae train`` (for instance made in parallel) are used as they are. A config without a network shares atlas and
 intensity scale of the first that has an atlas. ``--keep`` takes the members of a finished detector as they are, with
-thresholds from this cohort, but for those that ``--without`` names; ``--kept-set`` changes options of their scores.
+thresholds from this cohort; ``--kept-set`` changes options of their scores. What ``--without`` names becomes no member:
+one that is kept no longer, or one that is trained because another goes on from it (``training.start_from``).
 Several members become an ensemble, those kept first. Weights and normative maps are rounded to half precision before
 any threshold is set, so the packed detector is exactly the calibrated one.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,25 +40,24 @@ MEMBERS = tuple(CONFIGS / f"{name}.yaml" for name in ("best_t1", "best_t1_large"
 
 
 def kept_members(
-    source: str, without: list[str], overrides: list[str], cohort: Manifest, people: list[str], cache: Path | None
+    source: str, without: Sequence[str], overrides: list[str], cohort: Manifest, people: list[str], cache: Path | None
 ) -> dict[str, Detector]:
     """The members of a finished detector, or itself, with thresholds from the cohort's healthy validation scans.
 
     Raises
     ------
     MedvaeError
-        If one learned from such a scan, or one that is to be left out is none of them.
+        If one learned from such a scan.
     """
     folder = find_detector(source)
     cases = cohort.of_split("validation", healthy=True)
     refuse_learned([folder], {case.id: cohort.images(case) for case in cases}, cohort.path)
     found = load_detector(folder, device="cpu")
-    members = dict(found.members) if isinstance(found, Ensemble) else {found.config.name: found}
-    for name in without:
-        if members.pop(name, None) is None:
-            raise MedvaeError(f"--without {name}: {folder} has no such member; it has {', '.join(members)}.")
+    members = found.members if isinstance(found, Ensemble) else {found.config.name: found}
     made = {}
     for name, member in members.items():
+        if name in without:
+            continue
         config = changed_config(member.config, overrides)
         detector = replace(member, config=config)
         scans = prepare_healthy(cohort, "validation", config.preparation, scale=detector.scale, cache=cache)
@@ -73,7 +74,7 @@ def main(
     out: Path,
     *,
     keep: str | None = None,
-    without: list[str] | None = None,
+    without: Sequence[str] = (),
     kept_set: list[str] | None = None,
     weights: list[float] | None = None,
 ) -> None:
@@ -92,9 +93,10 @@ def main(
     with_atlas = next((detector for detector in fitted.values() if detector.atlas is not None), None)
     people = [case.subject_id for case in cohort.of_split("validation", healthy=True)]
     sites = sites_of(cohort)
-    members = kept_members(keep, without or [], kept_set or [], cohort, people, cache) if keep else {}
-    for config in wanted:
-        named = config if len(wanted) > 1 or members else config.model_copy(update={"name": out.name})
+    members = kept_members(keep, without, kept_set or [], cohort, people, cache) if keep else {}
+    packed = [config for config in wanted if config.name not in without]
+    for config in packed:
+        named = config if len(packed) > 1 or members else config.model_copy(update={"name": out.name})
         trained = fitted.get(config.name)
         known = trained or with_atlas
         training, scale = prepare_training(
@@ -117,7 +119,7 @@ def main(
         scans = prepare_healthy(cohort, "validation", first.config.preparation, scale=first.scale, cache=cache)
         Ensemble.calibrate(out.name, members, scans, people, sites, weights=weights).save(out)
     else:
-        members[wanted[0].name].save(out)
+        next(iter(members.values())).save(out)
     before = [find_detector(keep)] if keep else []
     before += [find_detector(c.training.start_from) for c in with_network if c.training.start_from]
     checksum = partial(known_sha256, cache=cache) if cache is not None else sha256
@@ -132,7 +134,7 @@ if __name__ == "__main__":
     parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="the healthy cohort")
     parser.add_argument("--config", type=Path, action="append", help="once for each member (default: t1-2mm's)")
     parser.add_argument("--keep", metavar="DETECTOR", help="finished detector whose members are taken as they are")
-    parser.add_argument("--without", action="append", metavar="NAME", help="member of --keep that is left out")
+    parser.add_argument("--without", action="append", default=[], metavar="NAME", help="not to be a member")
     parser.add_argument("--kept-set", action="append", metavar="KEY=VALUE", help="option of the kept members' scores")
     parser.add_argument("--weight", type=float, action="append", help="of a member's score, once for each, kept first")
     parser.add_argument("--cache", type=Path, help="folder of prepared scans")

@@ -177,3 +177,18 @@ def test_one_config_is_packed_as_a_detector_of_the_folders_name(cohort, runs, tm
     with pytest.raises(MedvaeError, match="one name"):
         PRETRAINED["main"](cohort.path, [config, config], None, runs, tmp_path / "t2")
     assert not (tmp_path / "t2").exists()
+
+
+def test_what_only_another_goes_on_from_is_trained_and_not_packed(cohort, runs, tmp_path):
+    first, second = write_config("even", tmp_path), tmp_path / "onwards.yaml"
+    on = {"training": TINY["training"] | {"start_from": str(runs / "even")}}
+    second.write_text(yaml.safe_dump({"name": "onwards", **LANDMARKS, **TINY, **on}))
+    PRETRAINED["main"](cohort.path, [first, second], None, runs, tmp_path / "t1", without=["even"])
+    packed = load_detector(tmp_path / "t1")
+    assert packed.config.name == "t1"
+    assert packed.config.training.start_from == str(runs / "even")
+    PRETRAINED["main"](
+        cohort.path, [second, write_config("faint", tmp_path)], None, runs, tmp_path / "t2",
+        keep=str(tmp_path / "t1"), without=["t1"],
+    )  # fmt: skip
+    assert list(load_detector(tmp_path / "t2").members) == ["onwards", "faint"]

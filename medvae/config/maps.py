@@ -43,9 +43,9 @@ class ScoreConfig(Strict):
     normative: bool = False
     """Convert the score to a z score at each voxel, with the mean and SD of the healthy training scans."""
     normative_first: bool = False
-    """With ``normative``: take the z score, and the side of ``polarity`` if ``one_sided``, before the score is smoothed
-    and what surrounds a voxel is added, not after. What varies much among healthy people then counts for less in its
-    surroundings too."""
+    """With ``normative``, or of the kind "z_score": take the z score, and the side of ``polarity`` if ``one_sided``,
+    before the score is smoothed and what surrounds a voxel is added, not after. What varies much among healthy people
+    then counts for less in its surroundings too."""
     parts: tuple[ScorePart, ...] = (
         ScorePart(kind="kl_gradient", smoothing_mm=4.0),
         ScorePart(kind="squared_residual"),
@@ -84,10 +84,10 @@ class ScoreConfig(Strict):
             raise ValueError('one_sided leaves out one side, but polarity "both" has none: write "bright" or "dark".')
         if kind.needs_atlas and self.normative:
             raise ValueError(f'kind "{self.kind}" is a z score already: remove normative.')
-        if self.normative_first and (not self.normative or kind.smooths):
+        if self.normative_first and (not (self.normative or kind.needs_atlas) or kind.smooths):
             raise ValueError(
-                "normative_first: takes the z score before the smoothing: it needs normative: true, and a kind that is "
-                "not smoothed within (found " + self.kind + ")."
+                f"normative_first takes the z score before the smoothing: it needs normative: true or kind: z_score, and "
+                f'a kind that is not smoothed within (found "{self.kind}").'
             )
         if kind.combines and len(self.parts) < 2:
             raise ValueError(f'kind "{self.kind}" needs at least two parts.')
