@@ -86,8 +86,8 @@ class ScoreConfig(Strict):
             raise ValueError(f'kind "{self.kind}" is a z score already: remove normative.')
         if self.normative_first and (not (self.normative or kind.needs_atlas) or kind.smooths):
             raise ValueError(
-                f"normative_first takes the z score before the smoothing: it needs normative: true or kind: z_score, and "
-                f'a kind that is not smoothed within (found "{self.kind}").'
+                f"normative_first takes the z score before the smoothing: it needs normative: true or kind: z_score, "
+                f'and a kind that is not smoothed within (found "{self.kind}").'
             )
         if kind.combines and len(self.parts) < 2:
             raise ValueError(f'kind "{self.kind}" needs at least two parts.')
