@@ -2,17 +2,17 @@
 
     python pipelines/make_pretrained.py MANIFEST --cache CACHE --runs runs/t1 --out medvae/pretrained/t1-2mm
     python pipelines/make_pretrained.py MANIFEST --config configs/best_t1.yaml --out one
-    python pipelines/make_pretrained.py MANIFEST --keep t1-2mm --kept-set score.surround_mm=12 \
-        --config configs/patients_t1.yaml --weight 2 --weight 2 --weight 2 --weight 3 --out new/t1-2mm
+    python pipelines/make_pretrained.py MANIFEST --keep t1-2mm --config configs/cevae_t1.yaml --out more/t1-2mm
 
-MANIFEST is ``medvae manifest ixi`` of the healthy heads, or any other healthy T1 cohort. Each ``--config`` is trained
-in a run of its own name in ``--runs``, one after the other. Interrupted training continues, and existing runs of
-``medvae train`` (for instance made in parallel) are used as they are. A config without a network shares atlas and
-intensity scale of the first that has an atlas. ``--keep`` takes the members of a finished detector as they are, with
-thresholds from this cohort; ``--kept-set`` changes options of their scores. What ``--without`` names becomes no member:
-one that is kept no longer, or one that is trained because another goes on from it (``training.start_from``).
-Several members become an ensemble, those kept first. Weights and normative maps are rounded to half precision before
-any threshold is set, so the packed detector is exactly the calibrated one.
+MANIFEST is ``data_manifests/lists/healthy_t1.json`` in the folder of its data sets, or any other healthy T1 cohort.
+Each ``--config`` is trained in a run of its own name in ``--runs``, one after the other. Interrupted training
+continues, and existing runs of ``medvae train`` (for instance made in parallel) are used as they are. A config without
+a network shares atlas and intensity scale of the first that has an atlas. ``--keep`` takes the members of a finished
+detector as they are, with thresholds from this cohort; ``--kept-set`` changes options of their scores. What
+``--without`` names becomes no member: one that is kept no longer, or one that is trained because another goes on from
+it (``training.start_from``, which names runs in runs/t1). Several members become an ensemble, those kept first. Weights
+and normative maps are rounded to half precision before any threshold is set, so the packed detector is exactly the
+calibrated one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ from medvae.preparation.prepare import prepare_healthy, prepare_training
 from medvae.training.run_folder import record_cohort, refuse_learned
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-MEMBERS = tuple(CONFIGS / f"{name}.yaml" for name in ("best_t1", "best_t1_large", "best_t1_dark"))
+STAGES = ("best_t1", "best_t1_large")
+"""Networks that go on to become members."""
+MEMBERS = ("patients_small_t1", "patients_large_t1", "best_t1_dark", "patients_t1")
+WEIGHTS = (4.0, 4.0, 3.0, 1.0)
 
 
 def kept_members(
@@ -58,6 +61,7 @@ def kept_members(
     for name, member in members.items():
         if name in without:
             continue
+        _tell(name)
         config = changed_config(member.config, overrides)
         detector = replace(member, config=config)
         scans = prepare_healthy(cohort, "validation", config.preparation, scale=detector.scale, cache=cache)
@@ -76,7 +80,7 @@ def main(
     keep: str | None = None,
     without: Sequence[str] = (),
     kept_set: list[str] | None = None,
-    weights: list[float] | None = None,
+    weights: Sequence[float] | None = None,
 ) -> None:
     """Make the runs and ``out``.
 
@@ -97,6 +101,7 @@ def main(
     packed = [config for config in wanted if config.name not in without]
     for config in packed:
         named = config if len(packed) > 1 or members else config.model_copy(update={"name": out.name})
+        _tell(config.name)
         trained = fitted.get(config.name)
         known = trained or with_atlas
         training, scale = prepare_training(
@@ -115,6 +120,7 @@ def main(
             bias_field=known.bias_field if known else None,
         )
     if len(members) > 1:
+        _tell(out.name)
         first = next(iter(members.values()))
         scans = prepare_healthy(cohort, "validation", first.config.preparation, scale=first.scale, cache=cache)
         Ensemble.calibrate(out.name, members, scans, people, sites, weights=weights).save(out)
@@ -127,6 +133,10 @@ def main(
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
     counts = [len(cohort.of_split(split, healthy=True)) for split in ("train", "validation")]
     print(f"written: {out}, {size:.1f} MB; healthy scans: {counts[0]} training, {counts[1]} validation")
+
+
+def _tell(name: str) -> None:
+    print(f"Setting thresholds of {name}", file=sys.stderr)
 
 
 if __name__ == "__main__":
@@ -142,9 +152,13 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True, help="the packed detector; its name becomes the model's")
     chosen = parser.parse_args()
     try:
+        configs, without, weights = chosen.config, chosen.without, chosen.weight
+        if not configs:
+            configs = [CONFIGS / f"{name}.yaml" for name in STAGES + MEMBERS]
+            without, weights = without or STAGES, weights or WEIGHTS
         main(
-            chosen.manifest, chosen.config or list(MEMBERS), chosen.cache, chosen.runs, chosen.out, keep=chosen.keep,
-            without=chosen.without, kept_set=chosen.kept_set, weights=chosen.weight,
+            chosen.manifest, configs, chosen.cache, chosen.runs, chosen.out, keep=chosen.keep, without=without,
+            kept_set=chosen.kept_set, weights=weights,
         )  # fmt: skip
     except MedvaeError as error:
         sys.exit(f"make_pretrained: {error}")
