@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from medvae.config import Config
 from medvae.detection.detector import Detector
 from medvae.detection.operating_points import operating_points
-from medvae.errors import MedvaeError
+from medvae.errors import MedvaeError, MedvaeWarning
 from medvae.fitting import fit
 from medvae.imaging.smoothing import smooth_in_mask
 from medvae.normative.statistics import fit_normative
@@ -127,3 +127,34 @@ def test_a_z_score_may_come_before_the_smoothing(cohort, tmp_path):
     np.testing.assert_array_equal(Detector.load(tmp_path / "first").score(volume), detector.score(volume))
     with pytest.raises(ValidationError, match="it needs normative: true"):
         Config.model_validate({"name": "x", "network": None, "score": {"kind": "intensity", "normative_first": True}})
+
+
+def test_with_confidence_further_people_keep_the_rate():
+    """People differ: a threshold by the share in a few of them is too low for half of all draws."""
+    rng, mask = np.random.default_rng(5), np.ones((10, 10, 10), bool)
+
+    def cohort(people):
+        return [rng.standard_normal(mask.shape) + rng.normal(0, 0.4) for _ in range(people)]
+
+    everybody = np.concatenate([scan.ravel() for scan in cohort(400)])
+    kept = {0.0: 0, 0.9: 0}
+    for _ in range(40):
+        few = cohort(12)
+        for confidence in kept:
+            (point,), _ = operating_points(few, [mask] * 12, (0.05,), confidence=confidence)
+            kept[confidence] += (everybody > point.threshold).mean() <= 0.05
+    assert kept[0.0] < 28
+    assert kept[0.9] > 31
+    scans = cohort(6)
+    assert operating_points(scans, [mask] * 6, (0.05,))[0] == operating_points(scans, [mask] * 6, (0.05,), ["a"] * 6)[0]
+    with pytest.warns(MedvaeWarning, match="one healthy validation subject at a site"):
+        alone = operating_points(scans, [mask] * 6, (0.05,), subjects=["same"] * 6, confidence=0.9)
+    assert alone == operating_points(scans, [mask] * 6, (0.05,))
+
+
+def test_with_alike_people_confidence_costs_nothing():
+    mask = np.ones((10, 10, 10), bool)
+    scan = np.random.default_rng(0).permutation(1000).reshape(mask.shape).astype(np.float32)
+    plain, _ = operating_points([scan] * 4, [mask] * 4, (0.01,))
+    sure, _ = operating_points([scan] * 4, [mask] * 4, (0.01,), confidence=0.9)
+    assert abs(plain[0].threshold - sure[0].threshold) <= 1

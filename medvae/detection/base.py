@@ -268,7 +268,10 @@ class Calibrated(ABC):
     ) -> Self:
         """With operating points from healthy validation scans; by default each scan is a subject of its own."""
         config = self.config.calibration
-        points, median = operating_points(scores, [v.mask for v in validation], config.false_positive_rates, sites)
+        masks = [volume.mask for volume in validation]
+        points, median = operating_points(
+            scores, masks, config.false_positive_rates, sites, subjects, config.confidence
+        )
         made = replace(self, points=tuple(points), healthy_median=median)
         subjects = [str(number) for number in range(len(scores))] if subjects is None else subjects
         healthy = measure_healthy(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from medvae.config.maps import rank_name
-from medvae.errors import MedvaeError
+from medvae.errors import MedvaeError, MedvaeWarning
 from medvae.scoring.intensity import rank_score
 
 _RANK = re.compile(r"rank_(0?\.\d+)")
@@ -39,6 +41,8 @@ def operating_points(
     masks: Sequence[np.ndarray],
     rates: Sequence[float],
     sites: Sequence[str] | None = None,
+    subjects: Sequence[str] | None = None,
+    confidence: float = 0.0,
 ) -> tuple[list[OperatingPoint], float]:
     """Thresholds from healthy validation scans, and the median healthy score.
 
@@ -54,6 +58,12 @@ def operating_points(
         Shares of healthy voxels.
     sites
         Where each scan was made; by default all at one place.
+    subjects
+        Whose each scan is; by default each scan is a subject of its own.
+    confidence
+        With it, the rate of further people of the site is at most the one asked for: the upper bound of a one-sided
+        interval of the share over people, instead of the share itself. 0: none. With one subject at a site: none, with
+        a warning.
 
     Raises
     ------
@@ -66,16 +76,52 @@ def operating_points(
             '"validation" in the manifest.'
         )
     sites = [""] * len(scores) if sites is None else sites
-    of_site: dict[str, list[np.ndarray]] = {}
-    for score, mask, site in zip(scores, masks, sites, strict=True):
-        of_site.setdefault(site, []).append(score[mask])
-    pooled = [np.sort(np.concatenate(values)) for values in of_site.values()]
+    subjects = [str(number) for number in range(len(scores))] if subjects is None else subjects
+    of_site: dict[str, dict[str, list[np.ndarray]]] = {}
+    for score, mask, site, subject in zip(scores, masks, sites, subjects, strict=True):
+        of_site.setdefault(site, {}).setdefault(subject, []).append(score[mask])
+    people = [[np.sort(np.concatenate(own)) for own in site.values()] for site in of_site.values()]
     points = []
     for rate in rates:
-        threshold = max(float(values[len(values) - 1 - int(np.floor(rate * len(values)))]) for values in pooled)
+        threshold = max(_threshold(site, rate, confidence) for site in people)
         points.append(OperatingPoint(f"fpr_{rate:g}", rate, threshold))
-    everybody = np.concatenate(pooled)
+    everybody = np.concatenate([values for site in people for values in site])
     return points, float(np.partition(everybody, len(everybody) // 2)[len(everybody) // 2])
+
+
+def _threshold(people: Sequence[np.ndarray], rate: float, confidence: float) -> float:
+    """The smallest score with at most this share of a site's voxels above it, or with an upper bound of it, if a
+    confidence is given; ``people`` are each one's sorted scores."""
+    pooled = np.sort(np.concatenate(people))
+    most = int(np.floor(rate * len(pooled)))
+    if confidence > 0 and len(people) < 2:
+        warnings.warn(
+            "calibration.confidence: one healthy validation subject at a site does not tell how much people differ; the "
+            "threshold is that of its own share. Add subjects: ten, better twenty.",
+            MedvaeWarning,
+            stacklevel=2,
+        )
+    elif confidence > 0:
+        least, voxels = -1, np.array([len(own) for own in people])
+        while least + 1 < most:
+            middle = (least + most) // 2
+            threshold = pooled[len(pooled) - 1 - middle]
+            flagged = np.array([len(own) - np.searchsorted(own, threshold, "right") for own in people])
+            if _upper_bound(flagged, voxels, confidence) <= rate:
+                least = middle
+            else:
+                most = middle
+        most = max(least, 0)
+    return float(pooled[len(pooled) - 1 - most])
+
+
+def _upper_bound(flagged: np.ndarray, voxels: np.ndarray, confidence: float) -> float:
+    """Upper end of a one-sided interval of the share of flagged voxels over people, by Student's t and the linearised
+    variance of a ratio (Cochran, Sampling Techniques, 1977, section 6.4)."""
+    share = flagged.sum() / voxels.sum()
+    deviations = flagged - share * voxels
+    error = np.sqrt(len(voxels) / (len(voxels) - 1) * np.square(deviations).sum()) / voxels.sum()
+    return float(share + stats.t.ppf(confidence, len(voxels) - 1) * error)
 
 
 def rank_point(rank: float) -> OperatingPoint:
