@@ -96,7 +96,7 @@ def _threshold(people: Sequence[np.ndarray], rate: float, confidence: float) -> 
     most = int(np.floor(rate * len(pooled)))
     if confidence > 0 and len(people) < 2:
         warnings.warn(
-            "calibration.confidence: one healthy validation subject at a site does not tell how much people differ; the "
+            "calibration.confidence: one healthy validation subject at a site does not tell how people differ; the "
             "threshold is that of its own share. Add subjects: ten, better twenty.",
             MedvaeWarning,
             stacklevel=2,
