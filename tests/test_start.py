@@ -87,8 +87,8 @@ def test_a_member_of_an_ensemble_is_named_by_its_folder(run, cohort, tmp_path):
 
 
 def test_a_member_of_a_detector_that_comes_with_medvae_is_known_by_name():
-    member = load_single("t1-2mm/members/best_t1", device="cpu")
-    assert member.config.name == "best_t1"
+    member = load_single("t1-2mm/members/patients_small_t1", device="cpu")
+    assert member.config.name == "patients_small_t1"
     assert member.atlas is not None
     with pytest.raises(MedvaeError, match="holds no detector"):
         find_detector("t1-2mm/members/no_such_one")

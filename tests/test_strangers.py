@@ -21,7 +21,7 @@ from medvae.training import checkpoints
 from medvae.training.loop import train
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
-MEMBER = "members/best_t1"
+MEMBER = "members/patients_small_t1"
 
 
 @pytest.fixture
@@ -81,17 +81,18 @@ def test_text_that_is_something_else_is_refused(folder, name, content):
 
 
 @pytest.mark.parametrize(
-    "name", ["../detector", "..", ".", "", "/etc", "best_t1/../best_t1", "..\\x", "a\0b", 3, None, ["a"]]
+    "name", ["../detector", "..", ".", "", "/etc", "best_t1_dark/../best_t1_dark", "..\\x", "a\0b", 3, None, ["a"]]
 )
 def test_a_member_is_a_folder_within_the_detector(folder, name):
-    change(folder / "calibration.json", members=[name, "best_t1_dark"])
+    change(folder / "calibration.json", members=[name, "best_t1_dark"], weights=[1, 1])
     refused(folder)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"members": []}, {"members": ["best_t1"]}, {"members": "best_t1"}, {"members": {}}, {"operating_points": []},
+        {"members": []}, {"members": ["best_t1_dark"]}, {"members": "best_t1_dark"}, {"members": {}},
+        {"operating_points": []},
         {"operating_points": [{}]}, {"operating_points": [{"name": 1, "false_positive_rate": "x"}]},
         {"operating_points": None}, {"healthy_median": None}, {"healthy_median": "low"}, {"healthy_median": 1e400},
         {"calibrated_on_healthy_scans": 3}, {"calibrated_on_healthy_scans": {}}, {"channels": 10**12},

@@ -210,8 +210,9 @@ class TrainingConfig(Strict):
     """Optimiser steps."""
     start_from: str | None = None
     """A finished detector whose training goes on, with other scans or another objective: its folder, or the name of one
-    that comes with medvae; of an ensemble, the folder of a member (``t1-2mm/members/best_t1``). Its weights are the
-    first ones, and its atlas and intensity scale are used as they are. The ``network`` section must be the same."""
+    that comes with medvae; of an ensemble, the folder of a member (``t1-2mm/members/patients_small_t1``). Its weights
+    are the first ones, and its atlas and intensity scale are used as they are. The ``network`` section must be the
+    same."""
     learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate of Adam."""
     warmup_steps: int = Field(100, ge=0)

@@ -295,7 +295,7 @@ def pretrained() -> list[str]:
 def find_detector(folder: Path | str) -> Path:
     """The folder of a detector: ``folder`` itself, ``folder/detector`` of a run, or one of `pretrained` by its name.
 
-    A member of an ensemble is named by its folder, as in ``t1-2mm/members/best_t1``.
+    A member of an ensemble is named by its folder, as in ``t1-2mm/members/patients_small_t1``.
 
     A folder on disk takes precedence over a detector that comes with medvae.
 
