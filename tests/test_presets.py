@@ -30,7 +30,12 @@ def test_some_steps_lower_the_loss_and_the_network_scores(tmp_path, scans, name)
     many, late, early = (40, 14, 8) if name in NOISY else (10, 3, 2)
     steps = [f"training.steps={many}", "training.warmup_steps=0", "training.log_every=1", "sampling.workers=0"]
     batch = 8 if name == "patients_t1" else 2  # whose slices are often without a lesion
-    alone = ["training.start_from=null", "score.normative=false", "score.normative_first=false"]
+    alone = [
+        "training.start_from=null",
+        "score.normative=false",
+        "score.normative_first=false",
+        "score.one_sided=false",
+    ]
     config = read_config(CONFIGS / f"{name}.yaml", [*steps, *alone, f"sampling.batch_size={batch}"])
     training, validation = (volumes[:1] for volumes in scans)
     fitted_to = scans[0] if config.network.atlas or config.network.bias_field == "removed" else training
