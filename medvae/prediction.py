@@ -332,6 +332,11 @@ def _threshold_source(detector: Calibrated, point: OperatingPoint) -> str:
     if point.kind == "rank":
         return f"{point.name} within the scan itself; no healthy scan was used (medvae calibrate)"
     scans = f"{detector.calibrated_on['validation']} healthy validation scans"
+    if point.kind == "voxel_rate" and (confidence := detector.config.calibration.confidence):
+        return (
+            f"at most {point.false_positive_rate:g} of the brain voxels of people like those of {scans} lie above it, "
+            f"with {confidence:.0%} confidence"
+        )
     if point.kind == "voxel_rate":
         return f"{point.false_positive_rate:g} of the brain voxels of {scans} lie above it"
     return f"{point.name} from {scans}"
