@@ -210,7 +210,8 @@ def test_training_works_outside_the_main_thread(tmp_path, scans):
     assert (tmp_path / "run" / loop.WEIGHTS).exists()
 
 
-def test_one_process_trains_in_several_precisions(tmp_path, scans):
+def test_one_process_trains_in_several_precisions(tmp_path, scans, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)  # or emulated: that is enough here
     found = [weights(train(small(training={"precision": precision}), *scans, tmp_path / str(number), quiet=True))
              for number, precision in enumerate(("no", "bf16", "no"))]  # fmt: skip
     assert torch.equal(found[0], found[2])
