@@ -18,7 +18,7 @@ import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DETECTOR = REPOSITORY / "medvae" / "pretrained" / "t1-2mm"
-MEMBER = DETECTOR / "members" / "best_t1"
+MEMBER = DETECTOR / "members" / "patients_small_t1"
 
 Random = np.random.Generator | None
 """None leaves a file whole."""
