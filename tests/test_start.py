@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from medvae.config import Config
 from medvae.detection.detector import Detector, find_detector
@@ -113,5 +114,7 @@ def test_a_detector_without_a_network_cannot_be_gone_on_with(cohort, tmp_path):
     fit(plain, cohort, tmp_path / "plain", quiet=True)
     with pytest.raises(MedvaeError, match="has no network"):
         fit(config("on", tmp_path / "plain"), cohort, tmp_path / "on", quiet=True)
+    with pytest.raises(ValidationError, match="network is null, so there is no training to go on with"):
+        Config.model_validate(plain.model_dump() | {"training": {"start_from": "t1-2mm"}})
     with pytest.raises(MedvaeError, match=r"training\.start_from: .* holds no detector"):
         fit(config("on", tmp_path / "nothing"), cohort, tmp_path / "on", quiet=True)

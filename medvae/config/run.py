@@ -84,6 +84,8 @@ class Config(Strict):
             raise ValueError(f'score.kind "{self.score.kind}" needs a network, but network is null: give one.')
         if not needs_network and self.network is not None:
             raise ValueError(f'score.kind "{self.score.kind}" uses no network: write "network: null".')
+        if self.training.start_from and self.network is None:
+            raise ValueError("training.start_from: network is null, so there is no training to go on with: remove it.")
         if self.calibration.ranks and not self.scores_ranks:
             raise ValueError(
                 f"calibration.ranks are thresholds of {_choice('score.kind', SCORES, 'ranks')} without normative: "
