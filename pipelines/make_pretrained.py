@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,24 +43,24 @@ WEIGHTS = (4.0, 4.0, 3.0, 1.0)
 
 
 def kept_members(
-    source: str, without: Sequence[str], overrides: list[str], cohort: Manifest, people: list[str], cache: Path | None
+    folder: Path,
+    members: Mapping[str, Detector],
+    overrides: list[str],
+    cohort: Manifest,
+    people: list[str],
+    cache: Path | None,
 ) -> dict[str, Detector]:
-    """The members of a finished detector, or itself, with thresholds from the cohort's healthy validation scans.
+    """Members of the finished detector in a folder, with thresholds from the cohort's healthy validation scans.
 
     Raises
     ------
     MedvaeError
         If one learned from such a scan.
     """
-    folder = find_detector(source)
     cases = cohort.of_split("validation", healthy=True)
     refuse_learned([folder], {case.id: cohort.images(case) for case in cases}, cohort.path)
-    found = load_detector(folder, device="cpu")
-    members = found.members if isinstance(found, Ensemble) else {found.config.name: found}
     made = {}
     for name, member in members.items():
-        if name in without:
-            continue
         _tell(name)
         config = changed_config(member.config, overrides)
         detector = replace(member, config=config)
@@ -92,13 +92,21 @@ def main(
     cohort, wanted = read_manifest(manifest), [read_config(path) for path in configs]
     if len({config.name for config in wanted}) < len(wanted):
         raise MedvaeError("two of the configs have one name; each needs a name of its own.")
+    folder = find_detector(keep) if keep else None
+    kept = _members(folder) if folder else {}
+    names = [*kept, *(config.name for config in wanted)]
+    if unknown := [name for name in without if name not in names]:
+        raise MedvaeError(f"--without {unknown[0]}: there is no such member; there are {', '.join(names)}.")
+    if set(names) <= set(without):
+        raise MedvaeError("--without: names all members, so nothing is left to pack.")
+    kept = {name: member for name, member in kept.items() if name not in without}
+    packed = [config for config in wanted if config.name not in without]
     with_network = [config for config in wanted if config.network is not None]
     fitted = {config.name: fit(config, cohort, runs / config.name, cache=cache, resume=True) for config in with_network}
     with_atlas = next((detector for detector in fitted.values() if detector.atlas is not None), None)
     people = [case.subject_id for case in cohort.of_split("validation", healthy=True)]
     sites = sites_of(cohort)
-    members = kept_members(keep, without, kept_set or [], cohort, people, cache) if keep else {}
-    packed = [config for config in wanted if config.name not in without]
+    members = kept_members(folder, kept, kept_set or [], cohort, people, cache) if folder else {}
     for config in packed:
         named = config if len(packed) > 1 or members else config.model_copy(update={"name": out.name})
         _tell(config.name)
@@ -126,13 +134,19 @@ def main(
         Ensemble.calibrate(out.name, members, scans, people, sites, weights=weights).save(out)
     else:
         next(iter(members.values())).save(out)
-    before = [find_detector(keep)] if keep else []
+    before = [folder] if folder else []
     before += [find_detector(c.training.start_from) for c in with_network if c.training.start_from]
     checksum = partial(known_sha256, cache=cache) if cache is not None else sha256
     record_cohort(out, cohort, checksum=checksum, before=before)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
     counts = [len(cohort.of_split(split, healthy=True)) for split in ("train", "validation")]
     print(f"written: {out}, {size:.1f} MB; healthy scans: {counts[0]} training, {counts[1]} validation")
+
+
+def _members(folder: Path) -> dict[str, Detector]:
+    """The members of an ensemble, or the detector itself, by name."""
+    found = load_detector(folder, device="cpu")
+    return dict(found.members) if isinstance(found, Ensemble) else {found.config.name: found}
 
 
 def _tell(name: str) -> None:

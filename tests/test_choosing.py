@@ -192,3 +192,11 @@ def test_what_only_another_goes_on_from_is_trained_and_not_packed(cohort, runs, 
         keep=str(tmp_path / "t1"), without=["t1"],
     )  # fmt: skip
     assert list(load_detector(tmp_path / "t2").members) == ["onwards", "faint"]
+
+
+def test_who_is_to_be_no_member_must_be_one(cohort, runs, tmp_path):
+    config = write_config("even", tmp_path)
+    with pytest.raises(MedvaeError, match="--without evne: there is no such member; there are even"):
+        PRETRAINED["main"](cohort.path, [config], None, runs, tmp_path / "t1", without=["evne"])
+    with pytest.raises(MedvaeError, match="nothing is left to pack"):
+        PRETRAINED["main"](cohort.path, [config], None, runs, tmp_path / "t1", without=["even"])
