@@ -71,7 +71,6 @@ def prepare_volumes(
 
     notes = tuple(note for volume in volumes for note in [*unusual_voxels(volume), *unusual_values(volume, brain)])
     notes += (CT,) if like_ct(first, brain) else ()
-    causes = [*notes, *unusual_brain(brain, first.geometry), *unusual_ends(brain, first.geometry)]
 
     arrays = [from_zero(volume.array, brain) for volume in volumes]
     if config.bias_field == "n4":
@@ -82,6 +81,7 @@ def prepare_volumes(
     try:
         place = _place(arrays[0], brain, first, config.registration, grid)
     except Misplaced as error:
+        causes = [*notes, *unusual_brain(brain, first.geometry), *unusual_ends(brain, first.geometry)]
         raise Misplaced(" ".join([str(error), *(f"Also, {cause}" for cause in causes)]), error.problems) from None
     prepared = []
     for volume, array in zip(volumes, arrays, strict=True):
