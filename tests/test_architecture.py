@@ -186,3 +186,17 @@ def test_the_packaged_detector_loads_where_they_are_not_installed():
     )
     load = "from medvae.detection.ensemble import load_detector; print(load_detector('t1-2mm').config.name)"
     assert in_a_fresh_python(f"{block}; {load}") == "t1-2mm"
+
+
+def test_loading_the_packaged_detector_imports_neither_compiler_nor_statistics():
+    """torch's compiler takes longer to import than all the rest; an operation on the meta device imports it.
+
+    MONAI imports SciPy's statistics where scikit-image is installed, so those are looked for before it.
+    """
+    slow = ("torch._dynamo", "torch._inductor", "scipy.stats", "scipy.signal")
+    show = f"print([m for m in {slow} if m in sys.modules])"
+    found = in_a_fresh_python(
+        f"import sys, medvae.prediction; {show}; from medvae.detection.ensemble import load_detector; "
+        f"load_detector('t1-2mm'); print('torch._dynamo' in sys.modules)"
+    )
+    assert found.split("\n") == ["[]", "False"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from medvae.config.maps import rank_name
 from medvae.errors import MedvaeError, MedvaeWarning
@@ -121,7 +121,7 @@ def _upper_bound(flagged: np.ndarray, voxels: np.ndarray, confidence: float) -> 
     share = flagged.sum() / voxels.sum()
     deviations = flagged - share * voxels
     error = np.sqrt(len(voxels) / (len(voxels) - 1) * np.square(deviations).sum()) / voxels.sum()
-    return float(share + stats.t.ppf(confidence, len(voxels) - 1) * error)
+    return float(share + stdtrit(len(voxels) - 1, confidence) * error)
 
 
 def rank_point(rank: float) -> OperatingPoint:

@@ -224,7 +224,9 @@ class Inputs:
     @property
     def seen(self) -> int:
         """S, the number of channels that the network sees."""
-        return self.images(torch.zeros(1, self.channels.count, 1, 1)).shape[1]
+        # On the CPU wherever the caller builds its network: arithmetic on the meta device imports torch's compiler,
+        # which takes longer than everything else of loading a detector.
+        return self.images(torch.zeros(1, self.channels.count, 1, 1, device="cpu")).shape[1]
 
 
 @dataclass(frozen=True)
