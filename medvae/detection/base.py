@@ -18,6 +18,7 @@ from medvae.config import Config, dump_config, read_config
 from medvae.detection.guarantees import HealthySubjects, guaranteed_point, measure_healthy
 from medvae.detection.masks import Findings, find_lesions
 from medvae.detection.operating_points import OperatingPoint, named_rank, operating_points, rank_point
+from medvae.detection.raised import raised_scores
 from medvae.detection.stored import CALIBRATION, StoredCalibration, read_calibration, stored_modalities
 from medvae.errors import MedvaeError
 from medvae.files import sha256, whole_folder, write_json, write_text
@@ -150,12 +151,18 @@ class Calibrated(ABC):
         findings = find_lesions(self, point, volume, maps.anomaly, anomaly)
         volume_ml = round(float(findings.mask.sum() * volume.source.geometry.voxel_volume_ml), 4)
         spread = None if maps.spread is None else volume.restore(maps.spread)
-        notes = (*self.doubts(volume), *placement_notes(volume.source))
+        notes = (*self.doubts(volume), *self._raised(maps.anomaly[volume.mask]), *placement_notes(volume.source))
         return Maps(anomaly, spread, volume.source_mask, point, findings, volume_ml, notes)
 
     def doubts(self, volume: PreparedVolume) -> tuple[str, ...]:
         """Warnings: what is unusual about the scan, one sentence for each cause; see `medvae.preparation.doubts`."""
         return doubts(volume, self.modalities, needs_place=self.config.preparation.registration != "if_possible")
+
+    def _raised(self, values: np.ndarray) -> tuple[str, ...]:
+        if self.healthy is None or self.healthy.lower_quartile is None:
+            return ()
+        told = raised_scores(values, self.map_values(self.healthy.lower_quartile))
+        return () if told is None else (told,)
 
     @abstractmethod
     def score(self, volume: PreparedVolume) -> np.ndarray:

@@ -19,6 +19,7 @@ from safetensors.numpy import save as save_arrays
 from medvae.config import CalibrationConfig
 from medvae.detection import conformal
 from medvae.detection.operating_points import OperatingPoint
+from medvae.detection.raised import lower_quartile
 from medvae.errors import MedvaeError
 from medvae.files import write_bytes
 from medvae.imaging.morphology import erode, finding_volumes_ml
@@ -58,6 +59,8 @@ class HealthySubjects:
     """``(n, K)`` volume of the map above each threshold, on the scan's own grid, in ml."""
     largest_cluster_ml: np.ndarray | None = None
     """``(n,)`` largest finding above ``calibration.cluster_above``, on the scan's own grid, in ml."""
+    lower_quartile: np.ndarray | None = None
+    """``(n,)`` lower quartile of the score; None for a detector of an earlier version."""
 
     @property
     def count(self) -> int:
@@ -81,7 +84,7 @@ class HealthySubjects:
             return None
         vectors = {name: (None,) for name in ("maximum", "percentile", "thresholds", "at_or_above")}
         shapes = vectors | {"voxels": (1,), "volumes_ml": (None, None)}
-        arrays = read_arrays(folder / FILE, shapes, {"largest_cluster_ml": (None,)})
+        arrays = read_arrays(folder / FILE, shapes, {"largest_cluster_ml": (None,), "lower_quartile": (None,)})
         people, levels = arrays["volumes_ml"].shape
         if (len(arrays["maximum"]), len(arrays["percentile"])) != (people, people) or levels != len(
             arrays["thresholds"]
@@ -95,6 +98,7 @@ class HealthySubjects:
             voxels=int(arrays["voxels"].item()),
             volumes_ml=arrays["volumes_ml"],
             largest_cluster_ml=arrays.get("largest_cluster_ml"),
+            lower_quartile=arrays.get("lower_quartile"),
         )
 
 
@@ -151,6 +155,9 @@ def measure_healthy(
         voxels=len(pooled),
         volumes_ml=conformal.worst_of_subjects(flagged_ml, subjects),
         largest_cluster_ml=conformal.worst_of_subjects(clusters, subjects) if clusters else None,
+        lower_quartile=conformal.worst_of_subjects(
+            [lower_quartile(score[volume.mask]) for volume, score in zip(volumes, scores, strict=True)], subjects
+        ),
     )
 
 
