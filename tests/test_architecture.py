@@ -37,7 +37,7 @@ ORDER = (
     ("manifest", "imaging", "drawing", "jobs"),
     ("augmentation",),
     ("config", "importing"),
-    ("preparation", "lesions"),
+    ("preparation", "lesions", "regions"),
     ("normative", "evaluation"),
     ("networks", "sampling"),
     ("scoring", "training"),
