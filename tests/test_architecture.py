@@ -42,7 +42,7 @@ ORDER = (
     ("networks", "sampling"),
     ("scoring", "training"),
     ("detection",),
-    ("overwriting", "fitting", "prediction_folder", "prediction", "recalibration"),
+    ("overwriting", "fitting", "prediction_tables", "prediction_folder", "prediction", "recalibration"),
     ("reporting",),
     ("benchmark",),
     ("commands",),
