@@ -15,8 +15,26 @@ SPREAD_SUFFIX = "_desc-spread_probseg.nii.gz"
 DESCRIPTION = "dataset_description.json"
 VIEWERS = "viewers"
 """Folder of additional files for viewers, apart from those that a person opens."""
+LESIONS_TABLE, FINDINGS_TABLE = "lesions.tsv", "findings.tsv"
 FAILURES = "failures.json"
 """Errors of the scans on which the last `predict` failed; absent if there were none."""
+
+
+class _Finding(BaseModel):
+    """A finding of a lesion mask; without a place if the scan was not registered."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    VolumeMl: float
+    CentreMm: tuple[float, float, float]
+    Peak: float
+    Mean: float
+    CentreMNI152Mm: tuple[float, float, float] | None = None
+    Hemisphere: str | None = None
+    Region: str | None = None
+    RegionShare: float | None = None
+    Tissue: str | None = None
+    Location: str | None = None
 
 
 class _MaskSidecar(BaseModel):
@@ -38,6 +56,8 @@ class _MaskSidecar(BaseModel):
     BrainVolumeMl: float | None = None
     RegistrationQuality: dict[str, Any] | None = None
     Notes: list[str] = []
+    Findings: list[_Finding] | None = None
+    FindingsWithoutRegion: str = ""
 
 
 def read_mask_sidecar(path: Path) -> dict[str, Any]:

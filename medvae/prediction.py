@@ -3,13 +3,15 @@
 ``OUT/ID_desc-anomaly_probseg.nii.gz``   float32 in [0, 1], 0 outside the brain
 ``OUT/ID_label-lesion_mask.nii.gz``      uint8, 1 where the map lies above the threshold, post-processed if asked for
 ``OUT/ID_desc-spread_probseg.nii.gz``    float32 in [0, 0.5], SD of the maps of an ensemble's members
-each with a JSON sidecar, and ``OUT/dataset_description.json``.
+each with a JSON sidecar, and ``OUT/dataset_description.json``; of all scans, the tables of `medvae.prediction_tables`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,12 +36,17 @@ from medvae.prediction_folder import (
     require_own_name,
     sidecar_path,
 )
+from medvae.prediction_tables import write_tables
 from medvae.preparation.prepared import PreparedVolume
 from medvae.progress import Progress
+from medvae.regions.findings import measure_findings
 from medvae.schema import read_object
 from medvae.sources import Content
 
 __all__ = ["Prediction", "Scan", "predict", "predict_one", "predict_scan", "scans_of_files", "scans_of_manifest"]
+
+TABLES_EVERY_S = 30.0
+"""Time after which the tables are written again while scans are predicted: they may take days."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,7 @@ def predict(
         detector = detector.on(device)
     open_folder(out, detector, detector.point(mask_at), overwrite=overwrite)
     found: dict[int, Prediction | MedvaeError] = {}
-    failed = 0
+    failed, tables_written = 0, time.monotonic()
     try:
         with (
             Progress("Predicting", len(scans), quiet=quiet) as progress,
@@ -137,6 +144,10 @@ def predict(
                 found[index] = result
                 failed += isinstance(result, MedvaeError)
                 progress.update(len(found), scan=scan.id, failed=str(failed))
+                if time.monotonic() - tables_written > TABLES_EVERY_S:
+                    with contextlib.suppress(MedvaeError):  # open in a spreadsheet, say: the last one tells
+                        write_tables(out)
+                    tables_written = time.monotonic()
     finally:  # after Ctrl-C too
         ordered = sorted(found.items())
         predictions = [one for _, one in ordered if isinstance(one, Prediction)]
@@ -144,6 +155,7 @@ def predict(
         for folder in (out, out / VIEWERS):  # of a process that had to be ended by force
             remove_leftovers(folder)
         record_failures(out, [item.id for item in predictions], failures)
+        write_tables(out)
     return predictions, failures
 
 
@@ -187,7 +199,9 @@ def predict_scan(
     scan of the same name, which is refused without.
     """
     scan = scan.for_detector(detector)
-    return _predicted(detector, scan, content_of(scan), out, at, cache=cache, overwrite=overwrite)
+    made = _predicted(detector, scan, content_of(scan), out, at, cache=cache, overwrite=overwrite)
+    write_tables(out)
+    return made
 
 
 def _predicted(
@@ -253,6 +267,7 @@ def predict_one(
     maps = detector.native_maps(volume, point)
     if out is not None and content is not None:
         _write(detector, wanted, content, volume, maps, Path(out), overwrite=False)
+        write_tables(Path(out))
     return maps
 
 
@@ -284,6 +299,10 @@ def _write(
     return replace(files, notes=(*files.notes, _AGAIN)) if changed else files
 
 
+_CENTRED = (
+    "The scan could not be registered to the MNI152 template, only the centre of its brain was moved there: it is not "
+    "known in which regions its findings lie."
+)
 _AGAIN = "the folder held its prediction from other files, or from files that have changed since; it was replaced."
 
 
@@ -307,6 +326,7 @@ def _written_files(
         "Description": "Anomaly map: 0.5 is the threshold of the first operating point, 1 the far end of the tail.",
         "Range": [0, 1],
     }
+    findings = measure_findings(maps.lesion_mask, maps.anomaly, volume.source.geometry, volume.to_template)
     brain_ml = float(maps.brain_mask.sum() * volume.source.geometry.voxel_volume_ml)
     sidecars[files.mask] = {
         "Description": "Voxels of the anomaly map above the threshold"
@@ -320,6 +340,8 @@ def _written_files(
         **found.case,
         "LesionVolumeMl": maps.lesion_volume_ml,
         "BrainVolumeMl": round(brain_ml, 2),
+        "Findings": [finding.sidecar for finding in findings],
+        **({"FindingsWithoutRegion": _CENTRED} if volume.to_template is None else {}),
     }
     written = {path: volume_bytes(path, array, volume.source, intent=intent) for path, array, intent in images}
     for image, own in sidecars.items():

@@ -14,6 +14,7 @@ from medvae.detection.scan import Scan
 from medvae.errors import MedvaeError
 from medvae.files import LOCK, is_empty, remove_leftovers, told, write_json, write_json_once
 from medvae.locks import locked
+from medvae.prediction_tables import table_files
 from medvae.schema import read_object
 from medvae.sources import Content, Source, other_source
 
@@ -96,7 +97,8 @@ def _remove_predictions(out: Path) -> None:
     for name in names:
         remove_case(out, name)
     with told(out):
-        (out / FAILURES).unlink(missing_ok=True)
+        for path in (out / FAILURES, *table_files(out)):
+            path.unlink(missing_ok=True)
 
 
 def remove_case(out: Path, name: str) -> None:

@@ -121,11 +121,13 @@ def test_predictions_of_another_detector_are_replaced_with_all_that_was_drawn_of
 
     predict(dark, scans[1:], out, overwrite=True, quiet=True)
     assert sorted(str(path) for path in files(out)) == [
-        "dataset_description.json", "notes.txt", "sub07_desc-anomaly_probseg.json",
+        "dataset_description.json", "findings.json", "findings.tsv", "lesions.json", "lesions.tsv", "notes.txt",
+        "sub07_desc-anomaly_probseg.json",
         "sub07_desc-anomaly_probseg.nii.gz", "sub07_label-lesion_mask.json", "sub07_label-lesion_mask.nii.gz",
         "viewers/itksnap_labels.txt",
     ]  # fmt: skip
     assert read_document(out / "sub07_label-lesion_mask.json")["Model"] == "dark"
+    assert [line.split("\t")[0] for line in (out / "lesions.tsv").read_text().splitlines()] == ["case_id", "sub07"]
 
 
 def test_the_same_detector_goes_on_where_it_was(cohort, made, tmp_path):

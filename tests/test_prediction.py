@@ -129,7 +129,7 @@ def test_mask_is_the_map_above_the_threshold_and_the_sidecar_says_where_it_comes
     predictions, failures = predict(detector, scans_of_manifest(cohort), tmp_path / "out", quiet=True)
     assert not failures
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
-        ["dataset_description.json"]
+        ["dataset_description.json", "findings.json", "findings.tsv", "lesions.json", "lesions.tsv"]
         + [f"{i}_{s}.{e}" for i in ("sub06", "sub07") for s in ("desc-anomaly_probseg", "label-lesion_mask")
            for e in ("json", "nii.gz")]
     )  # fmt: skip

@@ -24,8 +24,10 @@ from medvae.errors import MedvaeError
 from medvae.evaluation.study import evaluate
 from medvae.evaluation.writing import read_study, write_study
 from medvae.files import write_json
+from medvae.imaging.components import components
 from medvae.imaging.volume import Geometry, read_volume, write_volume
 from medvae.manifest import read_manifest, write_manifest
+from medvae.regions.findings import measure_findings
 from medvae.reporting.report import _plain, write_report
 from medvae.reporting.report_cases import page_names
 from medvae.reporting.report_volumes import NATIVE_VOXELS, STEPS, Layers, encoded, voxels_above
@@ -148,6 +150,44 @@ def test_page_opens_at_the_largest_finding(made: Path) -> None:
     assert 8 <= voxel[0] < 16  # where the lesion is, not its mirror image
     assert 19 <= voxel[1] < 29
     assert heat.array[voxel] > THRESHOLD
+
+
+def findings_table(page: Path) -> list[list[str]]:
+    table = re.search(r"<h2>Largest findings</h2>.*?</table>", page.read_text(encoding="utf-8"), re.DOTALL)[0]
+    rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)
+    return [[re.sub("<.*?>", "", cell) for cell in re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row)] for row in rows]
+
+
+def test_page_tells_where_findings_lie_if_the_sidecar_does_and_is_of_this_mask(tmp_path: Path) -> None:
+    make_predictions(tmp_path, ["ill", "edited", "centred"], ["old"])
+    for name, way in (("ill", np.eye(4)), ("edited", np.eye(4)), ("centred", None)):
+        mask = read_volume(tmp_path / f"predictions/{name}{MASK_SUFFIX}").array
+        heat = read_volume(tmp_path / f"predictions/{name}{MAP_SUFFIX}").array
+        found = measure_findings(mask, heat, GRID, way)
+        path = tmp_path / f"predictions/{name}{MASK_SUFFIX.removesuffix('.nii.gz')}.json"
+        why = {"FindingsWithoutRegion": "It was only centred."} if way is None else {}
+        write_json(path, read_document(path) | {"Findings": [one.sidecar for one in found]} | why)
+    path = tmp_path / f"predictions/edited{MASK_SUFFIX}"
+    mask = read_volume(path).array > 0
+    labels, sizes = components(mask)
+    write_volume(path, (mask & (labels != np.argmax(sizes) + 1)).astype(np.uint8), GRID)
+    write_report(tmp_path / "predictions", tmp_path / "out", scans=[tmp_path], quiet=True)
+
+    mask, heat = (read_volume(tmp_path / f"predictions/ill{suffix}").array for suffix in (MASK_SUFFIX, MAP_SUFFIX))
+    told = measure_findings(mask, heat, GRID, np.eye(4))
+    head, *rows = findings_table(tmp_path / "out/cases/ill.html")
+    assert head == ["finding", "ml", "highest value", "side", "region", "tissue", "location", "where, mm"]
+    assert len(rows) == min(10, len(told)) > 1
+    for row, finding in zip(rows, told, strict=False):
+        place = finding.place
+        assert row[1:7] == [
+            f"{finding.volume_ml:.3f}", f"{finding.peak:.3f}", place.hemisphere, place.region, place.tissue,
+            place.location,
+        ]  # fmt: skip
+    for name in ("edited", "centred", "old"):
+        head, *_ = findings_table(tmp_path / f"out/cases/{name}.html")
+        assert head == ["finding", "ml", "highest value", "where, mm"]
+    assert "It was only centred." in (tmp_path / "out/cases/centred.html").read_text()
 
 
 def test_page_shows_the_volumes_where_they_are(made: Path) -> None:

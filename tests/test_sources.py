@@ -12,7 +12,7 @@ import pytest
 
 from medvae.cli import main
 from medvae.config import Config
-from medvae.derivatives import DESCRIPTION, FAILURES, MAP_SUFFIX, MASK_SUFFIX
+from medvae.derivatives import DESCRIPTION, FAILURES, FINDINGS_TABLE, LESIONS_TABLE, MAP_SUFFIX, MASK_SUFFIX
 from medvae.detection.scan_names import names_of
 from medvae.errors import MedvaeError
 from medvae.evaluation.study import evaluate
@@ -60,7 +60,10 @@ def test_the_prediction_of_another_scan_is_not_replaced_and_the_others_go_on(two
     assert [item.id for item in made] == ["sub01"]
     for words in (str(two / "A" / "T1.nii.gz"), str(two / "B" / "T1.nii.gz"), "--name-by parent", "{subject}"):
         assert words in failures["T1"]
-    assert before.items() <= files(two / "out").items()
+    after = files(two / "out")
+    for table in (LESIONS_TABLE, FINDINGS_TABLE):  # which get rows, and lose none
+        assert set(before.pop(table).splitlines()) < set(after[table].splitlines())
+    assert before.items() <= after.items()
     with pytest.raises(MedvaeError, match="is another scan than"):
         predict_one(two / "B" / "T1.nii.gz", detector, two / "out")
 

@@ -79,10 +79,12 @@ def predict(
 
     ID_desc-anomaly_probseg.nii.gz holds values from 0 to 1 (0.5 is the threshold of the first operating point),
     ID_label-lesion_mask.nii.gz is 1 above the threshold, after post-processing (t1-2mm drops findings that
-    nowhere reach a high value; see the sidecar). ID.itksnap opens both over the scan in ITK-SNAP. Scans that
-    are already predicted are not computed again, so the same command continues after Ctrl-C; a scan that fails does not
-    stop the others. Each of --jobs holds the detector and a scan in memory; with a GPU there is one by default. The
-    prediction of another scan of the same name is never replaced without --overwrite.
+    nowhere reach a high value; see the sidecar). ID.itksnap opens both over the scan in ITK-SNAP. lesions.tsv lists all
+    scans of the folder, findings.tsv all findings with their volume, place and brain region.
+
+    Scans that are already predicted are not computed again, so the same command continues after Ctrl-C; a scan that
+    fails does not stop the others. Each of --jobs holds the detector and a scan in memory; with a GPU there is one by
+    default. The prediction of another scan of the same name is never replaced without --overwrite.
     """
     if name_by not in (None, "file", "parent"):
         raise typer.BadParameter(f'--name-by "{name_by}" is neither file nor parent.')
@@ -92,6 +94,7 @@ def predict(
         raise typer.BadParameter("give scans, or --manifest, and not both.")
     if fpr is not None and at is not None:
         raise typer.BadParameter("give --fpr, or --at, and not both.")
+    from medvae.derivatives import FINDINGS_TABLE, LESIONS_TABLE
     from medvae.detection.by_sequence import choose_detector, is_auto
     from medvae.detection.ensemble import load_detector
     from medvae.detection.scan_names import NameBy, file_name
@@ -144,6 +147,8 @@ def predict(
         say(f"{item.id}: {item.lesion_volume_ml:.2f} ml flagged{unusual}, {item.map}")
         for note in item.notes:
             say(f"note: {item.id}: {note}", err=True)
+    if predictions:
+        say(f"tables: {out / LESIONS_TABLE}, {out / FINDINGS_TABLE}")
     for command in predictions[0].look if predictions else ():
         say(f"look: {command}")
     failed = [*failures.values(), f"{len(failures)} of {len(chosen)} scans failed."] if failures else []

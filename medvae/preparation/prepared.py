@@ -79,11 +79,16 @@ class PreparedVolume:
     brain_from: str = "given"
     """Where the mask was taken from: "given", "background", "deepbet" or "hdbet"."""
     quality: RegistrationQuality | None = None
-    """How well the brain lies on the template."""
+    """How well the brain lies on the template; None if only its centre was moved there."""
     notes: tuple[str, ...] = ()
     """What is unusual about its voxels and values; `medvae.preparation.doubts` says all that is unusual."""
     grid: Grid = field(kw_only=True)
     """The standard grid on which image and mask lie."""
+
+    @property
+    def to_template(self) -> np.ndarray | None:
+        """``(4, 4)``, from the source's world to MNI152 space, in mm; None if the brain was only centred there."""
+        return None if self.quality is None else np.linalg.inv(self.transform)
 
     @property
     def image(self) -> np.ndarray:

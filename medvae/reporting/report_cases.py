@@ -22,7 +22,15 @@ from medvae.files import write_text
 from medvae.reporting.cases import PredictedCase
 from medvae.reporting.report_curves import VoxelsAbove
 from medvae.reporting.report_pictures import data_uri, strip
-from medvae.reporting.report_volumes import STEPS, Layers, encoded, largest_findings, read_layers, voxels_above
+from medvae.reporting.report_volumes import (
+    STEPS,
+    Layers,
+    encoded,
+    largest_findings,
+    places_of,
+    read_layers,
+    voxels_above,
+)
 from medvae.reporting.tables import point_name
 
 PAGE_STEPS = 1000
@@ -30,7 +38,7 @@ PAGE_STEPS = 1000
 VIEWER = "niivue.umd.js"
 SAID = (
     "Model", "ModelFingerprint", "OperatingPoint", "Threshold", "ThresholdSource", "Guarantee", "CasePValue",
-    "CasePValueMeaning", "Sources", "BrainVolumeMl", "BrainMaskFrom",
+    "CasePValueMeaning", "Sources", "BrainVolumeMl", "BrainMaskFrom", "FindingsWithoutRegion",
 )  # fmt: skip
 """Fields that a page takes from the sidecar of a mask, if present."""
 
@@ -111,16 +119,17 @@ def make_case(
     layers, problems = (None, [unreadable]) if unreadable else _read(item)
     if layers is None:
         row = replace(row, problem=plain(" ".join(problems)))
-        write(row, None, {"findings": [], "above": None})
+        write(row, None, {"findings": [], "places": [], "above": None})
         return row, None
     problems = problems or [unmeasured] * bool(unmeasured)
     count, findings = largest_findings(layers)
+    placed = places_of(findings, count, item.sidecar.get("Findings"))
     above, voxels = _above(layers)
     shown = layers.shown
     picture = strip(shown, findings[0]["mm"] if findings else None)
     row = replace(row, findings=count, picture=picture, problem=plain(" ".join(problems)))
     window = grey_window(layers.scan, layers.heat > 0)
-    write(row, shown, {"findings": findings, "above": above, "window": window})
+    write(row, shown, {"findings": findings, "places": placed, "above": above, "window": window})
     readable = not problems and row.kind in ("lesion", "healthy")
     return row, voxels if readable else None
 
@@ -157,6 +166,7 @@ def case_writer(
             page=page,
             point=point_name(item.operating_point),
             findings=more["findings"],
+            places=more["places"],
             spacing=" × ".join(spacing),
             viewer=VIEWER if layers is not None else None,
             picture=data_uri(row.picture) if row.picture else None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import gzip
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +101,26 @@ def largest_findings(layers: Layers, count: int = 10) -> tuple[int, list[dict[st
              "mm": [round(float(x), 1) for x in place[:3]]}
         )  # fmt: skip
     return len(sizes), rows
+
+
+def places_of(
+    findings: Sequence[Mapping[str, Any]], count: int, told: Sequence[Mapping[str, Any]] | None
+) -> list[Mapping[str, Any]]:
+    """What the sidecar of a mask tells of the places of its largest findings, in their order; empty if nothing.
+
+    Parameters
+    ----------
+    findings, count
+        The largest findings of the mask and the number of all, as `largest_findings` gives them.
+    told
+        All findings as the sidecar lists them; None for one of an earlier version. A mask that was edited since has
+        others, and then nothing is told.
+    """
+    if told is None or len(told) != count or not all(finding.get("Region") for finding in told):
+        return []
+    largest = list(told[: len(findings)])
+    pairs = zip(findings, largest, strict=True)
+    return largest if all(math.isclose(one["ml"], other["VolumeMl"], abs_tol=1e-3) for one, other in pairs) else []
 
 
 def encoded(layers: Layers) -> dict[str, str]:
