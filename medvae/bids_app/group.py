@@ -21,18 +21,22 @@ from medvae.schema import read_object
 _SIDECAR = MASK_SUFFIX.removesuffix(".nii.gz") + ".json"
 ABSENT = "n/a"
 """As BIDS writes what is not known."""
-COLUMNS: dict[str, dict[str, str]] = {
+COLUMNS: dict[str, dict[str, Any]] = {
     "participant_id": {"Description": "The participant, as in participants.tsv of the data set."},
     "session_id": {"Description": "The session; n/a in a data set without sessions."},
-    "scan": {"Description": "Name of the scan without its suffix; n/a for a participant of whom none was given."},
-    "lesion_volume_ml": {"Description": "Volume of the lesion mask.", "Units": "mL"},
-    "n_findings": {"Description": "Connected components of the lesion mask (26 neighbours)."},
-    "largest_finding_ml": {"Description": "Volume of the largest of them; 0 if there is none.", "Units": "mL"},
-    "brain_volume_ml": {"Description": "Volume of the brain mask.", "Units": "mL"},
-    "case_p_value": {"Description": "How unusual the scan is among healthy scans; n/a where the detector has none."},
-    "operating_point": {"Description": "At which the map was thresholded."},
-    "model": {"Description": "The detector."},
-    "notes": {"Description": "What a person should know before trusting the numbers, or why there are none."},
+    "case_id": {"Description": "Name of the scan, by which its files are called; n/a for a participant without one."},
+    "volume_ml": {"Description": "Volume of the lesion mask; n/a for a scan that failed.", "Units": "mL"},
+    "findings": {"Description": "Number of findings: connected components of the lesion mask (26 neighbours)."},
+    "largest_ml": {"Description": "Volume of the largest finding.", "Units": "mL"},
+    "p_value": {"Description": "How unusual the scan is among healthy scans; n/a if the detector does not store them."},
+    "operating_point": {"Description": "Operating point of the lesion mask."},
+    "brain_ml": {"Description": "Volume of the brain that was searched.", "Units": "mL"},
+    "unlike": {
+        "Description": "Whether the scan was announced as unlike those that the detector is for, or as doubtful.",
+        "Levels": {"true": "Announced; notes say why.", "false": "Not announced."},
+    },
+    "notes": {"Description": "What was announced, or why the scan failed."},
+    "detector": {"Description": "Name of the detector."},
 }
 
 
@@ -68,8 +72,8 @@ def write_group(data_set: DataSet, out: Path, *, participants: Iterable[str] | N
         own = [_row(path) for path in _sidecars(out / f"sub-{label}")]
         if not own:
             without.append(label)
-        done = {row["scan"] for row in own}
-        own += [row for row in _failures(errors, label) if row["scan"] not in done]
+        done = {row["case_id"] for row in own}
+        own += [row for row in _failures(errors, label) if row["case_id"] not in done]
         rows += own or [{"participant_id": f"sub-{label}"}]
     if len(without) == len(listed):
         hint = f" {len(errors)} scans failed; see {failed}." if errors else ""
@@ -98,14 +102,15 @@ def _row(path: Path) -> dict[str, str]:
     volume = read_volume(path.with_name(f"{name}{MASK_SUFFIX}"))
     findings = finding_volumes_ml(volume.array > 0, volume.geometry.voxel_volume_ml)
     return _named(name) | {
-        "lesion_volume_ml": _number(sidecar.get("LesionVolumeMl")),
-        "n_findings": str(len(findings)),
-        "largest_finding_ml": _number(float(np.max(findings, initial=0))),
-        "brain_volume_ml": _number(sidecar.get("BrainVolumeMl")),
-        "case_p_value": _number(sidecar.get("CasePValue")),
+        "volume_ml": _number(sidecar.get("LesionVolumeMl")),
+        "findings": str(len(findings)),
+        "largest_ml": _number(float(np.max(findings, initial=0))),
+        "p_value": _number(sidecar.get("CasePValue")),
         "operating_point": str(sidecar.get("OperatingPoint", "")),
-        "model": str(sidecar.get("Model", "")),
+        "brain_ml": _number(sidecar.get("BrainVolumeMl")),
+        "unlike": str(bool(sidecar.get("Notes"))).lower(),
         "notes": _line(sidecar.get("Notes", [])),
+        "detector": str(sidecar.get("Model", "")),
     }
 
 
@@ -115,7 +120,7 @@ def _named(scan: str) -> dict[str, str]:
     return {
         "participant_id": scan.split("_", 1)[0],
         "session_id": f"ses-{session}" if session else "",
-        "scan": scan,
+        "case_id": scan,
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -58,7 +60,10 @@ def describe_output(raw: Path, out: Path) -> None:
     """Say in a folder of derivatives which data set they are of, and what in it is no part of BIDS."""
     marker, source = out / DESCRIPTION, raw / DESCRIPTION
     about: dict[str, Any] = read_object(source) if source.is_file() else {}
-    origin = {"URL": raw.resolve().as_uri()}
+    origin = {}
+    with contextlib.suppress(ValueError):  # another drive of Windows
+        # Relative, as every path that medvae writes: who shares derivatives does not share the names of folders.
+        origin["URL"] = Path(os.path.relpath(raw.resolve(), out.resolve())).as_posix()
     doi = about.get("DatasetDOI")
     if isinstance(doi, str) and (found := re.search(r"10\.\d{4,}/\S+", doi)):
         origin["DOI"] = found[0]
