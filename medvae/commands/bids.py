@@ -123,10 +123,12 @@ def bids(
 ) -> None:
     """Run as a BIDS App: find lesions in the participants of a BIDS data set.
 
-    participant: every T1w image, of all sessions and runs, is predicted as medvae predict does, and written as
-    OUT/sub-LABEL/[ses-LABEL/]anat/…_label-lesion_mask.nii.gz and …_desc-anomaly_probseg.nii.gz, a BIDS derivative.
-    OUT/overlays holds pictures and failures. The same command continues after Ctrl-C, and several may work on
-    participants of one data set. group: OUT/lesions.tsv, a row for each scan with its volume and number of findings.
+    participant: every T1w image, of all sessions and runs, is predicted as medvae predict does, into a BIDS derivative:
+    OUT/sub-LABEL/anat/sub-LABEL_label-lesion_mask.nii.gz and sub-LABEL_desc-anomaly_probseg.nii.gz. OUT/overlays holds
+    pictures and failures. The same command continues after Ctrl-C, and several may work on participants of one data
+    set.
+
+    group: OUT/lesions.tsv, a row for each scan with its volume and number of findings.
     """
     if fpr is not None and at is not None:
         raise typer.BadParameter("give --fpr, or --at, and not both.")
