@@ -46,6 +46,7 @@ def everything(folder):
         ("B O group --session-label a b", "B O group --session-label a --session-label b"),
         ("B O participant --participant-label group", "B O participant {p} group"),
         ("B O participant --participant-label", "B O participant {p}"),
+        ("B O group --participant_label 1 2 --skip_bids_validator", "B O group {p} 1 {p} 2 --skip-bids-validation"),
     ],
 )
 def test_several_labels_may_follow_one_flag(given, spread):
@@ -218,7 +219,7 @@ def test_the_files_have_the_names_and_places_of_bids(study, written):
 def test_the_group_level_is_one_table_of_what_was_written(study, written):
     table = written[3]
     assert table.exit_code == 0, table.output
-    assert "1 participants have no prediction: 03" in table.output
+    assert "note: no prediction of sub-03" in table.output
     rows = read_rows(study / "out" / "lesions.tsv")
     assert list(rows[0]) == list(json.loads((study / "out" / "lesions.json").read_text()))
     sessions = [(row["participant_id"], row["session_id"]) for row in rows]

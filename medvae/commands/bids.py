@@ -33,9 +33,15 @@ class Level(enum.StrEnum):
     group = enum.auto()
 
 
-_PARTICIPANTS = ("--participant-label", "--participant_label")
-_SESSIONS = ("--session-label", "--session_label")
-_SKIP = ("--skip-bids-validation", "--skip_bids_validation", "--skip-bids-validator", "--skip_bids_validator")
+_PARTICIPANTS, _SESSIONS, _SKIP = "--participant-label", "--session-label", "--skip-bids-validation"
+_ALSO = {
+    "--participant_label": _PARTICIPANTS,
+    "--session_label": _SESSIONS,
+    "--skip_bids_validation": _SKIP,
+    "--skip-bids-validator": _SKIP,
+    "--skip_bids_validator": _SKIP,
+}
+"""How other BIDS Apps spell the options."""
 
 
 class BIDSApp(TyperCommand):
@@ -49,10 +55,10 @@ class BIDSApp(TyperCommand):
 def _a_flag_each(args: list[str]) -> list[str]:
     """The arguments with a flag before each label; a run of labels ends at an option, or before ``BIDS OUT LEVEL``."""
     spread: list[str] = []
-    rest = list(args)
+    rest = [_ALSO.get(word, word) for word in args]
     while rest:
         word = rest.pop(0)
-        if word not in (*_PARTICIPANTS, *_SESSIONS):
+        if word not in (_PARTICIPANTS, _SESSIONS):
             spread.append(word)
             continue
         count = next((number for number, other in enumerate(rest) if other.startswith("-")), len(rest))
@@ -72,16 +78,19 @@ def bids(
         Path, typer.Argument(metavar="OUT", help="Folder of the derivatives, as BIDS_DIR/derivatives/medvae.")
     ],
     level: Annotated[
-        Level, typer.Argument(help="participant predicts scans; group writes one table of what was predicted.")
+        Level,
+        typer.Argument(
+            metavar="LEVEL", help="participant predicts scans; group writes one table of what was predicted."
+        ),
     ],
     *,
     participant_label: Annotated[
         list[str] | None,
-        typer.Option(*_PARTICIPANTS, metavar="LABEL ...", help="Only these, with or without sub-; all by default."),
+        typer.Option(_PARTICIPANTS, metavar="LABEL ...", help="Only these, with or without sub-; all by default."),
     ] = None,
     session_label: Annotated[
         list[str] | None,
-        typer.Option(*_SESSIONS, metavar="LABEL ...", help="Only these sessions, with or without ses-."),
+        typer.Option(_SESSIONS, metavar="LABEL ...", help="Only these sessions, with or without ses-."),
     ] = None,
     detector: Annotated[
         str,
@@ -102,7 +111,7 @@ def bids(
         bool, typer.Option("--roi", help="Also write masks as …_label-lesion_roi.nii.gz, for fMRIPrep (docs/BIDS.md).")
     ] = False,
     skip_bids_validation: Annotated[
-        bool, typer.Option(*_SKIP, help="Take a folder without dataset_description.json, too.")
+        bool, typer.Option(_SKIP, help="Take a folder without dataset_description.json, too.")
     ] = False,
     fpr: Annotated[
         float | None, typer.Option(help="Operating point of the lesion mask; the config's by default.")
@@ -143,7 +152,7 @@ def bids(
 
         table, without = write_group(data_set, out, participants=chosen.participants)
         if without:
-            say(f"note: {len(without)} participants have no prediction: {', '.join(without)}", err=True)
+            say(f"note: no prediction of {', '.join(f'sub-{label}' for label in without)}", err=True)
         say(f"written: {table}")
         return
     from medvae.bids_app.participant import predict_participants, sequence_of
