@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from medvae.commands import (
     benchmark,
+    bids,
     calibrate,
     check,
     ensemble,
@@ -69,6 +70,7 @@ app.command(epilog=f"Example: {train.EXAMPLE}")(train.train)
 app.command(epilog=f"Example: {ensemble.EXAMPLE}")(ensemble.ensemble)
 app.command(epilog=f"Example: {calibrate.EXAMPLE}")(calibrate.calibrate)
 app.command(epilog=f"Example: {predict.EXAMPLE}")(predict.predict)
+app.command(cls=bids.BIDSApp, epilog=f"Example: {bids.EXAMPLE}")(bids.bids)
 app.command(epilog=f"Example: {evaluate.EXAMPLE}")(evaluate.evaluate)
 app.command(epilog=f"Example: {report.EXAMPLE}")(report.report)
 app.command(epilog=f"Example: {figure.EXAMPLE}")(figure.figure)

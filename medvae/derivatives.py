@@ -7,11 +7,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medvae.schema import parse, read_document
+from medvae.schema import parse, read_document, read_object
 
 MAP_SUFFIX = "_desc-anomaly_probseg.nii.gz"
 MASK_SUFFIX = "_label-lesion_mask.nii.gz"
 SPREAD_SUFFIX = "_desc-spread_probseg.nii.gz"
+ROI_SUFFIX = "_label-lesion_roi.nii.gz"
+"""A lesion mask under the name by which fMRIPrep finds it beside a T1w image."""
 DESCRIPTION = "dataset_description.json"
 VIEWERS = "viewers"
 """Folder of additional files for viewers, apart from those that a person opens."""
@@ -71,3 +73,10 @@ def read_mask_sidecar(path: Path) -> dict[str, Any]:
     content = read_document(path)
     parse(_MaskSidecar, content, path)
     return content
+
+
+def made_by(marker: Path) -> dict[str, Any]:
+    """The program that made a data set, as its ``dataset_description.json`` says; empty if it does not."""
+    makers = read_object(marker).get("GeneratedBy")
+    first = makers[0] if isinstance(makers, list) and makers else {}
+    return first if isinstance(first, dict) else {}

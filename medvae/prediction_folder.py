@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from medvae import __version__
-from medvae.derivatives import DESCRIPTION, FAILURES, MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX, VIEWERS
+from medvae.derivatives import (
+    DESCRIPTION,
+    FAILURES,
+    MAP_SUFFIX,
+    MASK_SUFFIX,
+    ROI_SUFFIX,
+    SPREAD_SUFFIX,
+    VIEWERS,
+    made_by,
+)
 from medvae.detection.base import Calibrated
 from medvae.detection.operating_points import OperatingPoint
 from medvae.detection.scan import Scan
@@ -53,9 +61,9 @@ def open_folder(out: Path, detector: Calibrated, point: OperatingPoint, *, overw
     }
     if not marker.exists() and not is_empty(out) and not marker.exists():  # another process may just have opened it
         raise MedvaeError(f"{out}: is not empty and holds no predictions of medvae. Choose another --out folder.")
-    if not write_json_once(marker, content) and _made_by(marker).get("Parameters") != identity:
+    if not write_json_once(marker, content) and made_by(marker).get("Parameters") != identity:
         with locked(out):  # of several processes that replace what is there, one does
-            if (made := _made_by(marker)).get("Parameters") != identity:
+            if (made := made_by(marker)).get("Parameters") != identity:
                 if not overwrite or made.get("Name") != "medvae":
                     raise MedvaeError(
                         f"{out}: already holds predictions of another detector or operating point "
@@ -66,12 +74,6 @@ def open_folder(out: Path, detector: Calibrated, point: OperatingPoint, *, overw
                 write_json(marker, content)
     for folder in (out, out / VIEWERS):
         remove_leftovers(folder)
-
-
-def _made_by(marker: Path) -> dict[str, Any]:
-    makers = read_object(marker).get("GeneratedBy")
-    first = makers[0] if isinstance(makers, list) and makers else {}
-    return first if isinstance(first, dict) else {}
 
 
 def require_own_name(out: Path, scan: Scan) -> None:
@@ -93,9 +95,10 @@ def require_own_name(out: Path, scan: Scan) -> None:
 def _remove_predictions(out: Path) -> None:
     """Remove every file that medvae wrote for the scans of a folder; what marks the folder as medvae's stays."""
     sidecar = sidecar_path(Path(MASK_SUFFIX)).name
-    names = {path.name.removesuffix(end) for end in (MAP_SUFFIX, sidecar) for path in out.glob(f"*{end}")}
-    for name in names:
-        remove_case(out, name)
+    for folder in (out, *out.glob("sub-*/anat"), *out.glob("sub-*/ses-*/anat")):  # or in the folders of BIDS
+        names = {path.name.removesuffix(end) for end in (MAP_SUFFIX, sidecar) for path in folder.glob(f"*{end}")}
+        for name in names:
+            remove_case(folder, name)
     with told(out):
         for path in (out / FAILURES, *table_files(out)):
             path.unlink(missing_ok=True)
@@ -107,6 +110,7 @@ def remove_case(out: Path, name: str) -> None:
         for suffix in (MASK_SUFFIX, MAP_SUFFIX, SPREAD_SUFFIX):
             sidecar_path(out / f"{name}{suffix}").unlink(missing_ok=True)
             (out / f"{name}{suffix}").unlink(missing_ok=True)
+        (out / f"{name}{ROI_SUFFIX}").unlink(missing_ok=True)
         for drawn in (f"{name}.png", f"{name}.itksnap", f"{name}.seg.nrrd"):
             (out / drawn).unlink(missing_ok=True)
         for ending in (".txt", "_truth.nii.gz", "_scan.nii.gz"):

@@ -44,7 +44,7 @@ ORDER = (
     ("detection",),
     ("overwriting", "fitting", "prediction_tables", "prediction_folder", "prediction", "recalibration"),
     ("reporting",),
-    ("benchmark",),
+    ("benchmark", "bids_app"),
     ("commands",),
     ("cli",),
     ("__main__",),

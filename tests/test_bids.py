@@ -53,6 +53,15 @@ def test_two_cases_of_one_name_and_foreign_folders_are_refused(tmp_path):
     assert not (tmp_path / "bids").exists()
 
 
+def test_a_data_set_of_another_program_stays_as_it_is(tmp_path):
+    predict_by_hand(tmp_path / "p", "a", scan_file(tmp_path / "s.nii.gz", AFFINES["RAS"]))
+    write_json(tmp_path / "p" / "dataset_description.json", {})
+    write_json(tmp_path / "raw" / "dataset_description.json", {"Name": "raw"})
+    with pytest.raises(MedvaeError, match="medvae did not write"):
+        write_bids(tmp_path / "p", tmp_path / "raw")
+    assert [path.name for path in (tmp_path / "raw").iterdir()] == ["dataset_description.json"]
+
+
 @pytest.fixture(scope="module")
 def data_set(tmp_path_factory, cohort):
     from medvae.config import Config

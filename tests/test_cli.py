@@ -25,8 +25,8 @@ def medvae(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, timeout=240, **options)
 
 
-COMMANDS = ["manifest", "check", "prepare", "train", "ensemble", "calibrate", "predict", "evaluate", "report", "figure"]
-COMMANDS += ["benchmark"]
+COMMANDS = ["manifest", "check", "prepare", "train", "ensemble", "calibrate", "predict", "bids", "evaluate", "report"]
+COMMANDS += ["figure", "benchmark"]
 LAYOUTS = ["ixi", "brats", "bids", "nnunet", "decathlon", "folder"]
 
 

@@ -16,8 +16,8 @@ from medvae.cli import app, main
 from medvae.commands.shared import LOG
 from tests.predicted import make_predictions
 
-COMPUTING = ("train", "ensemble", "calibrate", "predict", "figure", "benchmark")
-REPLACING = ("train", "ensemble", "calibrate", "predict")
+COMPUTING = ("train", "ensemble", "calibrate", "predict", "bids", "figure", "benchmark")
+REPLACING = ("train", "ensemble", "calibrate", "predict", "bids")
 
 
 def commands(group=None, words=()):

@@ -83,16 +83,13 @@ def find_bids(
     """
     ledger = Ledger(source)
     known = [taken for path in ledger.scans if (taken := take_apart(path))]
-    images = _images(known, modality, ledger)
+    images = images_of(known, modality, ledger)
     if not images:
         kinds = sorted({f.suffix for f in known if f.path.parent.name == "anat"})
         advice = f"Choose with --modality among: {', '.join(kinds)}." if kinds else ""
         looked = f"sub-*/[ses-*/]anat/*_{modality}.nii.gz"
         raise ledger.nothing_found(f"BIDS scans with the suffix {modality}", looked, advice)
-    images = _with_entities(images, entity, ledger)
-    images = _one_version(images, "space", space, ledger)
-    images = _one_version(images, "desc", desc, ledger)
-    images, notes = _one_of_each(images, ledger)
+    images, notes = choose_images(images, ledger, space=space, desc=desc, entity=entity)
 
     truths = [f for f in known if not ledger.is_prediction(f.path)]
     lesions = [f for f in truths if f.is_lesion_map(lesion_word)]
@@ -135,7 +132,7 @@ def find_bids(
     return ledger.close(found, _PAIRING, anatomy, otherwise)
 
 
-def _images(known: list[BIDSFile], modality: str, ledger: Ledger) -> list[BIDSFile]:
+def images_of(known: list[BIDSFile], modality: str, ledger: Ledger) -> list[BIDSFile]:
     """The scans of a modality: not those of derivatives and originals, and no phase."""
     images, seen = [], set()
     for f in known:
@@ -153,6 +150,27 @@ def _images(known: list[BIDSFile], modality: str, ledger: Ledger) -> list[BIDSFi
             seen.add(copy)
             images.append(f)
     return images
+
+
+def choose_images(
+    images: list[BIDSFile],
+    ledger: Ledger,
+    *,
+    space: str | None = None,
+    desc: str | None = None,
+    entity: Sequence[str] = (),
+) -> tuple[list[BIDSFile], list[str]]:
+    """One image for each scan, and notes; the ledger is told why others are left out. Options as in `find_bids`.
+
+    Raises
+    ------
+    MedvaeError
+        If it is not clear which version is meant, or no scan has a value that is asked for.
+    """
+    images = _with_entities(images, entity, ledger)
+    images = _one_version(images, "space", space, ledger)
+    images = _one_version(images, "desc", desc, ledger)
+    return _one_of_each(images, ledger)
 
 
 def _with_entities(images: list[BIDSFile], conditions: Sequence[str], ledger: Ledger) -> list[BIDSFile]:

@@ -28,7 +28,7 @@ PAIRING = "Pair it with its scan, or leave the person out."
 
 
 class Ledger:
-    """The files below a folder, and what became of them.
+    """The files below a folder, and what became of them; not those in folders at its top that are in ``without``.
 
     Raises
     ------
@@ -36,9 +36,9 @@ class Ledger:
         If ``source`` is missing or not a folder.
     """
 
-    def __init__(self, source: Path) -> None:
+    def __init__(self, source: Path, *, without: Collection[str] = ()) -> None:
         self.source = source
-        self.files, unusable = list_files(source)
+        self.files, unusable = list_files(source, without)
         """All files that can be used, sorted."""
         self.entries = list(unusable)
         """What is left out so far."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from medvae.errors import MedvaeError
@@ -19,12 +19,12 @@ _OTHER_IMAGES = (
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
 
-def list_files(source: Path) -> tuple[list[Path], list[Skipped]]:
+def list_files(source: Path, without: Collection[str] = ()) -> tuple[list[Path], list[Skipped]]:
     """All files below ``source``, sorted, and those that cannot be used at all.
 
     These are folders that may not be read, and images that are empty, may not be read or are links to nothing. Hidden
     files are skipped silently (macOS writes ``._NAME.nii.gz`` next to ``NAME.nii.gz``). Links to folders are
-    followed, each folder once.
+    followed, each folder once. Folders of ``source`` whose names are in ``without`` are not entered.
 
     Raises
     ------
@@ -52,7 +52,8 @@ def list_files(source: Path) -> tuple[list[Path], list[Skipped]]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        left_out = without if Path(folder) == source else ()
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in left_out)
         for name in sorted(names):
             path = Path(folder) / name
             if name.startswith("."):

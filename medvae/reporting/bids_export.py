@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from medvae.derivatives import DESCRIPTION, MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX
+from medvae.derivatives import DESCRIPTION, MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX, made_by
 from medvae.errors import MedvaeError
 from medvae.files import is_empty, remove_leftovers, write_bytes, write_json, write_text
 from medvae.reporting.cases import find_predictions, with_scans
@@ -20,6 +20,7 @@ _README = """Anomaly maps and lesion masks that medvae wrote, as a BIDS derivati
 
 desc-anomaly_probseg   anomaly map from 0 to 1; 0.5 is the threshold of the first operating point
 label-lesion_mask      1 above the threshold of the operating point in its JSON file
+label-lesion_roi       the same mask for fMRIPrep, if asked for and not empty
 desc-spread_probseg    from an ensemble: SD of the members' maps
 
 Every image lies on the grid of the scan that its SpatialReference names. A research tool, not a medical device.
@@ -27,7 +28,12 @@ Every image lies on the grid of the scan that its SpatialReference names. A rese
 
 
 def write_bids(
-    folder: Path | str, out: Path | str, *, without: Sequence[str] = (), overwrite: bool = False
+    folder: Path | str,
+    out: Path | str,
+    *,
+    without: Sequence[str] = (),
+    only: Sequence[str] | None = None,
+    overwrite: bool = False,
 ) -> list[Path]:
     """Copy the predictions of a folder into a BIDS derivative data set and return the images written.
 
@@ -40,6 +46,8 @@ def write_bids(
         The predictions, and the data set.
     without
         Cases that are left out.
+    only
+        The cases that are copied; all by default.
     overwrite
         Replace what the data set holds of other scans under the same names.
 
@@ -52,10 +60,14 @@ def write_bids(
     """
     folder, out = Path(folder), Path(out)
     predicted = [item for item in find_predictions(folder) if item.id not in without]
+    predicted = [item for item in predicted if only is None or item.id in only]
     description = read_object(folder / DESCRIPTION)
     marker = out / DESCRIPTION
     if not marker.is_file() and not is_empty(out) and not marker.is_file():  # another process may just have made it
         raise MedvaeError(f"{out}: is not empty and no BIDS data set. Choose another folder.")
+    there = read_object(marker) if marker.is_file() else {}
+    if there and made_by(marker).get("Name") != "medvae":
+        raise MedvaeError(f"{out}: is a data set that medvae did not write, and stays as it is. Choose another folder.")
     given: dict[str, str] = {}
     for name in (item.id for item in predicted):
         new = bids_name(name)
@@ -64,14 +76,12 @@ def write_bids(
                 f'{folder}: "{given[new]}" and "{name}" would both be called "{new}" in BIDS. Rename one.'
             )
         given[new] = name
-    write_json(marker, description)
+    write_json(marker, there | description)
     remove_leftovers(out, deep=True)
     written, problems = [], []
     for item, (new, name) in zip(with_scans(predicted, None), given.items(), strict=True):
-        entities = dict(part.split("-", 1) for part in new.split("_"))
-        session = [f"ses-{entities['ses']}"] if "ses" in entities else []
-        target = out.joinpath(f"sub-{entities['sub']}", *session, "anat")
-        if problem := item.foreign() or ("" if overwrite else _taken(target, new, item.source)):
+        target = out / anat_folder(new)
+        if problem := item.foreign() or ("" if overwrite else _taken(target, new, item.source, out)):
             problems.append(problem)
             continue
         for suffix in (MAP_SUFFIX, SPREAD_SUFFIX, MASK_SUFFIX):
@@ -90,16 +100,23 @@ def write_bids(
     return written
 
 
-def _taken(target: Path, name: str, source: Source | None) -> str:
+def _taken(target: Path, name: str, source: Source | None, root: Path) -> str:
     """Why a case may not have this name in a data set: it holds another scan's; empty if it may."""
     path = target / f"{name}{MASK_SUFFIX.removesuffix('.nii.gz')}.json"
-    there = Source.of(read_object(path), target) if path.is_file() else None
+    there = Source.of(read_object(path), root) if path.is_file() else None
     if there is None or source is None or there.images == source.images or there.path == source.path:
         return ""
     return (
         f'{target}: holds "{name}" already, made from {there}, which is another scan than {source}. Choose another '
         f"folder for the data set, give each scan an id of its own, or replace it with --overwrite."
     )
+
+
+def anat_folder(name: str) -> Path:
+    """The folder of a case in a data set, by its BIDS name."""
+    entities = dict(part.split("-", 1) for part in name.split("_"))
+    session = [f"ses-{entities['ses']}"] if "ses" in entities else []
+    return Path(f"sub-{entities['sub']}", *session, "anat")
 
 
 def bids_name(name: str) -> str:
