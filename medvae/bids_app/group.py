@@ -99,8 +99,7 @@ def _failures(errors: Mapping[str, Any], label: str) -> list[dict[str, str]]:
 def _row(path: Path) -> dict[str, str]:
     sidecar: Mapping[str, Any] = read_mask_sidecar(path)
     name = path.name.removesuffix(_SIDECAR)
-    volume = read_volume(path.with_name(f"{name}{MASK_SUFFIX}"))
-    findings = finding_volumes_ml(volume.array > 0, volume.geometry.voxel_volume_ml)
+    findings = _findings_ml(sidecar, path.with_name(f"{name}{MASK_SUFFIX}"))
     return _named(name) | {
         "volume_ml": _number(sidecar.get("LesionVolumeMl")),
         "findings": str(len(findings)),
@@ -112,6 +111,14 @@ def _row(path: Path) -> dict[str, str]:
         "notes": _line(sidecar.get("Notes", [])),
         "detector": str(sidecar.get("Model", "")),
     }
+
+
+def _findings_ml(sidecar: Mapping[str, Any], mask: Path) -> np.ndarray:
+    """Volumes of the findings, from the mask itself where an earlier version wrote its sidecar."""
+    if (listed := sidecar.get("Findings")) is not None:
+        return np.array([finding["VolumeMl"] for finding in listed], dtype=np.float64)
+    volume = read_volume(mask)
+    return finding_volumes_ml(volume.array > 0, volume.geometry.voxel_volume_ml)
 
 
 def _named(scan: str) -> dict[str, str]:
