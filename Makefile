@@ -2,13 +2,14 @@
 #   make demo   train on the included healthy brains, find lesions, draw and measure them (demo_run/)
 #   make test   check that everything works
 #   make coverage   the same, and how much of the code the tests reach
+#   make docs   build the documentation site: open site/index.html
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test coverage lint format clean help
+.PHONY: demo test coverage docs lint format clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -21,6 +22,11 @@ test: $(INSTALLED) lint
 
 coverage: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
+
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "written: site/index.html"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -38,4 +44,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $(INSTALLED)
 
 clean:
-	rm -rf $(VENV) demo_run
+	rm -rf $(VENV) demo_run site

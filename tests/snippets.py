@@ -36,7 +36,7 @@ from medvae.manifest import Manifest, read_manifest, write_manifest
 from medvae.schema import parse
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
 SHELL = ("", "bash", "sh", "shell", "console")
 FENCE = re.compile(r"(?P<indent> *)(?P<fence>```+|~~~+) *(?P<language>[\w+-]*)")
 NOT_RUN = re.compile(r"<!-- not run: \S.*-->")

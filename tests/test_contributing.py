@@ -1,4 +1,4 @@
-"""The worked examples of CONTRIBUTING.md do what they say."""
+"""The worked examples of CONTRIBUTING.md, and of the tutorial on scores, do what they say."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from predicted import make_predictions
 
 from medvae.config import Config, NetworkConfig, methods
@@ -20,25 +21,31 @@ from medvae.scoring.registry import score
 from medvae.scoring.volume import score_volume
 
 PAGE = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
+TUTORIAL = PAGE.parent / "docs" / "tutorials" / "NEW_SCORE.md"
 
 
-def example(file: str) -> str:
-    """The block that begins with the name of a file."""
-    found = re.search(rf"```python\n# {re.escape(file)}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert found, f"CONTRIBUTING.md has no example of {file}"
+def block(start: str, page: Path = PAGE) -> str:
+    """What follows the start of a fenced block, to its end."""
+    found = re.search(rf"```{re.escape(start)}(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert found, f"{page.name} has no example that begins with {start}"
     return found[1]
 
 
-def run(file: str) -> dict:
+def example(file: str, page: Path = PAGE) -> str:
+    """The block that begins with the name of a file."""
+    return block(f"python\n# {file}\n", page)
+
+
+def run(file: str, page: Path = PAGE) -> dict:
     """The names that an example defines."""
     names: dict = {"__name__": __name__}  # dataclasses look their module up
-    exec(compile(example(file), file, "exec"), names)
+    exec(compile(example(file, page), file, "exec"), names)
     return names
 
 
-def declare(monkeypatch, table: str, known) -> None:
+def declare(monkeypatch, table: str, known, entry: str | None = None) -> None:
     """Add an example's entry to a table of declared methods."""
-    entry = eval("{" + example(f"medvae/config/methods.py, in {table}") + "}", vars(methods))
+    entry = eval("{" + (entry or example(f"medvae/config/methods.py, in {table}")) + "}", vars(methods))
     for name, kind in entry.items():
         monkeypatch.setitem(getattr(methods, table), name, kind)
         known.names()  # complete, before it is added to
@@ -54,6 +61,21 @@ def test_a_score(monkeypatch):
     mask = np.ones((3, 3, 3), bool)
     mask[0, 0, 0] = False
     np.testing.assert_allclose(score_volume(config, None, image, mask), np.where(mask, image[0] - 13.5, 0))
+
+
+def test_the_score_of_the_tutorial(monkeypatch):
+    declare(monkeypatch, "SCORES", score, '"asymmetry": ' + block('text\n"asymmetry": ', TUTORIAL))
+    run("medvae/scoring/asymmetry.py", TUTORIAL)
+    config = Config.model_validate(yaml.safe_load("name: asymmetry" + block("text\nname: asymmetry", TUTORIAL)))
+    plain = config.model_copy(update={"score": config.score.model_copy(update={"smoothing_mm": 0})})
+    image = np.zeros((1, 6, 3, 3), dtype=np.float32)
+    image[0, 1, 1, 1] = -1  # a dark spot on one side
+    mask = np.ones((6, 3, 3), bool)
+    mask[0, 0, 0] = False
+    found = score_volume(plain, None, image, mask)
+    assert found[1, 1, 1] == -1
+    assert found[4, 1, 1] == 1
+    assert np.count_nonzero(found) == 2
 
 
 def test_a_network(monkeypatch):
