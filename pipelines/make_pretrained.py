@@ -36,10 +36,10 @@ from medvae.preparation.prepare import prepare_healthy, prepare_training
 from medvae.training.run_folder import record_cohort, refuse_learned
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-STAGES = ("best_t1", "best_t1_large")
+STAGES = ("best_t1",)
 """Networks that go on to become members."""
-MEMBERS = ("patients_small_t1", "patients_large_t1", "best_t1_dark", "patients_t1")
-WEIGHTS = (4.0, 4.0, 3.0, 1.0)
+MEMBERS = ("patients_small_t1", "best_t1_dark", "patients_t1")
+WEIGHTS = (6.0, 3.0, 1.0)
 
 
 def kept_members(

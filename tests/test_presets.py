@@ -15,7 +15,7 @@ from medvae.training.loop import train
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 PRESETS = sorted(p.stem for p in CONFIGS.glob("*.yaml") if read_config(p).network is not None)
-NOISY = ("best_t1", "best_t1_large", "patients_t1", "patients_small_t1", "patients_large_t1")
+NOISY = ("best_t1", "best_t1_large", "patients_t1", "patients_small_t1")
 """Of which more steps are needed to see that the loss falls."""
 
 
