@@ -19,6 +19,7 @@ from medvae.evaluation.writing import write_study
 from medvae.fitting import fit
 from medvae.imaging.volume import Geometry, read_volume, resample
 from medvae.prediction import Scan, predict, scans_of_files, scans_of_manifest
+from medvae.prediction_tables import table_files
 from medvae.reporting.case_picture import draw_predictions
 from medvae.schema import read_document
 from tests.conftest import STANDARD_GRID
@@ -261,7 +262,8 @@ def test_one_bad_scan_does_not_stop_the_others(tmp_path, cohort, detectors, scan
     for name, (_, words) in bad.items():
         assert f"{name}.nii.gz" in failures[name]
         assert any(word in failures[name] for word in words.split("|")), failures[name]
-    assert {p.name.split("_")[0] for p in (tmp_path / "out").iterdir()} == {"sub06", "dataset", FAILURES}
+    tables = {path.name for path in table_files(tmp_path / "out")}
+    assert {p.name.split("_")[0] for p in (tmp_path / "out").iterdir()} == {"sub06", "dataset", FAILURES, *tables}
     assert read_document(tmp_path / "out" / FAILURES) == failures
     shutil.copy(good, tmp_path / "zero.nii.gz")
     predict(detector, scans_of_files([good, tmp_path / "zero.nii.gz"]), tmp_path / "out", quiet=True)
