@@ -357,7 +357,7 @@ def _threshold_source(detector: Calibrated, point: OperatingPoint) -> str:
     if point.kind == "voxel_rate" and (confidence := detector.config.calibration.confidence):
         return (
             f"at most {point.false_positive_rate:g} of the brain voxels of people like those of {scans} lie above it, "
-            f"with {confidence:.0%} confidence"
+            f"with {100 * confidence:g} % confidence"
         )
     if point.kind == "voxel_rate":
         return f"{point.false_positive_rate:g} of the brain voxels of {scans} lie above it"

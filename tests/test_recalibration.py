@@ -1,6 +1,7 @@
 """Thresholds of a finished detector, set anew on other healthy scans."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,6 +106,15 @@ def test_an_ensembles_members_stay_as_they_are_and_it_predicts(runs, site, cohor
     sidecar = json.loads((tmp_path / "maps" / "sub07_label-lesion_mask.json").read_text())
     assert sidecar["ThresholdSource"] == "0.01 of the brain voxels of 5 healthy validation scans lie above it"
     assert sidecar["Threshold"] == pytest.approx(0.5)  # the scale of the map moves with it
+
+
+def test_the_sidecar_says_how_sure_a_threshold_is(runs, cohort, tmp_path):
+    detector = load_detector(runs / "dark")
+    calibration = detector.config.calibration.model_copy(update={"confidence": 0.999})
+    sure = replace(detector, config=detector.config.model_copy(update={"calibration": calibration}))
+    predict(sure, scans_of_manifest(cohort), tmp_path / "maps", quiet=True)
+    sidecar = json.loads((tmp_path / "maps" / "sub07_label-lesion_mask.json").read_text())
+    assert sidecar["ThresholdSource"].endswith("lie above it, with 99.9 % confidence")
 
 
 def test_scans_that_were_learned_from_are_refused(runs, cohort, tmp_path):
