@@ -12,6 +12,8 @@ from medvae.schema import parse, read_document, read_object
 MAP_SUFFIX = "_desc-anomaly_probseg.nii.gz"
 MASK_SUFFIX = "_label-lesion_mask.nii.gz"
 SPREAD_SUFFIX = "_desc-spread_probseg.nii.gz"
+MASK_SIDECAR = MASK_SUFFIX.removesuffix(".nii.gz") + ".json"
+"""End of the name of a mask's sidecar, which is written last: what it belongs to is whole."""
 ROI_SUFFIX = "_label-lesion_roi.nii.gz"
 """A lesion mask under the name by which fMRIPrep finds it beside a T1w image."""
 DESCRIPTION = "dataset_description.json"

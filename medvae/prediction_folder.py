@@ -10,6 +10,7 @@ from medvae.derivatives import (
     DESCRIPTION,
     FAILURES,
     MAP_SUFFIX,
+    MASK_SIDECAR,
     MASK_SUFFIX,
     ROI_SUFFIX,
     SPREAD_SUFFIX,
@@ -94,9 +95,8 @@ def require_own_name(out: Path, scan: Scan) -> None:
 
 def _remove_predictions(out: Path) -> None:
     """Remove every file that medvae wrote for the scans of a folder; what marks the folder as medvae's stays."""
-    sidecar = sidecar_path(Path(MASK_SUFFIX)).name
     for folder in (out, *out.glob("sub-*/anat"), *out.glob("sub-*/ses-*/anat")):  # or in the folders of BIDS
-        names = {path.name.removesuffix(end) for end in (MAP_SUFFIX, sidecar) for path in folder.glob(f"*{end}")}
+        names = {path.name.removesuffix(end) for end in (MAP_SUFFIX, MASK_SIDECAR) for path in folder.glob(f"*{end}")}
         for name in names:
             remove_case(folder, name)
     with told(out):

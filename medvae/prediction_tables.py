@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medvae.derivatives import FINDINGS_TABLE, LESIONS_TABLE, MASK_SUFFIX, read_mask_sidecar
+from medvae.derivatives import FINDINGS_TABLE, LESIONS_TABLE, MASK_SIDECAR, read_mask_sidecar
 from medvae.errors import MedvaeError
 from medvae.files import SETTLED_NS, file_stamp, json_bytes, told, written_together
 from medvae.locks import locked
@@ -27,7 +27,6 @@ from medvae.regions.names import REGIONS, TISSUES
 ABSENT = "n/a"
 """How BIDS writes that there is no value."""
 
-_MASK_SIDECAR = MASK_SUFFIX.removesuffix(".nii.gz") + ".json"
 _UNPLACED = f"{ABSENT} if the scan was not registered to the template but only centred on it"
 
 
@@ -162,7 +161,7 @@ def write_tables(out: Path) -> None:
         If the folder cannot be written.
     """
     with locked(out):
-        sidecars = sorted(out.glob(f"*{_MASK_SIDECAR}"), key=lambda path: path.name.removesuffix(_MASK_SIDECAR))
+        sidecars = sorted(out.glob(f"*{MASK_SIDECAR}"), key=lambda path: path.name.removesuffix(MASK_SIDECAR))
         rows = [found for path in sidecars if (found := _rows(path)) is not None]
         if not rows:
             with told(out):
@@ -205,7 +204,7 @@ def _known_rows(path: str, stamp: tuple[int, ...]) -> _Rows:
 
 def _read_rows(path: Path) -> _Rows:
     sidecar = read_mask_sidecar(path)
-    case = {"case_id": path.name.removesuffix(_MASK_SIDECAR)}
+    case = {"case_id": path.name.removesuffix(MASK_SIDECAR)}
     findings = [
         case | finding | {"finding": number} for number, finding in enumerate(sidecar.get("Findings") or (), start=1)
     ]
@@ -213,15 +212,19 @@ def _read_rows(path: Path) -> _Rows:
 
 
 def _lines(columns: Sequence[Column], contents: Iterable[Mapping[str, Any]]) -> str:
-    return "".join("\t".join(_cell(column.of(content)) for column in columns) + "\n" for content in contents)
+    return "".join("\t".join(cell(column.of(content)) for column in columns) + "\n" for content in contents)
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as a cell of a table: `ABSENT` for none, and on one line."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
         return f"{value:.10g}"
-    return " ".join(str(value).split()) or ABSENT if value is not None else ABSENT
+    text = "" if value is None else " ".join(str(value).split())
+    if text.startswith('"'):  # which would begin a quoted cell
+        text = text.replace('"', "'")
+    return text or ABSENT
 
 
 def _dictionary(table: Path) -> Path:

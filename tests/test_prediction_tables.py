@@ -18,7 +18,7 @@ from medvae.fitting import fit
 from medvae.imaging.components import components
 from medvae.imaging.volume import Geometry, read_volume, write_volume
 from medvae.prediction import Scan, predict, predict_one, predict_scan, scans_of_manifest
-from medvae.prediction_tables import FINDINGS, LESIONS, TABLES, table_files, write_tables
+from medvae.prediction_tables import FINDINGS, LESIONS, TABLES, cell, table_files, write_tables
 from medvae.regions.names import REGIONS, TISSUES
 from medvae.schema import read_document
 from tests.conftest import STANDARD_GRID, make_brain
@@ -230,6 +230,12 @@ def test_tables_are_written_while_a_long_run_goes_on(detector, cohort, tmp_path,
 
     predict(detector, scans_of_manifest(cohort), out, then=look, quiet=True)
     assert seen == [[], ["sub06"]]
+
+
+def test_no_cell_begins_as_a_quoted_one():
+    assert cell('"a" is not b') == "'a' is not b"
+    assert cell('not "a"') == 'not "a"'
+    assert cell(None) == cell("") == "n/a"
 
 
 def test_tables_come_back_from_the_sidecars_alone(mine):

@@ -6,38 +6,21 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medvae.bids_app.data_set import DataSet
 from medvae.bids_app.output import GROUP, OVERLAYS, check_output
-from medvae.derivatives import FAILURES, MASK_SUFFIX, read_mask_sidecar
+from medvae.derivatives import FAILURES, MASK_SIDECAR, MASK_SUFFIX, read_mask_sidecar
 from medvae.errors import MedvaeError
 from medvae.files import write_json, write_text
-from medvae.imaging.morphology import finding_volumes_ml
-from medvae.imaging.volume import read_volume
 from medvae.importing.bids_names import take_apart
+from medvae.prediction_tables import ABSENT, LESIONS, cell
 from medvae.schema import read_object
 
-_SIDECAR = MASK_SUFFIX.removesuffix(".nii.gz") + ".json"
-ABSENT = "n/a"
-"""As BIDS writes what is not known."""
-COLUMNS: dict[str, dict[str, Any]] = {
+OWN = {
     "participant_id": {"Description": "The participant, as in participants.tsv of the data set."},
     "session_id": {"Description": "The session; n/a in a data set without sessions."},
-    "case_id": {"Description": "Name of the scan, by which its files are called; n/a for a participant without one."},
-    "volume_ml": {"Description": "Volume of the lesion mask; n/a for a scan that failed.", "Units": "mL"},
-    "findings": {"Description": "Number of findings: connected components of the lesion mask (26 neighbours)."},
-    "largest_ml": {"Description": "Volume of the largest finding.", "Units": "mL"},
-    "p_value": {"Description": "How unusual the scan is among healthy scans; n/a if the detector does not store them."},
-    "operating_point": {"Description": "Operating point of the lesion mask."},
-    "brain_ml": {"Description": "Volume of the brain that was searched.", "Units": "mL"},
-    "unlike": {
-        "Description": "Whether the scan was announced as unlike those that the detector is for, or as doubtful.",
-        "Levels": {"true": "Announced; notes say why.", "false": "Not announced."},
-    },
-    "notes": {"Description": "What was announced, or why the scan failed."},
-    "detector": {"Description": "Name of the detector."},
 }
+COLUMNS: dict[str, dict[str, Any]] = OWN | {column.name: column.described for column in LESIONS}
+"""Those of `medvae.prediction_tables`, and whose scan it is. A scan that failed has only its notes, which say why."""
 
 
 def write_group(data_set: DataSet, out: Path, *, participants: Iterable[str] | None = None) -> tuple[Path, list[str]]:
@@ -81,44 +64,25 @@ def write_group(data_set: DataSet, out: Path, *, participants: Iterable[str] | N
             f"{out}: holds no prediction of these participants yet.{hint} Run the participant level first: "
             f"medvae bids {data_set.root} {out} participant"
         )
-    lines = ["\t".join(COLUMNS), *("\t".join(row.get(name) or ABSENT for name in COLUMNS) for row in rows)]
+    lines = ["\t".join(COLUMNS), *("\t".join(row.get(name, ABSENT) for name in COLUMNS) for row in rows)]
     write_json(out / f"{GROUP}.json", COLUMNS)
     return write_text(out / f"{GROUP}.tsv", "\n".join(lines) + "\n"), without
 
 
 def _sidecars(folder: Path) -> list[Path]:
-    """The sidecars of a participant's masks: they are written last, so what they belong to is whole."""
-    return sorted([*folder.glob(f"anat/*{_SIDECAR}"), *folder.glob(f"ses-*/anat/*{_SIDECAR}")])
+    """The sidecars of a participant's masks."""
+    return sorted([*folder.glob(f"anat/*{MASK_SIDECAR}"), *folder.glob(f"ses-*/anat/*{MASK_SIDECAR}")])
 
 
 def _failures(errors: Mapping[str, Any], label: str) -> list[dict[str, str]]:
     own = [name for name in errors if name.startswith(f"sub-{label}_")]
-    return [_named(name.rpartition("_")[0]) | {"notes": _line([str(errors[name])])} for name in own]
+    return [_named(name.rpartition("_")[0]) | {"notes": cell(errors[name])} for name in own]
 
 
 def _row(path: Path) -> dict[str, str]:
-    sidecar: Mapping[str, Any] = read_mask_sidecar(path)
-    name = path.name.removesuffix(_SIDECAR)
-    findings = _findings_ml(sidecar, path.with_name(f"{name}{MASK_SUFFIX}"))
-    return _named(name) | {
-        "volume_ml": _number(sidecar.get("LesionVolumeMl")),
-        "findings": str(len(findings)),
-        "largest_ml": _number(float(np.max(findings, initial=0))),
-        "p_value": _number(sidecar.get("CasePValue")),
-        "operating_point": str(sidecar.get("OperatingPoint", "")),
-        "brain_ml": _number(sidecar.get("BrainVolumeMl")),
-        "unlike": str(bool(sidecar.get("Notes"))).lower(),
-        "notes": _line(sidecar.get("Notes", [])),
-        "detector": str(sidecar.get("Model", "")),
-    }
-
-
-def _findings_ml(sidecar: Mapping[str, Any], mask: Path) -> np.ndarray:
-    """Volumes of the findings, from the mask itself where an earlier version wrote its sidecar."""
-    if (listed := sidecar.get("Findings")) is not None:
-        return np.array([finding["VolumeMl"] for finding in listed], dtype=np.float64)
-    volume = read_volume(mask)
-    return finding_volumes_ml(volume.array > 0, volume.geometry.voxel_volume_ml)
+    name = path.name.removesuffix(MASK_SIDECAR)
+    sidecar = read_mask_sidecar(path) | {"case_id": name}
+    return _named(name) | {column.name: cell(column.of(sidecar)) for column in LESIONS}
 
 
 def _named(scan: str) -> dict[str, str]:
@@ -126,15 +90,6 @@ def _named(scan: str) -> dict[str, str]:
     session = taken.entities.get("ses") if taken else None
     return {
         "participant_id": scan.split("_", 1)[0],
-        "session_id": f"ses-{session}" if session else "",
+        "session_id": f"ses-{session}" if session else ABSENT,
         "case_id": scan,
     }
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
-
-
-def _line(texts: Iterable[str]) -> str:
-    """Texts as one cell of a table."""
-    return " ".join(" ".join(text.split()) for text in texts).replace('"', "'")  # which would begin a quoted cell

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from medvae.derivatives import DESCRIPTION, made_by
+from medvae.derivatives import DESCRIPTION, LESIONS_TABLE, made_by
 from medvae.errors import MedvaeError
 from medvae.files import is_empty, write_json, write_text
 from medvae.parsing import read_text
@@ -16,7 +16,7 @@ from medvae.schema import read_object
 
 OVERLAYS = "overlays"
 """The folder as ``medvae predict`` leaves it, with pictures and failures, from which the data set is made."""
-GROUP = "lesions"
+GROUP = Path(LESIONS_TABLE).stem
 """Name of the group level's table and of its data dictionary."""
 _IGNORE = ".bidsignore"
 _NOT_OF_BIDS = (OVERLAYS, f"{GROUP}.tsv", f"{GROUP}.json", "*_roi.nii.gz")

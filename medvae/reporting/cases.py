@@ -9,15 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from medvae.derivatives import DESCRIPTION, MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX, read_mask_sidecar
+from medvae.derivatives import (
+    DESCRIPTION,
+    MAP_SUFFIX,
+    MASK_SIDECAR,
+    MASK_SUFFIX,
+    SPREAD_SUFFIX,
+    read_mask_sidecar,
+)
 from medvae.errors import MedvaeError
 from medvae.evaluation.maps import lesion_truth
 from medvae.files import sha256
 from medvae.manifest import Case, Manifest
 from medvae.schema import read_object
 from medvae.sources import Source, other_source, where_it_lay
-
-_MASK_SIDECAR = MASK_SUFFIX.removesuffix(".nii.gz") + ".json"
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ def predicted_names(folder: Path | str) -> list[str]:
         If there is none.
     """
     folder = Path(folder)
-    found = sorted(path.name.removesuffix(_MASK_SIDECAR) for path in folder.glob(f"*{_MASK_SIDECAR}"))
+    found = sorted(path.name.removesuffix(MASK_SIDECAR) for path in folder.glob(f"*{MASK_SIDECAR}"))
     if not found:
         what = "holds no predictions of medvae" if folder.is_dir() else "is not a folder"
         raise MedvaeError(f"{folder}: {what}. Give the --out folder of medvae predict RUN SCAN.nii.gz --out DIR.")
@@ -220,7 +225,7 @@ def read_cases(
         If the folder holds no predictions, or not one of ``ids``.
     """
     folder = Path(folder)
-    lost = [name for name in ids or () if not (folder / f"{name}{_MASK_SIDECAR}").exists()]
+    lost = [name for name in ids or () if not (folder / f"{name}{MASK_SIDECAR}").exists()]
     if ids is None or lost:  # else the folder, which may be large, is not searched
         found = predicted_names(folder)
         if lost:
@@ -237,7 +242,7 @@ def read_cases(
 
 
 def _read(folder: Path, name: str) -> PredictedCase:
-    path = folder / f"{name}{_MASK_SIDECAR}"
+    path = folder / f"{name}{MASK_SIDECAR}"
     return PredictedCase(name, folder, read_mask_sidecar(path))
 
 
