@@ -190,6 +190,17 @@ def test_page_tells_where_findings_lie_if_the_sidecar_does_and_is_of_this_mask(t
     assert "It was only centred." in (tmp_path / "out/cases/centred.html").read_text()
 
 
+def test_page_says_what_was_announced_of_its_scan(tmp_path: Path) -> None:
+    make_predictions(tmp_path, ["ill", "plain"], [])
+    path = tmp_path / f"predictions/ill{MASK_SUFFIX.removesuffix('.nii.gz')}.json"
+    write_json(path, read_document(path) | {"Notes": ["looks like <FLAIR>.", "is cut off at the top."]})
+    write_report(tmp_path / "predictions", tmp_path / "out", scans=[tmp_path], quiet=True)
+    said, plain = ((tmp_path / f"out/cases/{name}.html").read_text() for name in ("ill", "plain"))
+    assert '<p class="warning">Announced of this scan: looks like &lt;FLAIR&gt;.</p>' in said
+    assert '<p class="warning">Announced of this scan: is cut off at the top.</p>' in said
+    assert "Announced" not in plain
+
+
 def test_page_shows_the_volumes_where_they_are(made: Path) -> None:
     shown = volumes_of(made / "report/cases/ill-a.html")
     scan, heat = (read_volume(made / name) for name in ("scans/case0.nii.gz", f"predictions/ill-a{MAP_SUFFIX}"))

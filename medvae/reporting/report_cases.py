@@ -38,7 +38,7 @@ PAGE_STEPS = 1000
 VIEWER = "niivue.umd.js"
 SAID = (
     "Model", "ModelFingerprint", "OperatingPoint", "Threshold", "ThresholdSource", "Guarantee", "CasePValue",
-    "CasePValueMeaning", "Sources", "BrainVolumeMl", "BrainMaskFrom", "FindingsWithoutRegion",
+    "CasePValueMeaning", "Sources", "BrainVolumeMl", "BrainMaskFrom", "FindingsWithoutRegion", "Notes",
 )  # fmt: skip
 """Fields that a page takes from the sidecar of a mask, if present."""
 
