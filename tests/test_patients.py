@@ -279,3 +279,57 @@ def test_included_outlines_are_infarcts_on_the_standard_grid():
     volumes = [mask.sum() * 0.008 for mask in found.masks]
     assert len(found) == 131
     assert 2 < min(volumes) < 10 < 250 < max(volumes) < 450
+
+
+SHOWN = {"FLAIR": (0.1, 1.0, 1.3), "T2": (3.0, 1.0, 1.5)}
+"""Fluid, white and grey matter, as a scanner of that sequence shows them."""
+
+
+def in_sequence(head, sequence):
+    """The ball of `head` in another sequence, 0 around the brain."""
+    image, mask = head
+    fluid, white, grey = SHOWN[sequence]
+    seen = np.interp(image.numpy(), [0.1, 0.55, 0.85], [fluid, grey, white])
+    return torch.from_numpy(np.where(mask.numpy(), seen, 0).astype(np.float32)), mask
+
+
+@pytest.mark.parametrize("sequence", ["FLAIR", "T2"])
+def test_tissues_are_known_in_every_sequence(head, sequence):
+    image, mask = in_sequence(head, sequence)
+    made = Scene.of(image, mask, (0,), VOXEL_MM, sequence=sequence)
+    fluid, white, grey = SHOWN[sequence]
+    share = (grey - fluid) / (white - fluid)
+    assert float(made.level(0)) == pytest.approx(fluid, abs=0.15 * abs(white - fluid))
+    assert float(made.level(1)) == pytest.approx(white, abs=0.1)
+    assert made.towards_fluid(0.25).sum() < 0.35 * mask.sum()
+    deep, rim = made.white[20, 24, 10], made.white[20, 24, 20 - 14]
+    assert float(deep) > 0.8 > float(rim), share
+
+
+@pytest.mark.parametrize("sequence", ["FLAIR", "T2"])
+@pytest.mark.parametrize("only", ["tumour", "spots"])
+def test_lesions_are_bright_on_flair_and_t2(head, sequence, only):
+    image, mask = in_sequence(head, sequence)
+    options = PatientConfig(**STILL | NONE | {only: 1, "sequence": sequence})
+    changes = []
+    for seed in range(8):
+        sick, _, truth = make_patient(image, mask, options, LesionConfig(), (seed,), VOXEL_MM)
+        tissue = truth & (image[0] < 1.6 if sequence == "T2" else image[0] > 0.9)
+        if tissue.any():
+            changes.append(float((sick - image)[0][tissue].mean()))
+    assert len(changes) >= 5
+    assert np.mean(changes) > 0.15
+    assert np.mean(np.array(changes) > 0) > 0.7
+
+
+def test_wide_sulci_are_filled_with_bright_fluid_on_t2(head):
+    image, mask = in_sequence(head, "T2")
+    made = Scene.of(image, mask, (1,), VOXEL_MM, sequence="T2")
+    widen_fluid(made)
+    assert float((made.image - image).min()) > -1e-4
+    assert float((made.image - image).max()) > 0.3
+
+
+def test_t1_needs_no_curve(head):
+    made = scene(head)
+    assert torch.equal(made.lesion(0.3), made.level(0.3))

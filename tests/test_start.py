@@ -109,6 +109,23 @@ def test_what_does_not_fit_is_said(run, cohort, tmp_path, change, said):
     assert not (tmp_path / "on").exists() or not any((tmp_path / "on").iterdir())
 
 
+def test_its_weights_alone_serve_another_sequence_prepared_otherwise(run, cohort, tmp_path):
+    flair = others(cohort).model_copy(update={"modality": {"0": "FLAIR"}})
+    with pytest.raises(MedvaeError, match="start_weights_only"):
+        fit(config("on", run), flair, tmp_path / "on", quiet=True)
+    options = {"steps": 0, "start_from": str(run), "start_weights_only": True}
+    changed = config("on", preparation={"intensity": "percentile"}, training=options)
+    first, made = Detector.load(run), fit(changed, flair, tmp_path / "on", quiet=True)
+    assert all(torch.equal(value, weights(made)[name]) for name, value in weights(first).items())
+    assert made.scale is None
+    assert not made.atlas.equals(first.atlas)
+    assert made.modalities == ("FLAIR",)
+    assert trained_on(tmp_path / "on") == trained_on(run)
+    both = cohort.model_copy(update={"modality": {"0": "T1", "1": "FLAIR"}})
+    with pytest.raises(MedvaeError, match="sees 1 sequences of a scan"):
+        fit(changed, both, tmp_path / "both", quiet=True)
+
+
 def test_a_detector_without_a_network_cannot_be_gone_on_with(cohort, tmp_path):
     plain = Config.model_validate({"name": "plain", "network": None, "score": {"kind": "intensity"}})
     fit(plain, cohort, tmp_path / "plain", quiet=True)

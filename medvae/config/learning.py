@@ -213,6 +213,9 @@ class TrainingConfig(Strict):
     that comes with medvae; of an ensemble, the folder of a member (``t1-2mm/members/patients_small_t1``). Its weights
     are the first ones, and its atlas and intensity scale are used as they are. The ``network`` section must be the
     same."""
+    start_weights_only: bool = False
+    """Of ``start_from`` take the weights alone: for scans of another sequence, or prepared otherwise. Atlas and
+    intensity scale are then made of the training scans."""
     learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate of Adam."""
     warmup_steps: int = Field(100, ge=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from medvae.schema import Strict
@@ -13,12 +15,14 @@ class PatientConfig(Strict):
     A scan has at most one of tumour, infarct, spots and foreign lesions; the rest have none. What is not a lesion, such
     as a wide ventricle, is drawn whether there is a lesion or not and is never in the truth."""
 
+    sequence: Literal["T1", "FLAIR", "T2"] = "T1"
+    """Sequence of the healthy scans: where tissues lie on its intensity scale, and what lesions look like."""
     tumour: float = Field(0.34, ge=0, le=1)
     """Fraction of scans with a tumour: a core, oedema around it, and displaced tissue."""
     infarct: float = Field(0.2, ge=0, le=1)
     """Fraction with old infarcts: cavities filled with fluid, and gliosis."""
     spots: float = Field(0.14, ge=0, le=1)
-    """Fraction with small dark lesions of white matter."""
+    """Fraction with small lesions of white matter: dark on T1, bright on FLAIR and T2."""
     foreign: float = Field(0.2, ge=0, le=1)
     """Fraction with lesions of ``objective.lesions``, which imitate no disease."""
     tumour_ml: tuple[float, float] = (1.5, 250.0)

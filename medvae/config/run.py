@@ -95,7 +95,9 @@ class Config(Strict):
 
     @model_validator(mode="after")
     def _compares_places(self) -> Config:
-        places = self.network is not None or self.score.normative or SCORES[self.score.kind].needs_atlas
+        network = self.network
+        learned = network is not None and (network.atlas or self.objective.kind != "discrepancy")
+        places = learned or self.score.normative or SCORES[self.score.kind].needs_atlas
         if places and self.preparation.registration == "if_possible":
             raise ValueError(
                 "preparation.registration: if_possible is for scores that compare no places, and this one compares the "

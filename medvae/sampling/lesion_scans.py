@@ -23,6 +23,7 @@ from medvae.lesions.patients import make_patient
 from medvae.lesions.patients.outlines import read_outlines
 from medvae.lesions.synthesis import insert_lesions
 from medvae.normative.inputs import ShownScan
+from medvae.preparation.intensity import normalise
 from medvae.sampling.patches import patch_corner
 
 MARGIN = 6
@@ -103,7 +104,7 @@ class LesionScans(Dataset[tuple[Tensor, Tensor]]):
         self, whole: np.ndarray, mask: np.ndarray, seed: tuple[int, ...], voxel_mm: float
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """As `_with_lesions`, of a scan that is made into a patient; the other scan is the same."""
-        options = self._config.objective
+        config, options = self._config, self._config.objective
         if options.patients is None:
             raise ValueError("objective.patients says how patients are made; found None.")
         found = ndimage.find_objects(mask.astype(np.int8))[0]
@@ -113,6 +114,10 @@ class LesionScans(Dataset[tuple[Tensor, Tensor]]):
             image, brain, options.patients, options.lesions, (*seed, 2), voxel_mm, corner=[s.start for s in box],
             outlines=self._outlines,
         )  # fmt: skip
+        if config.preparation.intensity == "percentile":  # a lesion moves the percentiles
+            inside = brain.numpy()
+            scaled = [normalise(channel, inside, config.preparation, "a patient") for channel in sick.numpy()]
+            sick = torch.from_numpy(np.stack(scaled))
         look, _ = augment(
             sick[None], brain[None, None], options.appearance, mirror_axis=None, seeds=[(*seed, 4)], voxel_mm=voxel_mm
         )

@@ -12,11 +12,14 @@ LAYERS = 3
 
 def widen_fluid(scene: Scene) -> None:
     """Wider sulci and ventricles: next to fluid there is less tissue, more in some places than in others."""
-    darkest = torch.where(scene.mask, scene.image, torch.inf)
+    fluid, white = (float(scene.level(share)[0]) for share in (0, 1))
+    sign = 1 if white > fluid else -1  # fluid is the brightest on T2
+    darkest = torch.where(scene.mask, sign * scene.image, torch.inf)
     for axis in (1, 2, 3):
         darkest = spread(darkest, axis, torch.minimum)
+    darkest = sign * darkest
     share = (scene.uniform(0.1, 0.9) + 0.3 * scene.noise(40)).clamp(0, 1)
-    dark = torch.sigmoid((float(scene.level(0.5)[0]) - darkest) / 0.05)  # grey beside white matter stays
+    dark = torch.sigmoid(sign * (float(scene.level(0.5)[0]) - darkest) / 0.05)  # grey beside white matter stays
     scene.image = torch.where(scene.mask, scene.image + (darkest - scene.image) * share * dark, 0)
 
 

@@ -1,4 +1,4 @@
-"""Old infarcts on T1: cavities filled with fluid, gliosis around and within them, and tissue drawn towards them."""
+"""Old infarcts: cavities filled with fluid, gliosis around and within them, and tissue drawn towards them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Infarct:
         edge = scene.lowest(distance, count)
         width = scene.uniform(0.8, 3.5) / radius
         depth = torch.sigmoid((edge - distance) / (width / 4)) * (distance < edge + 2 * width)
-        gliosis = scene.level(scene.uniform(0.05, 0.45))
+        gliosis = scene.lesion(scene.uniform(0.05, 0.45))
         spared = torch.sigmoid((scene.noise(scene.uniform(5, 14)) + scene.uniform(-1.5, 0.8)) / 0.3)
         strength = scene.uniform(0.35, 1.0)
         scene.put(gliosis, depth * strength * (1 - scene.uniform(0.2, 1) * spared))
@@ -78,7 +78,7 @@ class Infarct:
             hollow = scene.uniform(0.4, 1.1)
             cavity = torch.sigmoid((hollow - within) / 0.06) * depth
             noise = (scene.level(1) - scene.level(0)) * 0.02 * scene.noise(2)
-            scene.put(scene.level(scene.uniform(-0.12, 0.15)) + noise, cavity * scene.uniform(0.75, 1))
+            scene.put(scene.lesion(scene.uniform(-0.12, 0.15)) + noise, cavity * scene.uniform(0.75, 1))
         scene.truth |= (distance <= edge) & scene.mask
 
 

@@ -13,9 +13,7 @@ from torch import Tensor
 
 from medvae.lesions.fields import ellipsoid, smooth_noise
 from medvae.lesions.patients.outlines import Outlines
-
-FLUID, GREY, WHITE = 3.0, 45.0, 85.0
-"""Percentiles of a healthy T1 brain at which the three tissues lie."""
+from medvae.lesions.patients.sequences import SEQUENCES
 
 SAMPLED = 7
 """Every so many voxels are looked at for a percentile."""
@@ -38,6 +36,8 @@ class Scene:
     rng: np.random.Generator
     generator: torch.Generator
     voxel_mm: float
+    sequence: str = "T1"
+    """Of the first channel."""
 
     @classmethod
     def of(
@@ -49,31 +49,52 @@ class Scene:
         *,
         corner: Sequence[int] = (0, 0, 0),
         outlines: Outlines | None = None,
+        sequence: str = "T1",
     ) -> Scene:
         """A healthy scan; every random number comes from ``seed``. The tensors are copied."""
         rng = np.random.default_rng(tuple(seed))
         generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
         truth = torch.zeros_like(mask)
-        return cls(image.clone(), mask.clone(), truth, tuple(corner), outlines, rng, generator, voxel_mm)
+        return cls(image.clone(), mask.clone(), truth, tuple(corner), outlines, rng, generator, voxel_mm, sequence)
 
     @cached_property
     def levels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Intensity of fluid, grey and white matter of each modality, ``(C,)`` each, as the scan was at first."""
         values = self.image[:, self.mask][:, ::SAMPLED].numpy()
-        fluid, grey, white = np.percentile(values, [FLUID, GREY, WHITE], axis=1)
+        look = SEQUENCES[self.sequence]
+        fluid, grey, white = np.percentile(values, [look.fluid, look.grey, look.white], axis=1)
         return fluid, grey, white
 
     @cached_property
     def white(self) -> Tensor:
         """How much of each voxel's surroundings is white matter, ``(X, Y, Z)``, 0 to 1, as the scan was at first."""
-        _, grey, white = (float(level[0]) for level in self.levels)
+        fluid, grey, white = (float(level[0]) for level in self.levels)
         near = smoothed(self.image[0])
-        return torch.sigmoid((near - (grey + white) / 2) / max((white - grey) / 6, 1e-3)) * self.mask
+        width = math.copysign(max(abs(white - grey) / 6, 1e-3), white - grey)
+        weight = torch.sigmoid((near - (grey + white) / 2) / width)
+        if (white - fluid) * (grey - white) > 0:  # FLAIR: white matter lies between fluid and grey matter
+            weight = weight * torch.sigmoid((near - (fluid + white) / 2) / ((white - fluid) / 12))
+        return weight * self.mask
 
     def level(self, share: float) -> Tensor:
         """An intensity for each modality, ``(C, 1, 1, 1)``: 0 is fluid, 1 is white matter; beyond them too."""
         fluid, _, white = self.levels
         return torch.tensor(fluid + share * (white - fluid), dtype=torch.float32).reshape(-1, 1, 1, 1)
+
+    @cached_property
+    def _curve(self) -> tuple[list[float], list[float]]:
+        return SEQUENCES[self.sequence].draw(self.rng)
+
+    def lesion(self, share: float) -> Tensor:
+        """Intensity of lesion tissue, ``(C, 1, 1, 1)``, which on T1 is `level` of ``share``."""
+        on_t1, here = self._curve
+        return self.level(float(np.interp(share, on_t1, here)) if on_t1 else share)
+
+    def towards_fluid(self, share: float) -> Tensor:
+        """Where the scan lies nearer to fluid than `level` of ``share``, ``(X, Y, Z)`` bool."""
+        fluid, _, white = (float(level[0]) for level in self.levels)
+        limit = float(self.level(share)[0])
+        return (self.image[0] < limit if white > fluid else self.image[0] > limit) & self.mask
 
     def noise(self, cell_mm: float) -> Tensor:
         """A random field ``(X, Y, Z)`` of unit spread with a node every ``cell_mm``."""

@@ -1,4 +1,4 @@
-"""Small lesions of white matter on T1, dark to some degree: those of multiple sclerosis and of small vessels."""
+"""Small lesions of white matter, dark on T1 and bright elsewhere: those of multiple sclerosis and of small vessels."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ class Spots:
 
     def insert(self, scene: Scene) -> None:
         """Put them into the scan."""
-        low = scene.image[0] < float(scene.level(0.25)[0])
-        near = low & scene.mask
+        near = scene.towards_fluid(0.25)
         for _ in range(round(NEAR_FLUID_MM / scene.voxel_mm)):
             near = neighbourhood(near)
         periventricular = scene.white * near
@@ -52,9 +51,10 @@ class Spots:
         distance = ellipsoid(box, jitter.tolist(), radius_mm / scene.voxel_mm, scene.rng, scene.mask.device, 0.4)
         width = scene.uniform(1.0, 3.0) / radius_mm
         depth = torch.sigmoid((1 - distance) / (width / 4)) * scene.mask[box]
-        target = scene.level(scene.uniform(0.1, 0.6))
+        target = scene.lesion(scene.uniform(0.1, 0.6))
+        further = torch.minimum if scene.sequence == "T1" else torch.maximum
         before = scene.image[(slice(None), *box)]
-        after = before + (torch.minimum(target, before) - before) * depth * scene.uniform(0.3, 1)
-        region = (depth >= 0.5) & ((before - after)[0] > 0.02)
+        after = before + (further(target, before) - before) * depth * scene.uniform(0.3, 1)
+        region = (depth >= 0.5) & ((before - after)[0].abs() > 0.02)
         before.copy_(after)
         scene.truth[box] |= region

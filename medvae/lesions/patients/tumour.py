@@ -1,4 +1,4 @@
-"""Tumours on T1: a core of one or two tissues, fuzzy oedema that follows white matter, and mass effect."""
+"""Tumours: a core of one or two tissues, fuzzy oedema that follows white matter, and mass effect."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from medvae.config.patients import PatientConfig
 from medvae.lesions.patients.deformation import Swelling
 from medvae.lesions.patients.scene import Scene, radius_mm, smoothed
+from medvae.lesions.patients.sequences import SEQUENCES
 
 LARGE = 0.6
 """Exponent of the random number that sets the volume: half of the tumours exceed a sixth of the largest volume."""
@@ -72,8 +73,9 @@ class Tumour:
         follows = scene.uniform(0.4, 0.9)
         depth = depth * (1 - follows + follows * scene.white)
         share = scene.uniform(0.2, 0.5)  # of the way from fluid to white matter: what oedema tends to
-        strength = scene.uniform(0.1, 0.75) ** 1.3
-        scene.put(scene.level(share), depth * strength)
+        low, high, power = SEQUENCES[scene.sequence].oedema
+        strength = scene.uniform(low, high) ** power
+        scene.put(scene.lesion(share), depth * strength)
         scene.truth |= (smoothed((around <= edge).float()) >= 0.5) & scene.mask
 
 
@@ -81,18 +83,18 @@ def _core(scene: Scene, distance: Tensor, radius: float) -> Tensor:
     """What a core is made of, ``(C, X, Y, Z)``; ``distance`` is 1 at its edge."""
     kind = KINDS[int(scene.rng.choice(len(KINDS), p=RATES))]
     if kind == "solid":
-        tissue = scene.level(scene.uniform(0.15, 0.7)) * torch.ones_like(scene.image)
+        tissue = scene.lesion(scene.uniform(0.15, 0.7)) * torch.ones_like(scene.image)
     elif kind == "cyst":
-        tissue = scene.level(scene.uniform(-0.1, 0.2)) * torch.ones_like(scene.image)
+        tissue = scene.lesion(scene.uniform(-0.1, 0.2)) * torch.ones_like(scene.image)
     elif kind == "grey":
-        tissue = scene.level(scene.uniform(0.5, 0.85)) * torch.ones_like(scene.image)
+        tissue = scene.lesion(scene.uniform(0.5, 0.85)) * torch.ones_like(scene.image)
     else:
         bright = (0.9, 1.5) if kind == "bright" else (0.45, 1.05)
         share = torch.sigmoid((scene.noise(scene.uniform(6, 18)) + scene.uniform(-0.7, 0.7)) / 0.3)
-        tissue = scene.level(scene.uniform(-0.05, 0.4)) * (1 - share) + scene.level(scene.uniform(*bright)) * share
+        tissue = scene.lesion(scene.uniform(-0.05, 0.4)) * (1 - share) + scene.lesion(scene.uniform(*bright)) * share
     if kind in ("cyst", "mixed", "solid") and scene.chance(0.45):
         inner = 1 - scene.uniform(2, 6) / radius
         rim = torch.sigmoid((distance - inner) * radius / 0.8)
-        tissue = tissue * (1 - rim) + scene.level(scene.uniform(0.4, 1.05)) * rim
+        tissue = tissue * (1 - rim) + scene.lesion(scene.uniform(0.4, 1.05)) * rim
     contrast = scene.level(1) - scene.level(0)
     return tissue + contrast * scene.uniform(0, 0.1) * scene.noise(scene.uniform(2, 7))
