@@ -1,6 +1,7 @@
 """flair-2mm and t2-2mm on real FLAIR and T2: gliomas, multiple sclerosis, and the white matter lesions of the elderly.
 
     python pipelines/flair_t2.py DATA --out runs/flair_t2
+    python pipelines/flair_t2.py DATA --out runs/flair_t2 --also FLAIR=runs/flair/patients_flair
 
 DATA holds a folder per data set, as for real_scans.py: brats18, open_ms, elderly_t1_flair_2mm. What is missing is
 skipped. The elderly are whole heads: their brain mask is that of the labels of their T1, brought onto the FLAIR's grid,
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -137,8 +139,8 @@ def unsmoothed(detector: Calibrated) -> Calibrated:
     )
 
 
-def main(data: Path, out: Path, cache: Path, only: list[str]) -> None:
-    """Make ``out``."""
+def main(data: Path, out: Path, cache: Path, only: list[str], also: Mapping[str, Path]) -> None:
+    """Make ``out``; ``also`` is another detector for a sequence."""
     rows = []
     for group in GROUPS:
         if only and group.name not in only:
@@ -148,7 +150,8 @@ def main(data: Path, out: Path, cache: Path, only: list[str]) -> None:
             print(f"{group.name}, {group.sequence}: is not in {data}.")
             continue
         packaged = load_detector(group.detector)
-        for detector in (packaged, unsmoothed(packaged)):
+        more = [load_detector(also[group.sequence])] if group.sequence in also else []
+        for detector in (packaged, unsmoothed(packaged), *more):
             folder = out / "predictions" / detector.config.name / group.name
             rows.append([cohort.name, *measured(detector, cohort, folder, cache)])
             print(rows[-1], flush=True)
@@ -165,9 +168,14 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("runs/flair_t2"), help="folder for everything")
     parser.add_argument("--cache", type=Path, help="folder of prepared scans (default: OUT/prepared)")
     parser.add_argument("--only", action="append", default=[], choices=sorted({g.name for g in GROUPS}), help="a group")
+    parser.add_argument("--also", action="append", default=[], metavar="SEQUENCE=DETECTOR", help="measure this one too")
     chosen = parser.parse_args()
     try:
-        main(chosen.data, chosen.out, chosen.cache or chosen.out / "prepared", chosen.only)
+        pairs = [pair.partition("=") for pair in chosen.also]
+        if wrong := [sequence for sequence, _, _ in pairs if sequence not in {group.sequence for group in GROUPS}]:
+            raise MedvaeError(f"--also: {wrong[0]} is no sequence of this study; write FLAIR=DETECTOR or T2=DETECTOR.")
+        others = {sequence: Path(detector) for sequence, _, detector in pairs}
+        main(chosen.data, chosen.out, chosen.cache or chosen.out / "prepared", chosen.only, others)
     except MedvaeError as error:
         sys.exit(f"flair_t2: {error}")
     except KeyboardInterrupt:

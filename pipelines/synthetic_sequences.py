@@ -1,14 +1,14 @@
 """Healthy T1 scans made into healthy FLAIR and T2 scans, for networks of sequences that no healthy cohort has.
 
-    python pipelines/synthetic_sequences.py MANIFEST --sequence FLAIR --variants 3 --out runs/flair/healthy --cache CACHE
+    python pipelines/synthetic_sequences.py MANIFEST --sequence FLAIR --out runs/flair/healthy --cache CACHE
 
 Each scan is prepared as for training (brain mask, N4, the standard grid) and given the contrast of another sequence: a
 random curve of its T1 intensity, with fluid, grey and white matter at the levels of that sequence. Anatomy, texture,
 noise and errors of skull stripping stay those of the real scan. At the border of the ventricles, where a voxel that is
 half fluid has the T1 intensity of grey matter, the curve is a straight line from fluid to white matter. Levels vary
 within the brain and between the ``--variants`` of a person, as do flow artefacts of the fluid. The ranges are those of
-textbook scans at 1.5 and 3 T (fluid nulled on FLAIR, grey matter 8 to 45 % brighter than white matter on both); no real
-FLAIR or T2 was looked at to set them.
+textbook scans at 1.5 and 3 T (fluid nulled on FLAIR, grey matter brighter than white matter on both); they were fitted
+to no scan, but looked at beside five of the patients that the detectors are measured on.
 
 *Written.* One volume for each variant in MNI152 space, its brain mask, and manifest.json with the people's splits.
 """
@@ -140,9 +140,9 @@ def main(manifest: Path, sequence: str, variants: int, out: Path, cache: Path | 
                     id=name, image=path.name, mask=brain.name, split=split, subject=case.subject_id, site=case.site,
                     age=case.age, sex=case.sex,
                 ))  # fmt: skip
-    made_of = f"Healthy {sequence}, made of: {cohort.name}"
-    write_manifest(Manifest(name=made_of, licence=cohort.licence, modality={"0": sequence}, cases=cases), out / "manifest.json")
-    print(f"written: {out / 'manifest.json'} ({len(cases)} scans)")
+    name = f"Healthy {sequence}, made of: {cohort.name}"
+    made_of = Manifest(name=name, licence=cohort.licence, modality={"0": sequence}, cases=cases)
+    print(f"written: {write_manifest(made_of, out / 'manifest.json')} ({len(cases)} scans)")
 
 
 if __name__ == "__main__":

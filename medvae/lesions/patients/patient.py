@@ -51,7 +51,8 @@ def make_patient(
     Parameters
     ----------
     image, mask
-        ``(C, X, Y, Z)`` float32 in normalised intensity, of ``options.sequence`` in the first channel, and ``(X, Y, Z)`` bool.
+        ``(C, X, Y, Z)`` float32 in normalised intensity, of ``options.sequence`` in the first channel, and
+        ``(X, Y, Z)`` bool.
     options
         Which lesions, and what else differs.
     lesions
@@ -70,9 +71,7 @@ def make_patient(
     image, mask, truth
         As the arguments, and ``(X, Y, Z)`` bool: the lesions. The arguments are left as they are.
     """
-    scene = Scene.of(
-        image, mask, seed, voxel_mm, corner=corner, outlines=outlines, sequence=options.sequence
-    )
+    scene = Scene.of(image, mask, seed, voxel_mm, corner=corner, outlines=outlines, sequence=options.sequence)
     kind = _kind(scene, options)
     diseases = _diseases(kind, scene, options)
     moved = ventricles(scene) if scene.chance(options.ventricles) else []
