@@ -345,10 +345,12 @@ def _contents(folders: list[Path]) -> dict[str, bytes]:
 
 
 def _timeless(path: Path) -> bytes:
+    from medvae.training.metrics import TIMES
+
     content = path.read_bytes()
     if path.name == "metrics.jsonl":
         lines = [json.loads(line) for line in content.splitlines()]
-        return json.dumps([{key: line[key] for key in line if key != "seconds"} for line in lines]).encode()
+        return json.dumps([{key: line[key] for key in line if key not in TIMES} for line in lines]).encode()
     if path.name == "preparation.json":
         known = json.loads(content)
         for case in known["cases"]:

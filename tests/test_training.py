@@ -16,6 +16,7 @@ from medvae.fitting import fit
 from medvae.preparation.prepare import prepare_healthy
 from medvae.training import checkpoints, loop
 from medvae.training.loop import train
+from medvae.training.metrics import TIMES, Metrics, TimedBatches
 from medvae.training.objectives import context, elbo
 from medvae.training.run_folder import open_run, record_cohort
 
@@ -99,7 +100,7 @@ def kill_in(monkeypatch, step):
 def log_of(folder):
     """The lines of metrics.jsonl, without how long they took."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
 
 
 UNEVEN = {"steps": 7, "log_every": 3, "validate_every": 4, "checkpoint_every": 5}
@@ -287,7 +288,7 @@ def test_tensorboard_holds_the_numbers_of_metrics_once_also_after_a_stop(tmp_pat
     train(config, *scans, tmp_path / "run", resume=True, quiet=True)
     expected = {}
     for line in map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()):
-        for name in line.keys() - {"step", "seconds"}:
+        for name in line.keys() - {"step", *TIMES}:
             expected.setdefault(name, []).append((line["step"], pytest.approx(line[name], rel=1e-5)))
     found, pictures = scalars(tmp_path / "run" / "tensorboard")
     assert found == expected
@@ -323,3 +324,14 @@ def test_a_worker_of_training_that_the_system_killed_is_told(tmp_path, scans, mo
     config = small(sampling={"batch_size": 8, "workers": 1})
     with pytest.raises(MedvaeError, match=r"killed, probably because memory ran out.*sampling\.workers=0"):
         train(config, *scans, tmp_path / "run", quiet=True)
+
+
+def test_a_line_says_which_share_of_its_time_training_waited_for_tiles(tmp_path, monkeypatch):
+    clock = iter([0.0, 0.0, 3.0, 3.0, 3.5, 4.0])  # begun, two batches of 3 and 0.5 s, written
+    monkeypatch.setattr("medvae.training.metrics.time.monotonic", lambda: next(clock))
+    metrics, batches = Metrics(tmp_path / "metrics.jsonl"), TimedBatches(["a", "b"])
+    assert [next(batches), next(batches)] == ["a", "b"]
+    assert metrics.write(2, {"total": 1.5}, batches.take()) == 0.875
+    assert batches.take() == 0
+    line = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert line == {"step": 2, "seconds": 4.0, "waiting": 0.875, "total": 1.5}

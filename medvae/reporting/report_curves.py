@@ -22,6 +22,7 @@ from medvae.evaluation.result import Quantity, Study
 from medvae.parsing import read_json_lines
 from medvae.reporting.report_volumes import STEPS
 from medvae.reporting.tables import point_name
+from medvae.training.metrics import TIMES
 
 # Placeholder colours: each stands for one of the page's style sheet.
 INK, LINE, FIRST, SECOND, THIRD = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
@@ -171,7 +172,7 @@ def training_curves(metrics: Path) -> str | None:
     lines = [{name: value for name, value in line.items() if isinstance(value, int | float)} for line in lines]
     if not all("step" in line for line in lines):
         raise MedvaeError(f'{metrics}: a line of it has no number as its "step". So there are no training curves.')
-    names = [name for name in dict.fromkeys(n for line in lines for n in line) if name not in ("step", "seconds")]
+    names = [name for name in dict.fromkeys(n for line in lines for n in line) if name not in ("step", *TIMES)]
     groups = {
         "Likelihood term": [n for n in names if n.removeprefix("validation_") in ("reconstruction", "context")],
         "KL divergence": [n for n in names if n.removeprefix("validation_") == "kl"],

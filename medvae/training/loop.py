@@ -2,7 +2,8 @@
 
 ``RUN/config.yaml``       the resolved config
 ``RUN/cohort.json``       the healthy scans it learns from, by content
-``RUN/metrics.jsonl``     loss terms in nats per brain voxel, one line per log interval
+``RUN/metrics.jsonl``     loss terms in nats per brain voxel, one line per log interval, and how long it
+                          took and waited for tiles
 ``RUN/checkpoints/``      the newest checkpoint: network, optimiser, generators and step
 ``RUN/network.safetensors``  the trained weights
 ``RUN/loss.png, reconstructions.png``  refreshed while training
@@ -36,7 +37,7 @@ from medvae.sampling.order import EpochOrder
 from medvae.sampling.tiles import Tiles, augment_batch, training_tiles, validation_tiles
 from medvae.training.checkpoints import as_safetensors, go_on, save_checkpoint
 from medvae.training.learner import Learner, new_learner
-from medvae.training.metrics import Metrics
+from medvae.training.metrics import Metrics, TimedBatches
 from medvae.training.objectives.base import LossTerms
 from medvae.training.run_folder import METRICS, open_run
 from medvae.training.snapshots import draw_loss, draw_reconstructions
@@ -166,7 +167,7 @@ def _fit(
     progress = Progress("Training", options.steps, start=learner.step, quiet=quiet or not learner.writes)
     with opened as board, _stop_signal() as stopping, progress as progress:
         metrics = Metrics(out / METRICS, silent=not learner.writes, board=board)
-        handed = _from_workers(batches, config.sampling.workers)
+        handed = TimedBatches(_from_workers(batches, config.sampling.workers))
         for x, mask, *keys in handed:  # keys come with tiles that are still to be augmented
             if keys:
                 x, mask = augment_batch(config, x, mask, *keys)
@@ -174,8 +175,8 @@ def _fit(
             last = learner.step == options.steps
             if learner.step % options.log_every == 0 or last:
                 means = learner.means.take()
-                metrics.write(learner.step, means)
-                progress.update(learner.step, **means)
+                waiting = metrics.write(learner.step, means, handed.take())
+                progress.update(learner.step, **means, waiting=waiting)
             if (learner.step % options.validate_every == 0 or last) and held_out and learner.writes:
                 _validate(config, learner, held_out, metrics)
                 draw_loss(out / METRICS, out / "loss.png")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,11 @@ from medvae.parsing import parse_json
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+Batch = TypeVar("Batch")
+
+TIMES = ("seconds", "waiting")
+"""What a line says of time: it differs between two runs of the same config."""
 
 
 class RunningMeans:
@@ -60,11 +65,16 @@ class Metrics:
 
     def __init__(self, path: Path, *, silent: bool = False, board: SummaryWriter | None = None) -> None:
         self._path, self._silent, self._board = path, silent, board
-        self._started = time.monotonic()
+        self._started = self._last = time.monotonic()
 
-    def write(self, step: int, means: Mapping[str, float]) -> None:
-        """Append the means of the training steps up to ``step``, and the seconds since this process began to train."""
-        self.line({"step": step, "seconds": round(time.monotonic() - self._started, 2), **means})
+    def write(self, step: int, means: Mapping[str, float], waited: float) -> float:
+        """Append the means of the training steps up to ``step``, and of their time: the seconds since this process
+        began to train, and the share since the last line for which training waited for its tiles, which is returned."""
+        now = time.monotonic()
+        share = round(min(1.0, waited / max(now - self._last, 1e-9)), 3)
+        self._last = now
+        self.line({"step": step, "seconds": round(now - self._started, 2), "waiting": share, **means})
+        return share
 
     def line(self, content: Mapping[str, float]) -> None:
         """Append one line."""
@@ -73,7 +83,7 @@ class Metrics:
         with told(self._path), open(self._path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(dict(content)) + "\n")
         if self._board is not None:
-            for name in content.keys() - {"step", "seconds"}:
+            for name in content.keys() - {"step", *TIMES}:
                 self._board.add_scalar(name, content[name], int(content["step"]))
             self._board.flush()
 
@@ -90,3 +100,26 @@ def _is_known(line: str, step: int) -> bool:
         return parse_json(line, "", finite=False)["step"] <= step
     except (MedvaeError, TypeError, KeyError):
         return False
+
+
+class TimedBatches(Generic[Batch]):
+    """Batches, and how long one waited for them."""
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self._batches = iter(batches)
+        self._waited = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        begun = time.monotonic()
+        try:
+            return next(self._batches)
+        finally:
+            self._waited += time.monotonic() - begun
+
+    def take(self) -> float:
+        """Seconds of waiting since they were last taken."""
+        waited, self._waited = self._waited, 0.0
+        return waited
