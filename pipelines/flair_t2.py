@@ -1,4 +1,4 @@
-"""flair-2mm and t2-2mm on real FLAIR and T2: gliomas, multiple sclerosis, and the white matter lesions of the elderly.
+"""The detectors for FLAIR and T2 on real scans: gliomas, multiple sclerosis, and the white matter lesions of the elderly.
 
     python pipelines/flair_t2.py DATA --out runs/flair_t2
     python pipelines/flair_t2.py DATA --out runs/flair_t2 --also FLAIR=runs/flair/patients_flair
@@ -6,8 +6,8 @@
 DATA holds a folder per data set, as for real_scans.py: brats18, open_ms, elderly_t1_flair_2mm. What is missing is
 skipped. The elderly are whole heads: their brain mask is that of the labels of their T1, brought onto the FLAIR's grid,
 and the truth of their lesions was made by a program on the FLAIR. Nothing learns from these scans and no threshold is
-set on them. Each detector is measured beside itself without smoothing, which is the usual baseline of a brightness
-threshold after histogram equalisation.
+set on them. Beside flair-2mm and t2-2mm their baselines are measured: the smoothed rank of brightness, and the same
+without smoothing, which is the usual brightness threshold after histogram equalisation.
 
 *Written.* table.md; manifests/, predictions/; prepared scans in --cache. A prediction that is there is not repeated.
 """
@@ -70,6 +70,9 @@ GROUPS = (
     Group("glioma", "T2", "t2-2mm", r"brats18/(?P<id>[^/]+)/(?P=id)_t2\.nii\.gz", "brats18/{id}/{id}_seg.nii.gz"),
     Group("ms", "T2", "t2-2mm", r"open_ms/(?P<id>patient[^/]+)/T2\.nii\.gz", "open_ms/{id}/lesions.nii.gz"),
 )  # fmt: skip
+
+BASELINES = {"FLAIR": "flair-rank-2mm", "T2": "t2-rank-2mm"}
+"""Without a network, and learned from no scan."""
 
 
 def cohort_of(data: Path, group: Group, out: Path) -> Manifest:
@@ -149,9 +152,9 @@ def main(data: Path, out: Path, cache: Path, only: list[str], also: Mapping[str,
         if not cohort.cases:
             print(f"{group.name}, {group.sequence}: is not in {data}.")
             continue
-        packaged = load_detector(group.detector)
+        ranks = load_detector(BASELINES[group.sequence])
         more = [load_detector(also[group.sequence])] if group.sequence in also else []
-        for detector in (packaged, unsmoothed(packaged), *more):
+        for detector in (load_detector(group.detector), ranks, unsmoothed(ranks), *more):
             folder = out / "predictions" / detector.config.name / group.name
             rows.append([cohort.name, *measured(detector, cohort, folder, cache)])
             print(rows[-1], flush=True)

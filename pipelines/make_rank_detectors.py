@@ -1,4 +1,4 @@
-"""Make the detectors that learned from no scan: flair-2mm and t2-2mm, in medvae/pretrained.
+"""Make the detectors that learned from no scan: flair-rank-2mm and t2-rank-2mm, in medvae/pretrained.
 
     python pipelines/make_rank_detectors.py
 
@@ -15,7 +15,7 @@ from medvae.config import read_config
 from medvae.detection.detector import PRETRAINED, Detector
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-MADE = {"flair-2mm": ("flair_rank.yaml", "FLAIR"), "t2-2mm": ("t2_rank.yaml", "T2")}
+MADE = {"flair-rank-2mm": ("flair_rank.yaml", "FLAIR"), "t2-rank-2mm": ("t2_rank.yaml", "T2")}
 
 
 def main(out: Path) -> None:

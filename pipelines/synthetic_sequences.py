@@ -6,7 +6,7 @@ Each scan is prepared as for training (brain mask, N4, the standard grid) and gi
 random curve of its T1 intensity, with fluid, grey and white matter at the levels of that sequence. Anatomy, texture,
 noise and errors of skull stripping stay those of the real scan. At the border of the ventricles, where a voxel that is
 half fluid has the T1 intensity of grey matter, the curve is a straight line from fluid to white matter. Levels vary
-within the brain and between the ``--variants`` of a person, as do flow artefacts of the fluid. The ranges are those of
+within the brain and between the ``--variants`` of a training person (one for validation), as do flow artefacts. The ranges are those of
 textbook scans at 1.5 and 3 T (fluid nulled on FLAIR, grey matter brighter than white matter on both); they were fitted
 to no scan, but looked at beside five of the patients that the detectors are measured on.
 
@@ -132,7 +132,7 @@ def main(manifest: Path, sequence: str, variants: int, out: Path, cache: Path | 
         for case, volume in zip(people, prepare_healthy(cohort, split, T1, cache=cache), strict=True):
             mask, near = np.array(volume.mask), near_ventricles(volume)
             brain = write_volume(out / f"{case.id}_brain.nii.gz", mask.astype(np.uint8), volume.grid.geometry)
-            for variant in range(variants):
+            for variant in range(variants if split == "train" else 1):
                 name, number = f"{case.id}_{variant}", int.from_bytes(case.id.encode(), "little") + variant
                 made = another_sequence(np.array(volume.image[0]), mask, near, sequence, number)
                 path = write_volume(out / f"{name}_{sequence}.nii.gz", made, volume.grid.geometry, space="mni152")
@@ -149,7 +149,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path, help="healthy T1 scans")
     parser.add_argument("--sequence", choices=LEVELS, required=True)
-    parser.add_argument("--variants", type=int, default=3, help="contrasts for each person")
+    parser.add_argument("--variants", type=int, default=3, help="contrasts for each training person (3)")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="prepared scans of the T1 cohort")
     given = parser.parse_args()

@@ -31,13 +31,20 @@ def is_auto(run: Path | str) -> bool:
 
 
 def by_sequence() -> dict[str, str]:
-    """The names of the detectors that come with medvae, by the one sequence that each takes."""
-    known = {}
+    """The names of the detectors that come with medvae, by the one sequence that each takes.
+
+    Of several, the one that learned from scans.
+    """
+    known: dict[str, str] = {}
+    learned: set[str] = set()
     for name in pretrained():
         folder = PRETRAINED / name
-        modalities = stored_modalities(folder, read_calibration(folder))
-        if len(modalities) == 1:
+        stored = read_calibration(folder)
+        modalities = stored_modalities(folder, stored)
+        if len(modalities) == 1 and modalities[0] not in learned:
             known[modalities[0]] = name
+            if stored.calibrated_on_healthy_scans["validation"]:
+                learned.add(modalities[0])
     return known
 
 
