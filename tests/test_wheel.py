@@ -1,4 +1,4 @@
-"""The wheel that users install: all that prediction needs and nothing else, working where nothing of the checkout is."""
+"""The wheel that users install: all that prediction needs, nothing else, and it works without the checkout."""
 
 import os
 import subprocess
