@@ -312,9 +312,8 @@ def test_packages_of_training_that_are_not_installed_are_told_before_anything_is
     with pytest.raises(MedvaeError, match=rf'needs {" and ".join(missing)},.* pip install "medvae-anomaly\[train\]"'):
         fit(small(), cohort, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
-    fit(
-        small(network=None, score={"kind": "intensity"}), cohort, tmp_path / "without", quiet=True
-    )  # which trains nothing
+    untrained = small(network=None, score={"kind": "intensity"})
+    fit(untrained, cohort, tmp_path / "without", quiet=True)
     assert (tmp_path / "without" / "detector").is_dir()
 
 

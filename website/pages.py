@@ -85,7 +85,7 @@ def site_path(path: str) -> str:
 
 
 def shown(path: str) -> str:
-    """A file outside ``docs/`` as a page: Markdown as it is, notebooks as text and code, everything else as a listing."""
+    """A file outside ``docs/`` as a page: Markdown as it is, notebooks as text and code, the rest as a listing."""
     text = _text(path)
     if path.endswith(".ipynb"):
         return (
