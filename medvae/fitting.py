@@ -23,6 +23,7 @@ from medvae.overwriting import check_new, check_replaceable_run, restart_run
 from medvae.preparation.cache import known_sha256
 from medvae.preparation.prepare import prepare_healthy, prepare_training
 from medvae.sampling.tiles import require_named
+from medvae.training.accelerator import require_packages
 from medvae.training.loop import train
 from medvae.training.run_folder import (
     check_run,
@@ -107,6 +108,8 @@ def _fit(
 ) -> Detector:
     """As `fit`, in a folder that may become or go on being the run's."""
     require_tensorboard(config)
+    if config.network is not None:
+        require_packages()
     require_named(config)
     start = starting_detector(config, manifest) if config.training.start_from else None
     training, scale = prepare_training(
