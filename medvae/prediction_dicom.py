@@ -42,6 +42,7 @@ def series_of_scans(
     out: Path,
     *,
     asked: str | None = None,
+    must_tell: bool = False,
     quiet: bool = False,
 ) -> Iterator[tuple[list[Scan], dict[str, FromDicom], dict[str, str]]]:
     """Find the series of each scan that is given as DICOM; what zips hold is there until the block ends.
@@ -58,6 +59,8 @@ def series_of_scans(
         The folder of the predictions.
     asked
         The number or UID of the series, where one scan alone is DICOM.
+    must_tell
+        Refuse a series whose description does not name one of the sequences.
 
     Yields
     ------
@@ -76,16 +79,18 @@ def series_of_scans(
             try:
                 unpacked = stack.enter_context(scratch_folder(out / "unpacked"))
                 study = read_study(source, unpacked, quiet=quiet)
-                series = choose(study.series, wanted, source, asked=asked)
+                series = choose(study, wanted, asked=asked)
+                if must_tell and series.sequence not in wanted:
+                    raise MedvaeError(
+                        f"{source}: {series.name}: its description names no sequence that there is a detector for. "
+                        f"Name a detector instead of auto."
+                    )
             except MedvaeError as error:
                 failures[scan.id] = str(error)
                 continue
             told = f"{source}: {series.name}"
-            if len(study.series) > 1 or study.unread:
-                left = "".join(f"\n  {count} files: {why}" for why, count in study.unread.items())
-                told += f" of {len(study.series)}\n{listing(study.series, wanted, series)}{left}"
-            if series.copies:
-                told += f"\n  {series.copies} files are copies of others, and are not used."
+            if len(study.series) > 1 or study.unread or series.copies:
+                told += f", of {len(study.series)}\n{listing(study, wanted, series)}"
             found[scan.id] = FromDicom(source, series, told)
             ready.append(_declared(scan, series, out, wanted, asked is not None))
         yield ready, found, failures
@@ -101,7 +106,7 @@ def _declared(scan: Scan, series: Series, out: Path, wanted: Sequence[str], aske
         scan,
         images=(out / CONVERTED / f"{scan.id}.nii.gz",),
         modalities=None if sequence is None else (sequence,),
-        declared_in="the description of its DICOM series",
+        declared_in=f'the description of its series "{series.first.description}"',
     )
 
 

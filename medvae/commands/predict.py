@@ -148,7 +148,7 @@ def predict(
 
         wanted = sequences_of(detector, otherwise=by_sequence())
         chosen, made_of, lost = context.with_resource(
-            series_of_scans(chosen, scans or (), wanted, out, asked=series, quiet=quiet)
+            series_of_scans(chosen, scans or (), wanted, out, asked=series, must_tell=detector is None, quiet=quiet)
         )
         for one in made_of.values():
             say(f"note: {one.told}", err=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from medvae.dicom.series import Series
 from medvae.dicom.slices import SECONDARY_CAPTURE
+from medvae.dicom.study import Study
 from medvae.errors import MedvaeError
 
 FEWEST_SLICES = 10
@@ -35,17 +35,15 @@ _MADE_OF_ANOTHER = {
 """Words of ImageType, from the third on."""
 
 
-def choose(found: Sequence[Series], wanted: Sequence[str], source: Path, *, asked: str | None = None) -> Series:
+def choose(study: Study, wanted: Sequence[str], *, asked: str | None = None) -> Series:
     """The series for a detector: the one that was asked for, or the only one that fits best.
 
     Parameters
     ----------
-    found
-        The series of a study.
+    study
+        What there is.
     wanted
-        The sequence that the detector takes; of several detectors, each one's.
-    source
-        What they were found in, for errors.
+        The sequence that the detector takes; of several detectors, each one's; any if there is none.
     asked
         Number or UID of the series; its sequence then does not count, its geometry does.
 
@@ -54,51 +52,55 @@ def choose(found: Sequence[Series], wanted: Sequence[str], source: Path, *, aske
     MedvaeError
         If there is none or several, or its geometry has a defect. All series are listed.
     """
+    best = _best(study.series, wanted)
+    intact = [one for one in best if not one.defect]
     if asked is not None:
-        chosen = _asked_for(found, asked, source)
+        chosen = _asked_for(study, asked)
+    elif not best:
+        raise MedvaeError(
+            f"{study.source}: holds no series that is a 3D MR scan of {' or '.join(wanted) or 'a head'}. If one is, "
+            f"name it with --series.\n{listing(study, wanted)}"
+        )
+    elif len(intact) > 1:
+        raise MedvaeError(
+            f"{study.source}: {len(intact)} series fit the detector. Choose one: "
+            f"--series {' or '.join(one.label for one in intact)}.\n{listing(study, wanted)}"
+        )
     else:
-        best = _best(found, wanted)
-        intact = [one for one in best if not one.defect]
-        if not best:
-            raise MedvaeError(
-                f"{source}: holds no series that is a 3D MR scan of {_or(wanted)}. Name one with --series, if one is."
-                f"\n{listing(found, wanted)}"
-            )
-        if len(intact) > 1:
-            raise MedvaeError(
-                f"{source}: {len(intact)} series fit the detector. Choose one: "
-                f"--series {' or '.join(one.label for one in intact)}.\n{listing(found, wanted)}"
-            )
-        chosen = intact[0] if intact else best[0]
+        chosen = (intact or best)[0]
     if chosen.defect:
         raise MedvaeError(
-            f"{source}: {chosen.name}: {chosen.defect}. Export the series again, or choose another with --series."
-            f"\n{listing(found, wanted)}"
+            f"{study.source}: {chosen.name}: {chosen.defect}. Export the series again, or choose another with --series."
+            f"\n{listing(study, wanted)}"
         )
     return chosen
 
 
-def listing(found: Sequence[Series], wanted: Sequence[str], chosen: Series | None = None) -> str:
-    """A line for each series: number, description, slices, and why it is left out."""
-    best = _best(found, wanted)
-    numbers = max((len(one.label) for one in found), default=0)
-    texts = [one.first.description[:40] + (f" [{one.part}]" if one.part else "") for one in found]
-    width = max(map(len, texts), default=0)
-    return "\n".join(
+def listing(study: Study, wanted: Sequence[str], chosen: Series | None = None) -> str:
+    """A line for each series, with number, description and slices, and why it is left out; and what is in none."""
+    best = _best(study.series, wanted)
+    numbers = max(len(one.label) for one in study.series)
+    texts = [one.first.description[:40] + (f" [{one.part}]" if one.part else "") for one in study.series]
+    width = max(map(len, texts))
+    lines = [
         f"  {one.label:>{numbers}}  {text:<{width}}  {_size(one)}"
         + ("  <- chosen" if one is chosen else f"  ({why})" if (why := _why_not(one, wanted, best)) else "")
-        for one, text in zip(found, texts, strict=True)
-    )
+        for one, text in zip(study.series, texts, strict=True)
+    ]
+    copies = sum({one.first.series: one.copies for one in study.series}.values())
+    left = {**study.unread, "a copy of another": copies} if copies else study.unread
+    return "\n".join([*lines, *(f"  in no series: {count} DICOM files, {why}" for why, count in left.items())])
 
 
-def _asked_for(found: Sequence[Series], asked: str, source: Path) -> Series:
+def _asked_for(study: Study, asked: str) -> Series:
+    found = study.series
     by_label = [one for one in found if asked in (one.label, one.first.series)]
     by_label = by_label or [one for one in found if one.label.split(".")[0] == asked]
     if len(by_label) == 1:
         return by_label[0]
     several = f"--series {asked} stands for several volumes: name one of them" if by_label else ""
     wrong = several or f"has no series {asked}: name one of these"
-    raise MedvaeError(f"{source}: {wrong} by its number.\n{listing(found, ())}")
+    raise MedvaeError(f"{study.source}: {wrong} by its number.\n{listing(study, ())}")
 
 
 def _best(found: Sequence[Series], wanted: Sequence[str]) -> list[Series]:
@@ -161,7 +163,3 @@ def _size(one: Series) -> str:
     lengths = (*(first.spacing or ())[::-1], *([one.step_mm] if one.step_mm else []))
     mm = " × ".join(f"{length:.3g}" for length in lengths)
     return f"{first.modality} {count} slice{'s' * (count != 1)}" + (f" of {mm} mm" if mm else "")
-
-
-def _or(wanted: Sequence[str]) -> str:
-    return " or ".join(wanted) or "a head"

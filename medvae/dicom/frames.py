@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
+import warnings
 from pathlib import Path
 from typing import Any
 
 from medvae.dicom.slices import Slice, slice_of
 from medvae.errors import MedvaeError
 
-NEEDS_PYDICOM = 'holds many frames, whose places pydicom reads: pip install "medvae-anomaly[dicom]"'
+NEEDS_PYDICOM = 'of many frames, whose places pydicom reads: pip install "medvae-anomaly[dicom]"'
 
 
 def read_frames(file: Path) -> list[Slice] | str:
     """A slice for each frame, or why there is none."""
-    try:
-        import pydicom
-    except ImportError:
+    if importlib.util.find_spec("pydicom") is None:
         return NEEDS_PYDICOM
     try:
-        data = pydicom.dcmread(file, stop_before_pixels=True)
+        data = _read(file)
         shared = _first(data, "SharedFunctionalGroupsSequence")
         frames = data.get("PerFrameFunctionalGroupsSequence") or ()
         if len(frames) != int(data.get("NumberOfFrames") or 0) or not frames:
-            return "holds many frames and does not say where each of them lies"
+            return "of many frames that do not say where each of them lies"
         common = {
             name: _written(data.get(keyword))
             for name, keyword in {
@@ -58,7 +58,7 @@ def read_frames(file: Path) -> list[Slice] | str:
             found.append(slice_of(file, index, common | own))
         return found
     except Exception as error:  # a stranger's file: pydicom raises whatever its nested values lead to
-        return f"is damaged ({type(error).__name__})"
+        return f"damaged ({type(error).__name__})"
 
 
 def require_one_scale(file: Path) -> None:
@@ -69,9 +69,7 @@ def require_one_scale(file: Path) -> None:
     MedvaeError
         If it is such a file.
     """
-    import pydicom
-
-    data = pydicom.dcmread(file, stop_before_pixels=True)
+    data = _read(file)
     scales = {
         (str(group[0].get("RescaleSlope")), str(group[0].get("RescaleIntercept")))
         for frame in data.PerFrameFunctionalGroupsSequence
@@ -82,6 +80,17 @@ def require_one_scale(file: Path) -> None:
             f"{file}: its frames are scaled to intensities in {len(scales)} ways, which is not read. Convert it to "
             f"NIfTI (dcm2niix -z y FOLDER) and give the .nii.gz file."
         )
+
+
+def _read(file: Path) -> Any:
+    """The header of a file; pydicom's remarks on values that break the standard are noise."""
+    import pydicom
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = pydicom.dcmread(file, stop_before_pixels=True)
+        data.walk(lambda _, element: element.value)  # values are made, and remarked on, when they are asked for
+    return data
 
 
 def _first(data: Any, keyword: str) -> Any:

@@ -81,7 +81,9 @@ def segmentation_bytes(mask: np.ndarray, series: Series, algorithm: Algorithm) -
             f"{series.name}: its frames are spread over {len(series.files)} files; a segmentation refers to files of "
             f"one slice each, or to one file of all."
         )
-    sources = [pydicom.dcmread(file, stop_before_pixels=True) for file in series.files]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of values that break the standard
+        sources = [pydicom.dcmread(file, stop_before_pixels=True) for file in series.files]
     for source in sources:
         for name in _PATIENT_AND_STUDY:
             if name not in source:

@@ -101,9 +101,9 @@ def read_slice(file: Path) -> Slice | str:
         known = set(reader.GetMetaDataKeys())
         found = {name: _text(reader.GetMetaData(tag)) if tag in known else "" for name, tag in _TAGS.items()}
     except RuntimeError:
-        return "is DICOM without an image"
+        return "without an image, or cut off"
     if not found["series"]:
-        return "names no series"
+        return "of no series"
     if found["sop_class"] == ENHANCED_MR:
         return "frames"
     if _whole(found["frames"]) > 1 and not found["sop_class"].startswith(SECONDARY_CAPTURE):
