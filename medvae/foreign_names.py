@@ -1,4 +1,4 @@
-"""Names that other packages export, read from their source: to import such a package takes seconds, and runs its code."""
+"""Names that other packages export, read from their source: to import them takes seconds, and runs their code."""
 
 from __future__ import annotations
 

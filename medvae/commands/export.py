@@ -42,10 +42,10 @@ def export(
     monai: a folder that MONAI runs on a folder of scans, with the maps of medvae predict:
     python -m monai.bundle run --config_file configs/inference.json --dataset_dir SCANS --output_dir MAPS
 
-    onnx, torchscript: a file NAME.onnx or NAME.ts for the network of each member of an ensemble, for any number of tiles,
-    and NAME.json, which says what the network expects: maps by channel, spacing, size, normalisation, licence. Before
-    they are named, they are compared with PyTorch on tiles of a brain (largest difference below 0.0001). A network is
-    shown prepared scans, and its output is not yet the anomaly map.
+    onnx, torchscript: a file NAME.onnx or NAME.ts for the network of each member of an ensemble, for any number of
+    tiles, and NAME.json, which says what the network expects: maps by channel, spacing, size, normalisation, licence.
+    Before they are named, they are compared with PyTorch on tiles of a brain (largest difference below 0.0001). A
+    network is shown prepared scans, and its output is not yet the anomaly map.
 
     ONNX, and running a bundle, need more packages: pip install "medvae-anomaly[export]".
     """

@@ -61,7 +61,7 @@ def export_bundle(detector: Calibrated, source: Path | str, out: Path | str, ter
 
 
 def _copy(source: Path, destination: Path) -> None:
-    """The detector's files as they are, so that its fingerprint stays, and what lies beside those of earlier versions."""
+    """The detector's files as they are, so that its fingerprint stays, and what lies beside one of an older version."""
     shutil.copytree(source, destination, ignore=shutil.ignore_patterns(".*", "__pycache__"))
     beside = source.with_name(f"{source.name}.json")
     if beside.is_file():
@@ -139,7 +139,7 @@ def metadata(detector: Calibrated, terms: Terms) -> dict[str, Any]:
         },
         "name": name,
         "task": f"Unsupervised detection of lesions in {sequences} MRI of the brain",
-        "description": f"Voxelwise anomaly map and lesion mask of a {sequences} scan of a brain, on the scan's own grid, "
+        "description": f"Voxelwise anomaly map and lesion mask of a {sequences} scan of a brain, on its own grid, "
         f"after training on healthy scans only. The scan is prepared, scored and brought back by medvae.",
         "authors": "The medvae developers" if terms.card else "not stated",
         "copyright": f"Licence of the weights: {terms.licence}. See LICENSE.",
@@ -178,7 +178,9 @@ def _network_format(member: Member) -> dict[str, Any]:
     if member.step is not None and not member.config.network_options.backbone:
         sides = [f"{member.step}*{letter}" for letter, _ in zip("nmk", sides, strict=False)]
     described = member.description()["input"]["channels"]
-    channels = {index: " ".join(str(channel[key]) for key in ("map", "modality")) for index, channel in described.items()}
+    channels = {
+        index: " ".join(str(channel[key]) for key in ("map", "modality")) for index, channel in described.items()
+    }
     common = {"type": "image", "dtype": "float32", "value_range": [], "is_patch_data": True, "spatial_shape": sides}
     single = {"format": "magnitude", "num_channels": member.detector.channels}
     return {
@@ -237,8 +239,8 @@ A scan that fails stops no other; why it failed is said at the end. The maps are
 regions), pictures and tables, and takes brain masks and other operating points.
 
 MONAI reads the list of scans, composes the steps and writes the images. Preparation (brain, bias field, registration,
-intensities), the score and the way back to the scan's grid are medvae's, as MONAI has no such parts. `network_def` holds
-the networks alone, with the weights of `models/model.pt`; one network's output is not yet the map.
+intensities), the score and the way back to the scan's grid are medvae's, as MONAI has no such parts. `network_def`
+holds the networks alone, with the weights of `models/model.pt`; one network's output is not yet the map.
 {card}
 Licence of the weights: {terms.licence}; see `LICENSE`.
 """

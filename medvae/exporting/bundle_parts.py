@@ -47,8 +47,8 @@ def load_bundle(bundle_root: Path | str, device: str = "auto") -> Calibrated:
     if made != here:
         warnings.warn(
             MedvaeWarning(
-                f"{root / METADATA}: the bundle was made with MONAI {made}, and {here} is installed. Compare the map of "
-                f"one scan with that of medvae predict {root / DETECTOR} before relying on it."
+                f"{root / METADATA}: the bundle was made with MONAI {made}, and {here} is installed. Compare the map "
+                f"of one scan with that of medvae predict {root / DETECTOR} before relying on it."
             ),
             stacklevel=2,
         )

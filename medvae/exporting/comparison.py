@@ -36,7 +36,6 @@ def sizes_of(member: Member, scan: ImageAndMask) -> Sizes:
     if step is None:
         return Sizes(trained, None)
     first, *middle, last = trained
-    # Of about as many voxels: onnxruntime's instance normalisation adds them up in float32, and rounds more over more.
     other = (first - step if first >= 3 * step else first + step, *middle, last + step)
     tile = member.tiles(scan, other, count=1)[:1]
     try:

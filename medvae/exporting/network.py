@@ -16,7 +16,7 @@ from medvae.detection.base import Calibrated
 from medvae.detection.detector import Detector
 from medvae.detection.ensemble import Ensemble
 from medvae.errors import MedvaeError
-from medvae.imaging.planes import padded, slices_of, with_neighbours
+from medvae.imaging.planes import cropped, padded, slices_of, with_neighbours
 from medvae.networks.interface import Network
 from medvae.normative.inputs import Channels
 from medvae.preparation.prepare import prepare_array
@@ -139,7 +139,9 @@ class Member:
             for plane in sampling.planes:
                 stack, filled = slices_of(shown, plane), np.flatnonzero(slices_of(scan.mask, plane).any(axis=(1, 2)))
                 chosen = filled[(np.linspace(0.3, 0.7, count) * (len(filled) - 1)).astype(int)]
-                found.append(padded(with_neighbours(stack, chosen, self.config.network_options.neighbours), size))
+                slices = with_neighbours(stack, chosen, self.config.network_options.neighbours)
+                least = [min(n, m) for n, m in zip(size, slices.shape[-2:], strict=True)]
+                found.append(padded(cropped(slices, least), size))
             tiles = np.concatenate(found)
         else:
             short = [(0, max(0, n - m)) for n, m in zip(size, shown.shape[1:], strict=True)]
@@ -153,8 +155,7 @@ class Member:
         config, sampling = self.config, self.config.sampling
         neighbours = config.network_options.neighbours
         channels = [
-            {"map": name, "meaning": MEANINGS[name], "modality": modality}
-            | ({"slice": offset} if neighbours else {})
+            {"map": name, "meaning": MEANINGS[name], "modality": modality} | ({"slice": offset} if neighbours else {})
             for name in self.channels.names
             for modality in self.detector.modalities
             for offset in range(-neighbours, neighbours + 1)
@@ -167,7 +168,9 @@ class Member:
             "input": {
                 "name": INPUT,
                 "dtype": "float32",
-                "layout": "(batch, channel, x, y, z)" if sampling.kind == "patch" else "(batch, channel, first, second)",
+                "layout": "(batch, channel, x, y, z)"
+                if sampling.kind == "patch"
+                else "(batch, channel, first, second)",
                 "trained_spatial_shape": list(config.tile_shape),
                 "channels": {str(index): channel for index, channel in enumerate(channels)},
                 "background": 0,

@@ -6,15 +6,16 @@ import importlib.util
 import io
 import warnings
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medvae.errors import MedvaeError
 from medvae.exporting.comparison import Run
-from medvae.exporting.network import INPUT, Member
+from medvae.exporting.network import INPUT, Member, PlainNetwork
 
 ENDING = ".onnx"
 OPSET = 17
@@ -42,7 +43,7 @@ def converted(member: Member, tile: Tensor, *, any_size: bool) -> bytes:
     It is PyTorch's exporter by tracing: the one by ``torch.export`` gives the same numbers, but takes 53 s instead of
     2 s for the 3D network of t1-2mm, needs onnxscript, and names the axes after expressions.
     """
-    plain = member.plain
+    plain = _with_accurate_norms(member.plain)
     spatial = dict(enumerate(_AXES[: tile.ndim - 2], start=2)) if any_size else {}
     outputs = {name: {0: "batch"} | (spatial if _is_map(plain, name, tile) else {}) for name in plain.names}
     stream = io.BytesIO()
@@ -68,6 +69,40 @@ def opened(content: bytes) -> Run:
         return found
 
     return run
+
+
+class _InstanceNorm(nn.Module):
+    """An instance normalisation by means of means, axis by axis.
+
+    onnxruntime's own adds up all voxels of a channel in float32: on a real brain, tiles of 48³ voxels were rounded by
+    more than 0.0001 in the logits of t1-2mm.
+    """
+
+    def __init__(self, norm: nn.InstanceNorm2d | nn.InstanceNorm3d) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = x - self._mean(x)
+        found = centred / torch.sqrt(self._mean(centred * centred) + self.eps)
+        if self.weight is None:
+            return found
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        return found * self.weight.reshape(shape) + self.bias.reshape(shape)
+
+    def _mean(self, x: Tensor) -> Tensor:
+        for axis in range(x.ndim - 1, 1, -1):
+            x = x.mean(axis, keepdim=True)
+        return x
+
+
+def _with_accurate_norms(plain: PlainNetwork) -> PlainNetwork:
+    changed = deepcopy(plain)
+    for parent in list(changed.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, nn.InstanceNorm2d | nn.InstanceNorm3d) and not layer.track_running_stats:
+                setattr(parent, name, _InstanceNorm(layer))
+    return changed
 
 
 def _is_map(plain: torch.nn.Module, name: str, tile: Tensor) -> bool:

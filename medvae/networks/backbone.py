@@ -62,7 +62,9 @@ class Backbone(nn.Module):
 def _made(kind: Any, options: BackboneConfig, given: dict[str, int]) -> nn.Module:
     target = options.target
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-        raise MedvaeError(f"network.backbone: {target} is not a network. Name one of MONAI's documentation of networks.")
+        raise MedvaeError(
+            f"network.backbone: {target} is not a network. Name one of MONAI's documentation of networks."
+        )
     known = inspect.signature(kind).parameters
     if missing := [name for name in GIVEN[1:] if name not in known]:
         raise MedvaeError(
@@ -75,9 +77,7 @@ def _made(kind: Any, options: BackboneConfig, given: dict[str, int]) -> nn.Modul
         if isinstance(error, RuntimeError) and "meta" in str(error):  # of a plan without memory
             raise
         arguments = ", ".join(f"{key}={value!r}" for key, value in options.options.items())
-        raise MedvaeError(
-            f"network.backbone: {target}({arguments}) cannot be made: {_first_line(error)}."
-        ) from error
+        raise MedvaeError(f"network.backbone: {target}({arguments}) cannot be made: {_first_line(error)}.") from error
 
 
 def require_fits(network: nn.Module, channels: int, size: Sequence[int]) -> None:

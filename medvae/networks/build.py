@@ -60,7 +60,9 @@ def load_network(config: Config, modalities: int, weights: Path) -> Network:
     try:
         with torch.device("meta"):
             planned = build(config.network_options, config.tile_shape, modalities)
-    except RuntimeError:  # some of MONAI's networks read numbers of tensors; `BackboneConfig` keeps them from being vast
+    except (
+        RuntimeError
+    ):  # some of MONAI's networks read numbers of tensors; `BackboneConfig` keeps them from being vast
         planned = trained = build_network(config, modalities)
     require_shapes(weights, {name: tuple(tensor.shape) for name, tensor in planned.state_dict().items()})
     trained = trained or build_network(config, modalities)
