@@ -217,7 +217,7 @@ def readme(detector: Calibrated, terms: Terms) -> str:
     card = "\nResults, limits and failures: [model card](model_card.md).\n" if terms.card else ""
     return f"""# {name}: lesions in {sequences} MRI of the brain
 
-A detector of [medvae](https://pypi.org/project/{_DISTRIBUTION}/) {__version__} as a bundle of MONAI
+A detector of medvae {__version__} (the distribution {_DISTRIBUTION}) as a bundle of MONAI
 {importlib.metadata.version("monai")}. Research only: not a medical device, not for clinical use.
 
 ```
