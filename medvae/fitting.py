@@ -17,6 +17,7 @@ from medvae.devices import AUTO, find_device
 from medvae.errors import MedvaeError
 from medvae.files import LOCK, sha256, write_json
 from medvae.manifest import Manifest
+from medvae.networks.build import require_backbone
 from medvae.networks.interface import Network
 from medvae.normative.inputs import NetworkInputs
 from medvae.overwriting import check_new, check_replaceable_run, restart_run
@@ -111,6 +112,7 @@ def _fit(
     if config.network is not None:
         require_packages()
     require_named(config)
+    require_backbone(config, len(manifest.modalities))
     start = starting_detector(config, manifest) if config.training.start_from else None
     training, scale = prepare_training(
         manifest, config.preparation, scale=start.scale if start else None, cache=cache, quiet=quiet
