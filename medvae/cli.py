@@ -18,6 +18,7 @@ from medvae.commands import (
     check,
     ensemble,
     evaluate,
+    export,
     figure,
     manifest,
     predict,
@@ -74,6 +75,7 @@ app.command(cls=bids.BIDSApp, epilog=f"Example: {bids.EXAMPLE}")(bids.bids)
 app.command(epilog=f"Example: {evaluate.EXAMPLE}")(evaluate.evaluate)
 app.command(epilog=f"Example: {report.EXAMPLE}")(report.report)
 app.command(epilog=f"Example: {figure.EXAMPLE}")(figure.figure)
+app.command(epilog=f"Example: {export.EXAMPLE}")(export.export)
 app.command(epilog=f"Example: {benchmark.EXAMPLE}")(benchmark.benchmark)
 
 _SHOW_WARNING = warnings.showwarning

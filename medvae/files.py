@@ -164,6 +164,18 @@ def whole_folder(destination: Path | str, *, replace: bool = True) -> Iterator[P
                         time.sleep(secrets.randbelow(10) / 1000)  # or those who collided would do so again
 
 
+@contextlib.contextmanager
+def scratch_folder(beside: Path | str) -> Iterator[Path]:
+    """Give an empty folder for what is needed for a while only; it is removed when the block ends.
+
+    It lies next to ``beside`` under a temporary name, so that `remove_leftovers` removes what a killed process left.
+    """
+    beside = Path(beside)
+    with told(beside), _temporary(beside, "part") as temporary:
+        temporary.mkdir(parents=True)
+        yield temporary
+
+
 def remove_folder(folder: Path) -> None:
     """Remove a folder, at once for whoever looks at its name; it may have vanished already."""
     with told(folder), _temporary(folder, "part") as aside, contextlib.suppress(FileNotFoundError):

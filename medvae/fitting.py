@@ -17,12 +17,14 @@ from medvae.devices import AUTO, find_device
 from medvae.errors import MedvaeError
 from medvae.files import LOCK, sha256, write_json
 from medvae.manifest import Manifest
+from medvae.networks.build import require_backbone
 from medvae.networks.interface import Network
 from medvae.normative.inputs import NetworkInputs
 from medvae.overwriting import check_new, check_replaceable_run, restart_run
 from medvae.preparation.cache import known_sha256
 from medvae.preparation.prepare import prepare_healthy, prepare_training
 from medvae.sampling.tiles import require_named
+from medvae.training.accelerator import require_packages
 from medvae.training.loop import train
 from medvae.training.run_folder import (
     check_run,
@@ -107,7 +109,10 @@ def _fit(
 ) -> Detector:
     """As `fit`, in a folder that may become or go on being the run's."""
     require_tensorboard(config)
+    if config.network is not None:
+        require_packages()
     require_named(config)
+    require_backbone(config, len(manifest.modalities))
     start = starting_detector(config, manifest) if config.training.start_from else None
     training, scale = prepare_training(
         manifest, config.preparation, scale=start.scale if start else None, cache=cache, quiet=quiet

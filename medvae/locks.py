@@ -57,8 +57,7 @@ def locked(folder: Path | str, *, busy: str | None = None) -> Iterator[None]:
         try:
             yield
         finally:
-            (folder / LOCK).unlink(missing_ok=True)  # before it is opened, or somebody else's could be removed
-            stream.close()
+            _release(folder / LOCK, stream)
             if new:
                 with contextlib.suppress(OSError):  # not empty
                     folder.rmdir()
@@ -98,15 +97,22 @@ if sys.platform == "win32":
     import msvcrt
     import time
 
+    _FAR = 1 << 30  # where the file has no bytes: others cannot even read one that is locked, and are to read the owner
+
     def _lock(stream: BinaryIO, *, wait: bool) -> None:
         while True:
-            stream.seek(0)
+            os.lseek(stream.fileno(), _FAR, os.SEEK_SET)
             try:
                 return msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
             except OSError as error:
                 if not wait:
                     raise BlockingIOError from error
             time.sleep(0.05)
+
+    def _release(path: Path, stream: BinaryIO) -> None:
+        stream.close()  # first: Windows removes no file that is open, so none that somebody else has opened meanwhile
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 else:
     import fcntl
@@ -119,3 +125,7 @@ else:
                 raise BlockingIOError from error
             if error.errno not in _UNKNOWN_HERE:
                 raise
+
+    def _release(path: Path, stream: BinaryIO) -> None:
+        path.unlink(missing_ok=True)  # before it is opened, or somebody else's could be removed
+        stream.close()

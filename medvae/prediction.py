@@ -129,10 +129,10 @@ def predict(
         subjects for it, or there is no such device.
     """
     out = Path(out)
-    mask_at = at if at is not None else rate if rate is not None else detector.config.calibration.mask_at
+    mask_at = _mask_at(detector, rate, at)
     if device is not None:
         detector = detector.on(device)
-    open_folder(out, detector, detector.point(mask_at), overwrite=overwrite)
+    open_predictions(detector, out, rate=rate, at=at, overwrite=overwrite)
     found: dict[int, Prediction | MedvaeError] = {}
     failed, tables_written = 0, time.monotonic()
     try:
@@ -157,6 +157,18 @@ def predict(
         record_failures(out, [item.id for item in predictions], failures)
         write_tables(out)
     return predictions, failures
+
+
+def open_predictions(
+    detector: Calibrated, out: Path, *, rate: float | None = None, at: str | None = None, overwrite: bool = False
+) -> None:
+    """Open the folder of `predict` before it does, for files that it needs; arguments and errors are the same."""
+    open_folder(out, detector, detector.point(_mask_at(detector, rate, at)), overwrite=overwrite)
+
+
+def _mask_at(detector: Calibrated, rate: float | None, at: str | None) -> float | str:
+    """The operating point that is asked for; the config's by default."""
+    return at if at is not None else rate if rate is not None else detector.config.calibration.mask_at
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from medvae import __version__
 from medvae.derivatives import (
+    CONVERTED,
     DESCRIPTION,
+    DICOM_SUFFIX,
     FAILURES,
     MAP_SUFFIX,
     MASK_SIDECAR,
@@ -99,6 +101,7 @@ def _remove_predictions(out: Path) -> None:
         names = {path.name.removesuffix(end) for end in (MAP_SUFFIX, MASK_SIDECAR) for path in folder.glob(f"*{end}")}
         for name in names:
             remove_case(folder, name)
+            _remove_converted(folder / CONVERTED, name)
     with told(out):
         for path in (out / FAILURES, *table_files(out)):
             path.unlink(missing_ok=True)
@@ -110,11 +113,20 @@ def remove_case(out: Path, name: str) -> None:
         for suffix in (MASK_SUFFIX, MAP_SUFFIX, SPREAD_SUFFIX):
             sidecar_path(out / f"{name}{suffix}").unlink(missing_ok=True)
             (out / f"{name}{suffix}").unlink(missing_ok=True)
-        (out / f"{name}{ROI_SUFFIX}").unlink(missing_ok=True)
+        for suffix in (ROI_SUFFIX, DICOM_SUFFIX):
+            (out / f"{name}{suffix}").unlink(missing_ok=True)
         for drawn in (f"{name}.png", f"{name}.itksnap", f"{name}.seg.nrrd"):
             (out / drawn).unlink(missing_ok=True)
         for ending in (".txt", "_truth.nii.gz", "_scan.nii.gz"):
             (out / VIEWERS / f"{name}{ending}").unlink(missing_ok=True)
+
+
+def _remove_converted(folder: Path, name: str) -> None:
+    """Remove the scan that was made from a DICOM series."""
+    sidecar = folder / f"{name}.json"
+    if sidecar.is_file() and "DicomSha256" in read_object(sidecar):
+        (folder / f"{name}.nii.gz").unlink(missing_ok=True)
+        sidecar.unlink(missing_ok=True)
 
 
 def content_of(scan: Scan) -> Content:

@@ -19,7 +19,10 @@ GZIP = b"\x1f\x8b"
 
 _MOST_LOOKED_AT = 32  # files of a folder
 _WEB = "Download it again, in a browser if it asks for a login."
-_TO_NIFTI = "Convert the series to NIfTI first (dcm2niix -z y FOLDER) and give the .nii.gz file."
+_TO_NIFTI = (
+    "medvae predict takes the folder of the series as a SCAN; elsewhere, convert it to NIfTI first (dcm2niix -z y "
+    "FOLDER) and give the .nii.gz file."
+)
 
 
 class Signature(NamedTuple):
@@ -136,9 +139,23 @@ def is_dicom(path: Path) -> bool:
     try:
         with open(path, "rb") as stream:
             start = stream.read(START)
-    except OSError:
+    except (OSError, ValueError):  # a name with a zero byte
         return False
+    return begins_as_dicom(start)
+
+
+def begins_as_dicom(start: bytes) -> bool:
+    """Whether a file that begins with ``start`` is DICOM."""
     return any(signature.what == "a DICOM file" and signature.begins(start) for signature in SIGNATURES)
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a file is a zip archive, whatever its name."""
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+    except (OSError, ValueError):
+        return False
 
 
 def _unpacked(start: bytes) -> bytes:

@@ -26,7 +26,7 @@ def medvae(*arguments, **options):
 
 
 COMMANDS = ["manifest", "check", "prepare", "train", "ensemble", "calibrate", "predict", "bids", "evaluate", "report"]
-COMMANDS += ["figure", "benchmark"]
+COMMANDS += ["figure", "export", "benchmark"]
 LAYOUTS = ["ixi", "brats", "bids", "nnunet", "decathlon", "folder"]
 
 

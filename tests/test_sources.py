@@ -145,6 +145,7 @@ def test_jobs_that_start_into_one_new_folder_all_go_on(two, detector, cohort, mo
 @pytest.mark.parametrize(
     ("paths", "names"),
     [
+        (["A/T1.nii.gz", "B/t1.nii.gz"], ["A_T1", "B_t1"]),  # one file to Windows and macOS
         (["A/T1.nii.gz", "B/T1.nii.gz"], ["A_T1", "B_T1"]),
         (["A/anat/T1.nii.gz", "B/anat/T1.nii.gz"], ["A_T1", "B_T1"]),
         (["A/first/T1.nii", "B/first/T1.nii"], ["A_T1", "B_T1"]),

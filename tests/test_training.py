@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import signal
@@ -301,6 +302,20 @@ def test_tensorboard_that_is_not_installed_is_told_before_anything_is_done(tmp_p
     with pytest.raises(MedvaeError, match=r"Run: pip install tensorboard,"):
         fit(small(training={"tensorboard": True}), cohort, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("missing", [("accelerate",), ("batchgenerators",), ("accelerate", "batchgenerators")])
+def test_packages_of_training_that_are_not_installed_are_told_before_anything_is_done(
+    tmp_path, cohort, monkeypatch, missing
+):
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name in missing else find(name, *rest))
+    with pytest.raises(MedvaeError, match=rf'needs {" and ".join(missing)},.* pip install "medvae-anomaly\[train\]"'):
+        fit(small(), cohort, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+    untrained = small(network=None, score={"kind": "intensity"})
+    fit(untrained, cohort, tmp_path / "without", quiet=True)
+    assert (tmp_path / "without" / "detector").is_dir()
 
 
 def _no_room(*_, **__):

@@ -6,6 +6,7 @@ Nothing here needs MkDocs: `website/hooks.py` hands it to MkDocs, and `tests/tes
 from __future__ import annotations
 
 import ast
+import json
 import posixpath
 import re
 from collections.abc import Callable, Iterator
@@ -84,11 +85,19 @@ def site_path(path: str) -> str:
 
 
 def shown(path: str) -> str:
-    """A file outside ``docs/`` as a page: Markdown as it is, everything else as a listing."""
+    """A file outside ``docs/`` as a page: Markdown as it is, notebooks as text and code, the rest as a listing."""
     text = _text(path)
+    if path.endswith(".ipynb"):
+        return (
+            "\n\n".join(_cell(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]) + "\n"
+        )
     if path.endswith(".md"):
         return text
     return f"# {path}\n\n~~~~ {LANGUAGES.get(Path(path).suffix, 'text')}\n{text.rstrip()}\n~~~~\n"
+
+
+def _cell(kind: str, source: str) -> str:
+    return source if kind == "markdown" else f"```python\n{source}\n```"
 
 
 def for_the_site(source: str, text: str, math: Callable[[str, bool], str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,7 @@ EXAMPLE = "medvae predict runs/a scan1.nii.gz scan2.nii.gz --out overlays"
 
 
 def predict(
+    context: typer.Context,
     run: Annotated[
         Path,
         typer.Argument(
@@ -36,7 +38,10 @@ def predict(
     ],
     scans: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="SCAN", help="NIfTI, MGH, MHA or NRRD files, skull-stripped or whole heads."),
+        typer.Argument(
+            metavar="SCAN",
+            help="NIfTI, MGH, MHA or NRRD files, skull-stripped or whole heads; or a folder or zip of DICOM each.",
+        ),
     ] = None,
     manifest: Annotated[Path | None, typer.Option(help="Predict the cases of a manifest instead.")] = None,
     split: Annotated[list[str], typer.Option(help="Which splits of the manifest; may be repeated.")] = ["test"],  # noqa: B006
@@ -62,6 +67,19 @@ def predict(
         bool,
         overwrites("what another detector or operating point, or another scan of the same name, left in the folder"),
     ] = False,
+    series: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER", help="Of a DICOM study: the series with this number or UID; by default the one that fits."
+        ),
+    ] = None,
+    dicom_seg: Annotated[
+        bool,
+        typer.Option(
+            "--dicom-seg",
+            help="Also write masks of DICOM scans as DICOM segmentations, which name the patient (docs/DICOM.md).",
+        ),
+    ] = False,
     device: Device = "auto",
     jobs: Jobs = None,
     cache: Cache = None,
@@ -82,6 +100,9 @@ def predict(
     nowhere reach a high value; see the sidecar). ID.itksnap opens both over the scan in ITK-SNAP. lesions.tsv lists all
     scans of the folder, findings.tsv all findings with their volume, place and brain region.
 
+    Of a DICOM folder or zip, the one 3D MR series that fits the detector is taken and lies as NIfTI in OUT/converted,
+    under the folder's name; where several fit, they are listed, and --series names one.
+
     Scans that are already predicted are not computed again, so the same command continues after Ctrl-C; a scan that
     fails does not stop the others. Each of --jobs holds the detector and a scan in memory; with a GPU there is one by
     default. The prediction of another scan of the same name is never replaced without --overwrite.
@@ -95,17 +116,24 @@ def predict(
     if fpr is not None and at is not None:
         raise typer.BadParameter("give --fpr, or --at, and not both.")
     from medvae.derivatives import FINDINGS_TABLE, LESIONS_TABLE
-    from medvae.detection.by_sequence import choose_detector, is_auto
+    from medvae.detection.by_sequence import by_sequence, choose_detector, is_auto
     from medvae.detection.ensemble import load_detector
     from medvae.detection.scan_names import NameBy, file_name
+    from medvae.dicom.study import is_study, named_after
     from medvae.manifest import read_manifest
+    from medvae.prediction import open_predictions, scans_of_files, scans_of_manifest
     from medvae.prediction import predict as predict_scans
-    from medvae.prediction import scans_of_files, scans_of_manifest
 
+    studies = list(filter(is_study, scans or ()))
+    if series is not None and len(studies) != 1:
+        raise typer.BadParameter(f"--series names a series of one DICOM folder or zip; {len(studies)} were given.")
+    if dicom_seg:
+        _require_dicom(manifest, scans or (), studies)
     detector = None if is_auto(run) else load_detector(run, device=device)
     cohort = read_manifest(manifest) if manifest else None
     by: NameBy | None = next((known for known in ("file", "parent") if known == name_by), None)
-    chosen = scans_of_manifest(cohort, split) if cohort else scans_of_files(scans or [], name_by=by)
+    named = [named_after(path) for path in scans or ()]
+    chosen = scans_of_manifest(cohort, split) if cohort else scans_of_files(named, name_by=by)
     if not chosen:
         raise MedvaeError(f"{manifest}: has no case in split {', '.join(split)}. Choose another with --split.")
     renamed = [scan for scan in chosen if cohort is None and name_by is None and scan.id != file_name(scan.images[0])]
@@ -114,10 +142,26 @@ def predict(
         say(f"note: {len(renamed)} files are called alike; they are named by their folders: {names}", err=True)
     from medvae.reporting.seen import Seen
 
+    total, lost = len(chosen), dict[str, str]()
+    if studies:
+        from medvae.prediction_dicom import convert_scans, sequences_of, series_of_scans, write_segmentations
+
+        wanted = sequences_of(detector, otherwise=by_sequence())
+        chosen, made_of, lost = context.with_resource(
+            series_of_scans(chosen, scans or (), wanted, out, asked=series, must_tell=detector is None, quiet=quiet)
+        )
+        for one in made_of.values():
+            say(f"note: {one.told}", err=True)
+        if not chosen:
+            raise MedvaeError("\n".join(lost.values()))
     if detector is None:
         choice = choose_detector(chosen)
         say(f"detector: {choice.name}, {choice.reason}")
         detector = load_detector(choice.name, device=device)
+    if studies:
+        open_predictions(detector, out, rate=fpr, at=at, overwrite=overwrite)
+        chosen, not_converted = convert_scans(chosen, made_of, out, failed=lost, overwrite=overwrite)
+        lost |= not_converted
 
     number = how_many(jobs, len(chosen), memory_gb=MEMORY_GB, device=detector.device, quiet=quiet)
     then = Seen(detector, cohort, out, pictures=pictures, workspaces=workspaces)
@@ -134,7 +178,11 @@ def predict(
             then=then,
             quiet=quiet,
         )
+    failures |= lost
     not_copied = []
+    if dicom_seg:
+        segmentations, problems = write_segmentations(predictions, made_of, detector)
+        not_copied += problems
     if bids and predictions:
         from medvae.reporting.bids_export import write_bids
 
@@ -147,10 +195,25 @@ def predict(
         say(f"{item.id}: {item.lesion_volume_ml:.2f} ml flagged{unusual}, {item.map}")
         for note in item.notes:
             say(f"note: {item.id}: {note}", err=True)
+    for path in segmentations if dicom_seg else ():
+        say(f"DICOM segmentation: {path}")
     if predictions:
         say(f"tables: {out / LESIONS_TABLE}, {out / FINDINGS_TABLE}")
     for command in predictions[0].look if predictions else ():
         say(f"look: {command}")
-    failed = [*failures.values(), f"{len(failures)} of {len(chosen)} scans failed."] if failures else []
+    failed = [*failures.values(), f"{len(failures)} of {total} scans failed."] if failures else []
     if failed or not_copied:
         raise MedvaeError("\n".join([*not_copied, *failed]))
+
+
+def _require_dicom(manifest: Path | None, scans: Sequence[Path], studies: Sequence[Path]) -> None:
+    """Refuse ``--dicom-seg`` for scans that are no DICOM, or without what writes it, before anything is computed."""
+    from medvae.dicom.segmentation import require_highdicom
+
+    other = [str(manifest)] if manifest else [str(path) for path in scans if path not in studies]
+    if other:
+        raise MedvaeError(
+            f"--dicom-seg: {other[0]} is not DICOM, and a DICOM segmentation refers to the series it was made from. "
+            f"Give the folder or zip of the series, or leave out --dicom-seg."
+        )
+    require_highdicom()

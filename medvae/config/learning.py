@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from medvae.augmentation.options import AugmentationConfig
+from medvae.config.backbone import BackboneConfig
 from medvae.config.methods import OBJECTIVES, NetworkName, ObjectiveName
 from medvae.config.patients import PatientConfig
 from medvae.schema import Strict
@@ -107,6 +108,9 @@ class NetworkConfig(Strict):
     residual_blocks: int = Field(0, ge=0)
     """Residual blocks at each level below the full resolution ("autoencoder_kl": at every level; "unet": convolutions
     in each level's residual unit)."""
+    backbone: BackboneConfig | None = None
+    """Any network of MONAI instead of the U-Net of "unet" and "segmenter"; ``widths``, ``normalisation``,
+    ``activation`` and ``residual_blocks`` then have no effect."""
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> NetworkConfig:
@@ -130,6 +134,8 @@ class NetworkConfig(Strict):
             raise ValueError(
                 'neighbours are shown to a network of kind "segmenter" without reconstructor only: remove neighbours.'
             )
+        if self.backbone and self.kind not in ("unet", "segmenter"):
+            raise ValueError(f'a backbone is the inside of kind "unet" or "segmenter", not "{self.kind}": remove it.')
         if self.mirror and self.kind != "segmenter":
             raise ValueError(f'only kind "segmenter" can be shown the mirrored scan, not "{self.kind}": remove mirror.')
         if self.kind == "autoencoder_kl":

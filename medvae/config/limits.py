@@ -28,6 +28,8 @@ def require_fit(options: NetworkConfig, size: Sequence[int]) -> None:
     """
     if len(size) not in (2, 3):
         raise ValueError(f"a tile has two or three axes; found {_times(size)}.")
+    if options.backbone:
+        return  # only a trial can tell: `medvae.networks.backbone.require_fits`
     _require_possible(options, len(size))
     bottom = _bottom(options, size)
     if options.kind == "autoencoder_kl":

@@ -46,7 +46,7 @@ def names_of(paths: Sequence[Path], by: NameBy | None = None) -> list[str]:
     if by is None:
         for alike in _groups(names):
             named = [_by_parent(paths[index]) for index in alike]
-            if len(set(named)) < len(named):
+            if _groups(named):
                 named = _by_difference([paths[index] for index in alike])
             for index, name in zip(alike, named, strict=True):
                 names[index] = name
@@ -65,10 +65,10 @@ def file_name(path: Path) -> str:
 
 
 def _groups(names: Sequence[str]) -> list[list[int]]:
-    """The places of each name that is there more than once."""
+    """The places of each name that is there more than once; to Windows and macOS, T1 and t1 are one file."""
     places: dict[str, list[int]] = {}
     for index, name in enumerate(names):
-        places.setdefault(name, []).append(index)
+        places.setdefault(name.casefold(), []).append(index)
     return [found for found in places.values() if len(found) > 1]
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from medvae.config import NetworkConfig
+from medvae.config.backbone import BackboneConfig
+from medvae.networks.backbone import Backbone
 from medvae.networks.interface import Network, VAEOutput, network
 from medvae.networks.layers import import_monai, monai_activation, monai_normalisation
 
@@ -33,6 +35,8 @@ class Denoiser(Network):
         ``"leaky_relu"``, ``"silu"`` or ``"gelu"``.
     residual_blocks
         0 for one convolution per level; otherwise the convolutions of one residual unit per level.
+    backbone
+        Another network of MONAI, instead of this U-Net.
 
     Raises
     ------
@@ -53,9 +57,14 @@ class Denoiser(Network):
         normalisation: str = "none",
         activation: str = "leaky_relu",
         residual_blocks: int = 0,
+        backbone: BackboneConfig | None = None,
     ) -> None:
         super().__init__()
-        self.network = unet(len(size), channels, channels, widths, normalisation, activation, residual_blocks)
+        self.network = (
+            unet(len(size), channels, channels, widths, normalisation, activation, residual_blocks)
+            if backbone is None
+            else Backbone(backbone, len(size), channels, channels)
+        )
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> VAEOutput:
         """Restore ``x`` ``(N, C, *spatial)``; without a posterior, and ``noise`` has no effect."""
@@ -93,5 +102,5 @@ def unet(
 def _unet(options: NetworkConfig, size: tuple[int, ...], modalities: int) -> Network:
     return Denoiser(
         size, channels=modalities, widths=options.widths, normalisation=options.normalisation,
-        activation=options.activation, residual_blocks=options.residual_blocks,
+        activation=options.activation, residual_blocks=options.residual_blocks, backbone=options.backbone,
     )  # fmt: skip

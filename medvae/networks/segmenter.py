@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from medvae.config import NetworkConfig
+from medvae.config.backbone import BackboneConfig
 from medvae.networks import layers
+from medvae.networks.backbone import Backbone
 from medvae.networks.denoiser import unet
 from medvae.networks.gradients import gradient
 from medvae.networks.interface import Network, network
@@ -47,6 +49,8 @@ class Segmenter(Network):
         A network that reconstructs healthy scans; it is frozen.
     shows
         What of the reconstructor's opinion is shown, see `medvae.config.learning.ReconstructorConfig`.
+    backbone
+        Another network of MONAI, instead of this U-Net.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Segmenter(Network):
         detail: int = 0,
         reconstructor: Network | None = None,
         shows: Sequence[str] = (),
+        backbone: BackboneConfig | None = None,
     ) -> None:
         super().__init__()
         self.inputs = inputs or Inputs()
@@ -69,14 +74,22 @@ class Segmenter(Network):
         self.shows = tuple(shows)
         opinion = {"residual": self.channels.modalities, "kl_gradient": 1}
         seen = self.inputs.seen + sum(opinion[show] for show in self.shows)
-        self.network = unet(len(size), seen, detail or 1, widths, normalisation, activation, residual_blocks)
+        self.network = (
+            unet(len(size), seen, detail or 1, widths, normalisation, activation, residual_blocks)
+            if backbone is None
+            else Backbone(backbone, len(size), seen, detail or 1)
+        )
         self.detail: nn.Module | None = None
         if detail:
             convolution = (nn.Conv2d, nn.Conv3d)[len(size) - 2]
             last = convolution(2 * detail, 1, 1)
             self.detail = nn.Sequential(convolution(detail + seen, 2 * detail, 1), layers.activation(activation), last)
-        *_, bias = (self.network if self.detail is None else self.detail).parameters()  # the last, of the logit
-        nn.init.constant_(bias, RARE)
+        self.offset = 0.0
+        if backbone is not None and self.detail is None:
+            self.offset = RARE  # which of another network's weights is the logit's bias nobody knows
+        else:
+            *_, bias = (self.network if self.detail is None else self.detail).parameters()  # the last, of the logit
+            nn.init.constant_(bias, RARE)
         self.register_load_state_dict_pre_hook(_with_present_names)
 
     def forward(self, x: Tensor) -> Segmentation:
@@ -84,7 +97,9 @@ class Segmenter(Network):
         opinion = self._opinion(x[:, self.channels.of("scan")])
         seen = torch.cat([self.inputs.images(x), *opinion], dim=1)
         found = self.network(seen)
-        return Segmentation(found if self.detail is None else self.detail(torch.cat([found, seen], dim=1)))
+        if self.detail is not None:
+            return Segmentation(self.detail(torch.cat([found, seen], dim=1)))
+        return Segmentation(found + self.offset if self.offset else found)
 
     def _opinion(self, scan: Tensor) -> list[Tensor]:
         """What the reconstructor makes of the scan, ``(N, K, *spatial)`` each; 0 outside the brain."""
@@ -123,5 +138,5 @@ def _segmenter(options: NetworkConfig, size: tuple[int, ...], modalities: int) -
     return Segmenter(
         size, inputs=Inputs.of(options, shown), widths=options.widths, normalisation=options.normalisation,
         activation=options.activation, residual_blocks=options.residual_blocks, detail=options.detail,
-        reconstructor=reconstructor, shows=shows,
+        reconstructor=reconstructor, shows=shows, backbone=options.backbone,
     )  # fmt: skip

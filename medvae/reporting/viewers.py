@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,7 @@ def _write_case(case: PredictedCase) -> HandOff:
 def _shell(path: Path, at: Path | None) -> str:
     """A path as given, or relative to the folder ``at``, quoted."""
     try:
-        return shlex.quote(Path(os.path.relpath(path, at)).as_posix() if at else str(path))
+        shown = Path(os.path.relpath(path, at)).as_posix() if at else str(path)
     except ValueError:  # another Windows drive
-        return shlex.quote(str(path))
+        shown = str(path)
+    return subprocess.list2cmdline([shown]) if os.name == "nt" else shlex.quote(shown)

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import warnings
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
 
 from medvae.devices import AUTO, find_device
 from medvae.errors import MedvaeError, MedvaeWarning
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_PACKAGES = ("accelerate", "batchgenerators")
+
+
+def require_packages() -> None:
+    """Refuse to train where the packages that only training needs are not installed.
+
+    Raises
+    ------
+    MedvaeError
+        That says how to install them.
+    """
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MedvaeError(
+            f"training a network needs {' and '.join(missing)}, not installed here. Run: pip install "
+            f'"medvae-anomaly[train]", or in a checkout of medvae pip install -e ".[train]".'
+        )
 
 
 def accelerator_on(name: str, precision: str) -> Accelerator:
@@ -25,6 +46,9 @@ def accelerator_on(name: str, precision: str) -> Accelerator:
     MedvaeError
         As `find_device`; or if several processes were given one GPU.
     """
+    from accelerate import Accelerator, PartialState
+    from accelerate.state import AcceleratorState
+
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     # accelerate keeps the first choice of a process, and would refuse another precision or ignore another device
     AcceleratorState._reset_state(reset_partial_state=not several)

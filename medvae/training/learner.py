@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -18,6 +17,9 @@ from medvae.training.memory import keep_freed_memory
 from medvae.training.metrics import RunningMeans
 from medvae.training.objectives.base import Objective, objective_of
 from medvae.training.objectives.geco import Geco
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @dataclass
