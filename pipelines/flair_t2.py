@@ -1,4 +1,4 @@
-"""The detectors for FLAIR and T2 on real scans: gliomas, multiple sclerosis, and the white matter lesions of the elderly.
+"""The detectors for FLAIR and T2 on real scans: gliomas, multiple sclerosis, white matter lesions of the elderly.
 
     python pipelines/flair_t2.py DATA --out runs/flair_t2
     python pipelines/flair_t2.py DATA --out runs/flair_t2 --also FLAIR=runs/flair/patients_flair

@@ -4,7 +4,7 @@
     python pipelines/make_pretrained.py MANIFEST --config configs/best_t1.yaml --out one
     python pipelines/make_pretrained.py MANIFEST --keep t1-2mm --config configs/cevae_t1.yaml --out more/t1-2mm
     python pipelines/make_pretrained.py runs/flair/healthy/manifest.json --config configs/patients_flair.yaml \\
-        --config configs/flair_bright.yaml --weight W --weight W --runs runs/flair --out medvae/pretrained/flair-2mm
+        --config configs/flair_bright.yaml --weight 1 --weight 0.6 --runs runs/flair --out medvae/pretrained/flair-2mm
 
 MANIFEST is ``data_manifests/lists/healthy_t1.json`` in the folder of its data sets, or any other healthy T1 cohort.
 Each ``--config`` is trained in a run of its own name in ``--runs``, one after the other. Interrupted training

@@ -6,9 +6,9 @@ Each scan is prepared as for training (brain mask, N4, the standard grid) and gi
 random curve of its T1 intensity, with fluid, grey and white matter at the levels of that sequence. Anatomy, texture,
 noise and errors of skull stripping stay those of the real scan. At the border of the ventricles, where a voxel that is
 half fluid has the T1 intensity of grey matter, the curve is a straight line from fluid to white matter. Levels vary
-within the brain and between the ``--variants`` of a training person (one for validation), as do flow artefacts. The ranges are those of
-textbook scans at 1.5 and 3 T (fluid nulled on FLAIR, grey matter brighter than white matter on both); they were fitted
-to no scan, but looked at beside five of the patients that the detectors are measured on.
+within the brain and between the ``--variants`` of a training person (one for validation), as do flow artefacts. The
+ranges are those of textbook scans at 1.5 and 3 T (fluid nulled on FLAIR, grey matter brighter than white matter on
+both); they were fitted to no scan, but looked at beside five of the patients that the detectors are measured on.
 
 *Written.* One volume for each variant in MNI152 space, its brain mask, and manifest.json with the people's splits.
 """

@@ -108,4 +108,4 @@ def test_the_command_and_the_function_use_it(tmp_path):
     assert "detector: t2-2mm, for T2 by the name of its file" in told.stdout
     assert json.loads((out / "p_T2_label-lesion_mask.json").read_text())["Model"] == "t2-2mm"
     maps = medvae.predict(scan, "auto")
-    assert maps.point.name == "rank_0.8"
+    assert maps.point.name == "fpr_0.001"

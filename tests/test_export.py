@@ -180,11 +180,13 @@ def runner():
 
 
 def test_a_detector_without_a_network_is_refused_as_onnx_and_accepted_as_a_bundle(tmp_path):
-    detector = load_detector("flair-2mm")
-    with pytest.raises(MedvaeError, match=r'"flair-2mm" has no network \(its score is brightness_rank\).*--to monai'):
-        export_networks(detector, tmp_path / "out", "onnx", terms_of("flair-2mm"))
+    detector = load_detector("flair-rank-2mm")
+    with pytest.raises(
+        MedvaeError, match=r'"flair-rank-2mm" has no network \(its score is brightness_rank\).*--to monai'
+    ):
+        export_networks(detector, tmp_path / "out", "onnx", terms_of("flair-rank-2mm"))
     assert not (tmp_path / "out").exists()
-    export_bundle(detector, "flair-2mm", tmp_path / "bundle", terms_of("flair-2mm"))
+    export_bundle(detector, "flair-rank-2mm", tmp_path / "bundle", terms_of("flair-rank-2mm"))
     assert torch.load(tmp_path / "bundle" / "models" / "model.pt", weights_only=True) == {}
     assert load_bundle(tmp_path / "bundle").fingerprint == detector.fingerprint
 
@@ -239,13 +241,13 @@ MONAI_SCHEMA = {
 TENSOR = {"type": str, "format": str, "num_channels": int, "spatial_shape": list, "dtype": str, "value_range": list}
 
 
-@pytest.mark.parametrize("name", ["t1-2mm", "flair-2mm"])
+@pytest.mark.parametrize("name", ["t1-2mm", "flair-rank-2mm"])
 def test_the_metadata_hold_what_the_schema_of_monai_requires(name):
     told = bundle_metadata(load_detector(name), terms_of(name))
     for key, kind in MONAI_SCHEMA.items():
         assert isinstance(told[key], kind), key
     formats = [value for key, value in told.items() if key.endswith("_data_format")]
-    assert len(formats) == {"t1-2mm": 3, "flair-2mm": 1}[name]
+    assert len(formats) == {"t1-2mm": 3, "flair-rank-2mm": 1}[name]
     for one in formats:
         for tensor in [*one["inputs"].values(), *one["outputs"].values()]:
             for key, kind in TENSOR.items():
@@ -317,7 +319,7 @@ def test_the_weights_of_a_bundle_are_those_of_its_networks_and_run_no_code(runs,
 
 
 def test_scans_of_several_sequences_are_put_together_by_name(tmp_path):
-    detector = Detector.of_ranks(load_detector("flair-2mm").config, ("T1", "FLAIR"))
+    detector = Detector.of_ranks(load_detector("flair-rank-2mm").config, ("T1", "FLAIR"))
     for name in ("b_FLAIR.nii.gz", "b_T1.nii.gz", "a_T1w.nii.gz", "a_flair.nii.gz", "a_T2.nii.gz", "notes.txt"):
         (tmp_path / name).touch()
     found = scans_of_folder(tmp_path, detector)
@@ -332,7 +334,7 @@ def test_scans_of_several_sequences_are_put_together_by_name(tmp_path):
 
 def test_an_empty_folder_of_scans_is_told(tmp_path):
     with pytest.raises(MedvaeError, match=r"holds no scan.*--dataset_dir"):
-        scans_of_folder(tmp_path, load_detector("flair-2mm"))
+        scans_of_folder(tmp_path, load_detector("flair-rank-2mm"))
 
 
 def test_an_error_that_is_not_the_users_is_not_swallowed():

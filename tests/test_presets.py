@@ -15,7 +15,8 @@ from medvae.training.loop import train
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 PRESETS = sorted(p.stem for p in CONFIGS.glob("*.yaml") if read_config(p).network is not None)
-NOISY = ("best_t1", "best_t1_large", "patients_t1", "patients_small_t1")
+SLICES = ("patients_t1", "patients_flair", "patients_t2")
+NOISY = ("best_t1", "best_t1_large", "patients_small_t1", *SLICES)
 """Of which more steps are needed to see that the loss falls."""
 
 
@@ -29,7 +30,7 @@ def scans(cohort):
 def test_some_steps_lower_the_loss_and_the_network_scores(tmp_path, scans, name):
     many, late, early = (40, 14, 8) if name in NOISY else (10, 3, 2)
     steps = [f"training.steps={many}", "training.warmup_steps=0", "training.log_every=1", "sampling.workers=0"]
-    batch = 8 if name == "patients_t1" else 2  # whose slices are often without a lesion
+    batch = 8 if name in SLICES else 2  # whose slices are often without a lesion
     alone = [
         "training.start_from=null",
         "score.normative=false",

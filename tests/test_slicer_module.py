@@ -79,7 +79,7 @@ def test_map_and_mask_are_loaded_and_shown_over_the_scan(module, program):
     x, y, z = np.ogrid[-1:1:60j, -1:1:70j, -1:1:60j]
     brain = x**2 + y**2 + z**2 < 0.8
     scan = volume(np.where(brain, 100 + np.random.default_rng(0).normal(0, 5, brain.shape), 0).astype(np.float32))
-    module.MedvaeAnomalyLogic().find(scan, program, "flair-2mm")
+    module.MedvaeAnomalyLogic().find(scan, program, "flair-rank-2mm")
     anomaly, mask = module.slicer.loaded
     assert ("SetThreshold", 0.5, 1) in anomaly.calls
     assert mask.calls == [("SetName", "T1 lesions")]
