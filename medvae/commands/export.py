@@ -37,7 +37,7 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Write a detector for other programs: a MONAI bundle, or networks as ONNX or TorchScript.
+    r"""Write a detector for other programs: a MONAI bundle, or networks as ONNX or TorchScript.
 
     monai: a folder that MONAI runs on a folder of scans, with the maps of medvae predict:
     python -m monai.bundle run --config_file configs/inference.json --dataset_dir SCANS --output_dir MAPS
@@ -47,7 +47,7 @@ def export(
     Before they are named, they are compared with PyTorch on tiles of a brain (largest difference below 0.0001). A
     network is shown prepared scans, and its output is not yet the anomaly map.
 
-    ONNX, and running a bundle, need more packages: pip install "medvae-anomaly[export]".
+    ONNX, and running a bundle, need more packages: pip install "medvae-anomaly\[export]".
     """
     if to not in FORMATS:
         raise typer.BadParameter(f'--to "{to}" is none of {", ".join(FORMATS)}.')

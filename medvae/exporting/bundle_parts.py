@@ -5,11 +5,12 @@ A bundle keeps the dotted names of this file, so they stay as they are.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from monai.config import KeysCollection
@@ -28,13 +29,32 @@ from medvae.schema import read_object
 DETECTOR, METADATA = "models/detector", "configs/metadata.json"
 SCAN, PREPARED = "scan", "prepared"
 
+Arguments, Result = ParamSpec("Arguments"), TypeVar("Result")
 
+
+def ends(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """A function whose `MedvaeError` ends the program with exit code 1 and its sentence.
+
+    MONAI wraps every other exception in one of its own, and the sentence would stand within a hundred lines.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+        try:
+            return function(*arguments, **named)
+        except MedvaeError as error:
+            raise SystemExit(f"medvae: {error}") from None
+
+    return wrapped
+
+
+@ends
 def load_bundle(bundle_root: Path | str, device: str = "auto") -> Calibrated:
     """The detector of a bundle, with a `MedvaeWarning` if the bundle was made with another MONAI.
 
     Raises
     ------
-    MedvaeError
+    SystemExit
         If there is no bundle in the folder.
     """
     root = Path(bundle_root)
@@ -64,6 +84,7 @@ class Networks(nn.ModuleDict):
         super().__init__({name.replace(".", "_"): network for name, network in found.items() if network is not None})
 
 
+@ends
 def scans_of_folder(folder: Path | str, detector: Calibrated) -> list[dict[str, Any]]:
     """The scans of a folder for `monai.data.Dataset`: ``{"image": file or files, "scan": Scan}`` each.
 
@@ -71,7 +92,7 @@ def scans_of_folder(folder: Path | str, detector: Calibrated) -> list[dict[str, 
 
     Raises
     ------
-    MedvaeError
+    SystemExit
         If the folder holds no scan, or a sequence of one is missing.
     """
     folder = Path(folder)
@@ -142,6 +163,7 @@ class FindLesionsd(MapTransform):
         return {key: value for key, value in data.items() if key != PREPARED} | maps
 
 
+@ends
 def run_each(
     dataset: Sequence[dict[Hashable, Any]],
     inferer: Callable[[Any], Any],
@@ -151,7 +173,7 @@ def run_each(
 
     Raises
     ------
-    MedvaeError
+    SystemExit
         At the end, if scans have failed: why.
     """
     failures = []
