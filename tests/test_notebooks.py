@@ -28,7 +28,7 @@ def run(name, out, monkeypatch, **settings):
     path = [str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
     notebook = read(name)
-    NotebookClient(notebook, timeout=280, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    NotebookClient(notebook, timeout=800, resources={"metadata": {"path": str(FOLDER)}}).execute()
     outputs = [output for cell in code_of(notebook) for output in cell.outputs]
     said = "".join(output.get("text", "") for output in outputs)
     shown = [kind for output in outputs for kind in output.get("data", {})]
@@ -53,6 +53,7 @@ def test_without_a_checkout_it_asks_for_one(name, tmp_path, monkeypatch):
         exec(code_of(read(name))[0].source, {})
 
 
+@pytest.mark.timeout(900)
 def test_predict_and_look(tmp_path, monkeypatch):
     said, shown, outputs = run("predict_and_look.ipynb", tmp_path, monkeypatch)
     assert "ml flagged" in said
@@ -62,6 +63,7 @@ def test_predict_and_look(tmp_path, monkeypatch):
     assert (tmp_path / "patient26_T1.itksnap").is_file()
 
 
+@pytest.mark.timeout(900)
 def test_train_a_cevae(tmp_path, monkeypatch):
     said, shown, _ = run("train_a_cevae.ipynb", tmp_path, monkeypatch, MEDVAE_NOTEBOOK_STEPS="2")
     assert "'prevalence': 0.0041" in said

@@ -8,7 +8,10 @@ from pathlib import Path
 from medvae.detection.detector import PRETRAINED, find_detector
 
 NOT_STATED = "not stated: the terms of the scans that it was trained on apply"
-_OF_PRETRAINED = {"t1-2mm": "CC-BY-SA-3.0", "flair-2mm": "Apache-2.0", "t2-2mm": "Apache-2.0"}
+_OF_PRETRAINED = {
+    **dict.fromkeys(("t1-2mm", "flair-2mm", "t2-2mm"), "CC-BY-SA-3.0"),
+    **dict.fromkeys(("flair-rank-2mm", "t2-rank-2mm"), "Apache-2.0"),
+}
 
 
 @dataclass(frozen=True)
