@@ -366,6 +366,8 @@ def _threshold_source(detector: Calibrated, point: OperatingPoint) -> str:
     if point.kind == "rank":
         return f"{point.name} within the scan itself; no healthy scan was used (medvae calibrate)"
     scans = f"{detector.calibrated_on['validation']} healthy validation scans"
+    if made_of := detector.config.calibration.made_of:
+        scans += f", which a program made of {made_of} scans,"
     if point.kind == "voxel_rate" and (confidence := detector.config.calibration.confidence):
         return (
             f"at most {point.false_positive_rate:g} of the brain voxels of people like those of {scans} lie above it, "

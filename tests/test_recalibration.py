@@ -186,3 +186,16 @@ def test_it_says_which_scans_it_was_trained_on_and_which_set_its_thresholds(runs
         }
         assert used_scans(folder) == used_scans(folder / "detector") == expected
     assert used_scans(tmp_path) == {}
+
+
+def test_scans_that_a_program_made_are_named_until_real_ones_set_the_thresholds(cohort, site, tmp_path):
+    told = DARK | {"calibration": DARK["calibration"] | {"made_of": "T1"}}
+    fit(Config.model_validate({"name": "made", **told}), cohort, tmp_path / "made", quiet=True)
+    recalibrate(tmp_path / "made", healthy_scans(site, ["validation"]), tmp_path / "real", quiet=True)
+    scan, said = scans_of_manifest(cohort)[0], {}
+    for name in ("made", "real"):
+        (made,), _ = predict(load_detector(tmp_path / name), [scan], tmp_path / f"{name}_out", quiet=True)
+        sidecar = json.loads(made.mask.with_name(made.mask.name.replace(".nii.gz", ".json")).read_text())
+        said[name] = sidecar["ThresholdSource"]
+    assert "of 2 healthy validation scans, which a program made of T1 scans, lie above it" in said["made"]
+    assert "program" not in said["real"]

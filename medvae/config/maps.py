@@ -102,6 +102,9 @@ class CalibrationConfig(Strict):
     confidence: float = Field(0.0, ge=0, lt=1)
     """With how much confidence further people of the same sites have at most these rates on average: 0 sets a threshold
     by the share in the validation scans themselves, 0.9 by the upper end of its one-sided 90 % interval over people."""
+    made_of: str | None = None
+    """The sequence of the scans that the healthy scans were made of, if a program gave them another contrast: sidecars
+    say so, as real scans have other rates."""
     mask_at: float | str = 0.01
     """The one used for the lesion mask, or the name of another operating point, such as "fwer_0.2"."""
     ranks: tuple[float, ...] = ()

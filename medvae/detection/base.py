@@ -262,7 +262,8 @@ class Calibrated(ABC):
         MedvaeError
             Without a scan, or with too few subjects for the guarantee of an operating point of the config.
         """
-        config = self.config.model_copy(update={"calibration": self.config.calibration.on_healthy_scans()})
+        calibration = self.config.calibration.on_healthy_scans().model_copy(update={"made_of": None})
+        config = self.config.model_copy(update={"calibration": calibration})
         made = replace(self, config=config, calibrated_on=self.calibrated_on | {"validation": len(healthy)})
         return made._with_points(healthy, scores, subjects, sites)
 
