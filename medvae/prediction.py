@@ -19,8 +19,9 @@ from pathlib import Path
 from medvae import __version__
 from medvae.derivatives import MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX, VIEWERS, read_mask_sidecar
 from medvae.detection.base import Calibrated, Maps
-from medvae.detection.by_sequence import choose_detector, is_auto
+from medvae.detection.by_sequence import choose_detector, is_auto, is_joint, joint_detector
 from medvae.detection.ensemble import load_detector
+from medvae.detection.joined import Joined
 from medvae.detection.operating_points import OperatingPoint
 from medvae.detection.scan import Scan, scan_of, scans_of_files, scans_of_manifest
 from medvae.errors import MedvaeError
@@ -228,9 +229,20 @@ def _predicted(
 ) -> Prediction:
     if not overwrite:
         require_own_name(out, scan)
-    volume = scan.prepare(detector, cache=cache)
-    maps = detector.native_maps(volume, detector.point(at))
+    volume, maps = _found(detector, scan, detector.point(at), cache)
     return _write(detector, scan, content, volume, maps, out, overwrite=overwrite)
+
+
+def _found(detector: Calibrated, scan: Scan, point: OperatingPoint, cache: Path | None) -> tuple[PreparedVolume, Maps]:
+    """The maps of a scan, and the scan prepared; of several sequences that are joined, the first."""
+    if not isinstance(detector, Joined):
+        volume = scan.prepare(detector, cache=cache)
+        return volume, detector.native_maps(volume, point)
+    volumes = {
+        name: replace(scan, images=(image,), modalities=(name,)).prepare(detector.members[name], cache=cache)
+        for name, image in zip(detector.modalities, scan.images, strict=True)
+    }
+    return next(iter(volumes.values())), detector.find(volumes)
 
 
 def predict_one(
@@ -249,8 +261,8 @@ def predict_one(
     scan
         A file, or the file of each sequence by its name: ``{"T1": "t1.nii.gz", "FLAIR": "flair.nii.gz"}``.
     detector
-        A detector, its folder, a run folder, the name of a detector that comes with medvae, or "auto": the one of
-        these that is for the scan's sequence.
+        A detector, its folder, a run folder, the name of a detector that comes with medvae, "auto": the one of
+        these that is for the scan's sequence, or "joint": those of all sequences of the scan, averaged.
     out
         A folder to which maps and sidecars are also written, as `predict` does; nothing is written without it.
     mask
@@ -268,15 +280,17 @@ def predict_one(
     """
     given = scan_of(scan, mask)
     if not isinstance(detector, Calibrated):
-        detector = load_detector(choose_detector([given]).name if is_auto(detector) else detector)
+        if is_joint(detector):
+            detector = joint_detector([given])
+        else:
+            detector = load_detector(choose_detector([given]).name if is_auto(detector) else detector)
     wanted = given.for_detector(detector)
     point = detector.point(detector.config.calibration.mask_at if at is None else at)
     if out is not None:
         open_folder(Path(out), detector, point, overwrite=False)
         require_own_name(Path(out), wanted)
     content = None if out is None else content_of(wanted)
-    volume = wanted.prepare(detector, cache=cache)
-    maps = detector.native_maps(volume, point)
+    volume, maps = _found(detector, wanted, point, cache)
     if out is not None and content is not None:
         _write(detector, wanted, content, volume, maps, Path(out), overwrite=False)
         write_tables(Path(out))
@@ -363,6 +377,11 @@ def _written_files(
 
 
 def _threshold_source(detector: Calibrated, point: OperatingPoint) -> str:
+    if isinstance(detector, Joined):
+        return (
+            f"the mean of the scores of {', '.join(detector.modalities)}, each in units of the distance from its "
+            f"healthy median to its first threshold, lies above 1; no healthy scan of several sequences was used"
+        )
     if point.kind == "rank":
         return f"{point.name} within the scan itself; no healthy scan was used (medvae calibrate)"
     scans = f"{detector.calibrated_on['validation']} healthy validation scans"

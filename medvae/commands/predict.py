@@ -32,8 +32,8 @@ def predict(
         Path,
         typer.Argument(
             metavar="RUN",
-            help="Run or detector folder, the name of a detector that comes with medvae, or auto: the one of these for "
-            "the scans' sequence.",
+            help="Run or detector folder, the name of a detector that comes with medvae, auto: the one of these for "
+            "the scans' sequence, or joint: those of all sequences of a manifest, averaged (docs/FLAIR_T2.md).",
         ),
     ],
     scans: Annotated[
@@ -116,7 +116,7 @@ def predict(
     if fpr is not None and at is not None:
         raise typer.BadParameter("give --fpr, or --at, and not both.")
     from medvae.derivatives import FINDINGS_TABLE, LESIONS_TABLE
-    from medvae.detection.by_sequence import by_sequence, choose_detector, is_auto
+    from medvae.detection.by_sequence import by_sequence, choose_detector, is_auto, is_joint, joint_detector
     from medvae.detection.ensemble import load_detector
     from medvae.detection.scan_names import NameBy, file_name
     from medvae.dicom.study import is_study, named_after
@@ -129,7 +129,7 @@ def predict(
         raise typer.BadParameter(f"--series names a series of one DICOM folder or zip; {len(studies)} were given.")
     if dicom_seg:
         _require_dicom(manifest, scans or (), studies)
-    detector = None if is_auto(run) else load_detector(run, device=device)
+    detector = None if is_auto(run) or is_joint(run) else load_detector(run, device=device)
     cohort = read_manifest(manifest) if manifest else None
     by: NameBy | None = next((known for known in ("file", "parent") if known == name_by), None)
     named = [named_after(path) for path in scans or ()]
@@ -154,6 +154,12 @@ def predict(
             say(f"note: {one.told}", err=True)
         if not chosen:
             raise MedvaeError("\n".join(lost.values()))
+    if is_joint(run):
+        if studies:
+            raise MedvaeError("joint: takes the sequences of a person from a manifest; DICOM is predicted by one.")
+        detector = joint_detector(chosen, device=device)
+        names = ", ".join(f"{one.config.name} for {name}" for name, one in detector.members.items())
+        say(f"detectors: {names}, by {chosen[0].declared_in}")
     if detector is None:
         choice = choose_detector(chosen)
         say(f"detector: {choice.name}, {choice.reason}")

@@ -8,13 +8,17 @@ from typing import NamedTuple
 
 from medvae.config import PreparationConfig
 from medvae.detection.detector import PRETRAINED, pretrained
+from medvae.detection.ensemble import load_detector
+from medvae.detection.joined import JOINT, Joined
 from medvae.detection.scan import Scan
 from medvae.detection.stored import read_calibration, stored_modalities
+from medvae.devices import AUTO as DEVICE
 from medvae.errors import MedvaeError
 from medvae.preparation.contrast import tissue_contrast
 from medvae.preparation.prepare import prepare_scan
 
 AUTO = "auto"
+"""Asks for the detector of a scan's sequence; `medvae.detection.joined.JOINT` for those of all its sequences."""
 _LOOK = PreparationConfig(bias_field="n4", registration="if_possible")
 
 
@@ -23,6 +27,36 @@ class Choice(NamedTuple):
 
     name: str
     reason: str
+
+
+def is_joint(run: Path | str) -> bool:
+    """Whether ``run`` asks for the detectors of all sequences, joined, and does not name a folder on disk."""
+    return str(run) == JOINT and not Path(run).exists()
+
+
+def joint_detector(scans: Sequence[Scan], *, device: str = DEVICE) -> Joined:
+    """The detectors that come with medvae for the sequences of some scans, as one.
+
+    Raises
+    ------
+    MedvaeError
+        If the scans do not declare two or more sequences for which there is a detector, all the same ones.
+    """
+    known = by_sequence()
+    declared = {scan.modalities for scan in scans}
+    if len(declared) > 1 or None in declared:
+        raise MedvaeError(
+            f"{JOINT}: is for scans of several sequences each, as a manifest lists them, with the same sequences for "
+            f"all. For files of one sequence name its detector, or auto."
+        )
+    (names,) = declared
+    fitting = [name for name in dict.fromkeys(names or ()) if name in known]
+    if len(fitting) < 2:
+        raise MedvaeError(
+            f"{JOINT}: of {', '.join(names or ())} there is a detector for {', '.join(fitting) or 'none'}; two or more "
+            f"of {', '.join(known)} were expected. For one sequence take auto."
+        )
+    return Joined.of({name: load_detector(known[name], device=device) for name in fitting})
 
 
 def is_auto(run: Path | str) -> bool:

@@ -29,7 +29,8 @@ class OperatingPoint:
     threshold: float
     """Threshold on the calibrated score."""
     kind: str = "voxel_rate"
-    """"voxel_rate", "rank" or, with a guarantee, "family_wise", "family_wise_cluster", "false_positive_volume"."""
+    """"voxel_rate", "rank", "joined" (`medvae.detection.joined`) or, with a guarantee, "family_wise",
+    "family_wise_cluster", "false_positive_volume"."""
     guarantee: str = ""
     """The guarantee for a new healthy scan and its assumption; empty for a voxel rate."""
     minimum_lesion_ml: float = 0.0

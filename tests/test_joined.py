@@ -1,0 +1,139 @@
+"""Several sequences of a person, joined."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import medvae
+from medvae.cli import app
+from medvae.config import Config
+from medvae.detection import by_sequence as choosing
+from medvae.detection.by_sequence import is_joint, joint_detector
+from medvae.detection.detector import Detector
+from medvae.detection.joined import POINT, Joined, joined_map
+from medvae.detection.scan import Scan, scan_of
+from medvae.errors import MedvaeError
+from medvae.evaluation.options import EvaluationOptions
+from medvae.evaluation.study import evaluate
+from medvae.imaging.volume import Geometry, read_volume, write_volume
+from medvae.manifest import Case, Manifest, read_manifest, write_manifest
+from medvae.prediction import predict, scans_of_manifest
+from tests.conftest import STANDARD_GRID, make_brain
+
+RANKS = {
+    "network": None,
+    "preparation": {"registration": "if_possible", "clip": None},
+    "score": {"kind": "brightness_rank", "polarity": "bright", "smoothing_mm": 2},
+    "calibration": {"ranks": [0.9], "mask_at": "rank_0.9"},
+}
+
+
+def ranks(sequence):
+    return Detector.of_ranks(Config.model_validate({"name": f"ranks_{sequence}", **RANKS}), [sequence])
+
+
+@pytest.fixture
+def joint():
+    return Joined.of({"FLAIR": ranks("FLAIR"), "T2": ranks("T2")})
+
+
+@pytest.fixture
+def patient(tmp_path):
+    """FLAIR and T2 of a person, with a lesion that is bright on both; a spot that is bright on one. The manifest."""
+    brain = make_brain(3).astype(np.float32)
+    lesion, spot = (np.zeros(brain.shape, bool) for _ in range(2))
+    lesion[26:34, 44:52, 44:52] = spot[46:52, 44:50, 46:52] = True
+    flair, t2 = (np.where(brain > 0, np.minimum(brain, 200), 0) for _ in range(2))
+    flair[lesion], t2[lesion] = 240, 240
+    t2[spot] = 250
+    for name, array in {"flair": flair, "t2": t2}.items():
+        write_volume(tmp_path / f"{name}.nii.gz", array.astype(np.uint8), STANDARD_GRID)
+    write_volume(tmp_path / "lesion.nii.gz", lesion.astype(np.uint8), STANDARD_GRID)
+    case = Case(id="p", image=["flair.nii.gz", "t2.nii.gz"], label="lesion.nii.gz", split="test")
+    made = Manifest(name="sequences", modality={"0": "FLAIR", "1": "T2"}, cases=[case])
+    return read_manifest(write_manifest(made, tmp_path / "cases.json"))
+
+
+def test_the_map_is_the_mean_in_units_of_the_scores():
+    scores = np.array([[0.0, 1.0, 3.0, -2.0], [2.0, 1.0, -1.0, 5.0]])  # healthy median 0, threshold 1
+    maps = 0.5 + 0.5 * (scores - 1) / (1 + np.abs(scores - 1))
+    everywhere = np.ones((2, 4), bool)
+    found = joined_map(maps, everywhere, [1, 1])
+    mean = scores.mean(0) - 1
+    np.testing.assert_allclose(found, 0.5 + 0.5 * mean / (1 + np.abs(mean)), rtol=1e-5)
+    np.testing.assert_allclose(joined_map(maps, everywhere, [1, 0.5]) > 0.5, scores[0] + 0.5 * scores[1] > 1.5)
+    assert found.dtype == np.float32
+    brains = np.array([[True, True, False, False], [True, False, True, False]])
+    partly = joined_map(maps, brains, [1, 0.5])
+    np.testing.assert_allclose(partly[1:3], [maps[0, 1], maps[1, 2]], atol=1e-6)
+    assert partly[3] == 0
+    assert np.isfinite(joined_map(np.array([[1.0], [0.0]]), np.ones((2, 1), bool), [1, 1])).all()
+
+
+def test_what_one_sequence_alone_shows_counts_for_less(joint, patient, tmp_path):
+    (scan,) = scans_of_manifest(patient)
+    (made,), failures = predict(joint, [scan], tmp_path / "out", quiet=True)
+    assert not failures
+    found = read_volume(made.map).array
+    alone, _ = predict(ranks("T2"), [scan], tmp_path / "alone", quiet=True)
+    t2 = read_volume(alone[0].map).array
+    assert found[30, 48, 48] > found[49, 47, 49]
+    assert found[30, 48, 48] - found[49, 47, 49] > t2[30, 48, 48] - t2[49, 47, 49] + 0.1
+    sidecar = json.loads(made.mask.with_name(made.mask.name.replace(".nii.gz", ".json")).read_text())
+    assert sidecar["Model"] == "joint"
+    assert sidecar["OperatingPoint"] == POINT.name
+    assert "mean of the scores of FLAIR, T2" in sidecar["ThresholdSource"]
+    assert sidecar["Modalities"] == ["FLAIR", "T2"]
+    assert len(sidecar["SourcesSha256"]) == 2
+    study = evaluate(tmp_path / "out", patient, EvaluationOptions(resamples=0))
+    assert study.per_case[0].number("dice", POINT.name) > 0.3
+    again, _ = predict(joint, [scan], tmp_path / "out", quiet=True)
+    assert again[0].lesion_volume_ml == made.lesion_volume_ml
+
+
+def test_sequences_that_lie_apart_are_refused(joint, patient, tmp_path):
+    moved = np.array(STANDARD_GRID.affine)
+    moved[0, 3] += 6
+    folder = patient.path.parent
+    write_volume(folder / "t2.nii.gz", read_volume(folder / "t2.nii.gz").array, Geometry(moved, STANDARD_GRID.shape))
+    (scan,) = scans_of_manifest(patient)
+    _, failures = predict(joint, [scan], tmp_path / "out", quiet=True)
+    assert "lies on another grid than" in failures["p"]
+
+
+def test_it_takes_two_sequences_or_more():
+    assert is_joint("joint")
+    with pytest.raises(MedvaeError, match="two or more sequences; 1 was given"):
+        Joined.of({"FLAIR": ranks("FLAIR")})
+    with pytest.raises(MedvaeError, match="is for T2, not for FLAIR"):
+        Joined.of({"FLAIR": ranks("T2"), "T2": ranks("T2")})
+    with pytest.raises(MedvaeError, match=r"no operating point at a false-positive rate of 0\.01; it has joined"):
+        Joined.of({"FLAIR": ranks("FLAIR"), "T2": ranks("T2")}).point(0.01)
+
+
+@pytest.mark.parametrize(
+    ("scans", "problem"),
+    [
+        ([scan_of("p_FLAIR.nii.gz"), scan_of("q_T2.nii.gz")], "is for scans of several sequences each"),
+        ([scan_of("p.nii.gz")], "is for scans of several sequences each"),
+        ([scan_of("p_FLAIR.nii.gz")], "of FLAIR there is a detector for FLAIR; two or more"),
+        ([Scan("p", ("a", "b"), None, ("T1c", "DWI"), "cases.json")], "of T1c, DWI there is a detector for none"),
+    ],
+)
+def test_what_cannot_be_joined_is_said(scans, problem):
+    with pytest.raises(MedvaeError, match=problem):
+        joint_detector(scans)
+
+
+def test_command_and_function_join_what_a_manifest_declares(patient, tmp_path, monkeypatch):
+    monkeypatch.setattr(choosing, "by_sequence", lambda: {"FLAIR": "flair-rank-2mm", "T2": "t2-rank-2mm"})
+    out = tmp_path / "out"
+    told = CliRunner().invoke(app, ["predict", "joint", "--manifest", str(patient.path), "--out", str(out), "-q"])
+    assert told.exit_code == 0, told.output
+    assert "detectors: flair-rank-2mm for FLAIR, t2-rank-2mm for T2, by" in told.stdout
+    assert (out / "p.png").is_file()
+    folder = patient.path.parent
+    maps = medvae.predict({"FLAIR": folder / "flair.nii.gz", "T2": folder / "t2.nii.gz"}, "joint")
+    np.testing.assert_allclose(maps.anomaly, read_volume(out / "p_desc-anomaly_probseg.nii.gz").array, atol=1e-6)
