@@ -277,8 +277,8 @@ def test_monai_runs_a_bundle_with_the_maps_of_predict(ensemble, cohort, tmp_path
     (scans / "broken_T1.nii.gz").write_bytes(b"no scan")
     (scans / "sub06_FLAIR.nii.gz").write_bytes(files[0].read_bytes())
     done = run_bundle(tmp_path / "bundle", scans, tmp_path / "maps")
-    assert done.returncode == 1  # of four scans
-    assert done.stderr.strip().endswith("2 of 4 scans failed.")
+    assert done.returncode == 1, done.stderr  # of four scans
+    assert done.stderr.strip().endswith("2 of 4 scans failed."), done.stderr
     assert "Traceback" not in done.stderr
     assert "broken_T1.nii.gz" in done.stderr
     assert "is FLAIR by the name of its file" in done.stderr

@@ -100,7 +100,7 @@ def inference(detector: Calibrated) -> dict[str, Any]:
                     "output_postfix": suffix.removeprefix("_").removesuffix(".nii.gz"),
                     "output_ext": ".nii.gz",
                     "output_dtype": "uint8" if key == "lesion" else "float32",
-                    "resample": False,
+                    "resample": True,
                     "separate_folder": False,
                     "print_log": False,
                 }

@@ -12,10 +12,11 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
 import torch
-from monai.config import KeysCollection
-from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.config.type_definitions import KeysCollection
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms.transform import MapTransform
 from torch import nn
 
 from medvae.detection.base import Calibrated
@@ -29,7 +30,8 @@ from medvae.schema import read_object
 DETECTOR, METADATA = "models/detector", "configs/metadata.json"
 SCAN, PREPARED = "scan", "prepared"
 
-Arguments, Result = ParamSpec("Arguments"), TypeVar("Result")
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 def ends(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -153,10 +155,16 @@ class FindLesionsd(MapTransform):
         for note in found.notes:
             warnings.warn(MedvaeWarning(f"{scan.id}: {note}"), stacklevel=2)
         arrays = {"anomaly": found.anomaly, "lesion": found.lesion_mask, "spread": found.spread}
-        affine = torch.from_numpy(volume.source.geometry.affine.copy())
-        named = {"filename_or_obj": f"{scan.id}.nii.gz"}
+        geometry = volume.source.geometry
+        affine = torch.from_numpy(geometry.affine.copy())
+        # As MONAI's reader tells it; without the shape its writer takes permuted axes for those of a slice, and fails.
+        told: dict[str, Any] = {
+            "original_affine": affine.numpy(),
+            "spatial_shape": np.array(geometry.shape),
+            "filename_or_obj": f"{scan.id}.nii.gz",
+        }
         maps = {
-            key: MetaTensor(torch.from_numpy(array)[None], affine=affine, meta=dict(named))
+            key: MetaTensor(torch.from_numpy(array)[None], affine=affine, meta=dict(told))
             for key, array in arrays.items()
             if array is not None
         }

@@ -50,9 +50,15 @@ def converted(member: Member, tile: Tensor, *, any_size: bool) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of sizes that are constants, and of the exporter's age
         torch.onnx.export(
-            plain, (tile,), stream, dynamo=False, opset_version=OPSET, input_names=[INPUT],
-            output_names=list(plain.names), dynamic_axes={INPUT: {0: "batch"} | spatial} | outputs,
-        )  # fmt: skip
+            plain,
+            (tile,),
+            stream,  # type: ignore[arg-type]  # the exporter by tracing takes it, the types are of the other
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=list(plain.names),
+            dynamic_axes={INPUT: {0: "batch"} | spatial} | outputs,
+        )
     return stream.getvalue()
 
 
