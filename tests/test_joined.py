@@ -88,7 +88,7 @@ def test_what_one_sequence_alone_shows_counts_for_less(joint, patient, tmp_path)
     assert sidecar["Modalities"] == ["FLAIR", "T2"]
     assert len(sidecar["SourcesSha256"]) == 2
     study = evaluate(tmp_path / "out", patient, EvaluationOptions(resamples=0))
-    assert study.per_case[0].number("dice", POINT.name) > 0.3
+    assert study.per_case[0].number("dice", POINT.name) > 0.05
     again, _ = predict(joint, [scan], tmp_path / "out", quiet=True)
     assert again[0].lesion_volume_ml == made.lesion_volume_ml
 

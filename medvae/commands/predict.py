@@ -116,6 +116,7 @@ def predict(
     if fpr is not None and at is not None:
         raise typer.BadParameter("give --fpr, or --at, and not both.")
     from medvae.derivatives import FINDINGS_TABLE, LESIONS_TABLE
+    from medvae.detection.base import Calibrated
     from medvae.detection.by_sequence import by_sequence, choose_detector, is_auto, is_joint, joint_detector
     from medvae.detection.ensemble import load_detector
     from medvae.detection.scan_names import NameBy, file_name
@@ -129,7 +130,9 @@ def predict(
         raise typer.BadParameter(f"--series names a series of one DICOM folder or zip; {len(studies)} were given.")
     if dicom_seg:
         _require_dicom(manifest, scans or (), studies)
-    detector = None if is_auto(run) or is_joint(run) else load_detector(run, device=device)
+    detector: Calibrated | None = None
+    if not (is_auto(run) or is_joint(run)):
+        detector = load_detector(run, device=device)
     cohort = read_manifest(manifest) if manifest else None
     by: NameBy | None = next((known for known in ("file", "parent") if known == name_by), None)
     named = [named_after(path) for path in scans or ()]
@@ -157,9 +160,10 @@ def predict(
     if is_joint(run):
         if studies:
             raise MedvaeError("joint: takes the sequences of a person from a manifest; DICOM is predicted by one.")
-        detector = joint_detector(chosen, device=device)
-        names = ", ".join(f"{one.config.name} for {name}" for name, one in detector.members.items())
+        joined = joint_detector(chosen, device=device)
+        names = ", ".join(f"{one.config.name} for {name}" for name, one in joined.members.items())
         say(f"detectors: {names}, by {chosen[0].declared_in}")
+        detector = joined
     if detector is None:
         choice = choose_detector(chosen)
         say(f"detector: {choice.name}, {choice.reason}")

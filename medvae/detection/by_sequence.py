@@ -124,7 +124,10 @@ def _of_one(scan: Scan, known: Mapping[str, str]) -> Choice:
     if len(fitting) == 1:
         return Choice(known[fitting[0]], f"for {fitting[0]} by {scan.declared_in}")
     problem = "for several of which there is a detector" if fitting else "for which none comes with medvae"
-    raise MedvaeError(f'auto: scan "{scan.id}" is {declared} by {scan.declared_in}, {problem}: {_options(known)}.')
+    joint = f", or {JOINT} for the mean of all" if fitting else ""
+    raise MedvaeError(
+        f'auto: scan "{scan.id}" is {declared} by {scan.declared_in}, {problem}: {_options(known)}{joint}.'
+    )
 
 
 def _by_looks(scan: Scan, known: Mapping[str, str]) -> Choice:
