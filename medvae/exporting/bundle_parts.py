@@ -158,7 +158,7 @@ class FindLesionsd(MapTransform):
         geometry = volume.source.geometry
         affine = torch.from_numpy(geometry.affine.copy())
         # As MONAI's reader tells it; without the shape its writer takes permuted axes for those of a slice, and fails.
-        told = {"original_affine": affine.numpy(), "spatial_shape": np.array(geometry.shape)}
+        told: dict[str, Any] = {"original_affine": affine.numpy(), "spatial_shape": np.array(geometry.shape)}
         told |= {"filename_or_obj": f"{scan.id}.nii.gz"}
         maps = {
             key: MetaTensor(torch.from_numpy(array)[None], affine=affine, meta=dict(told))
