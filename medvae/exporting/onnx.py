@@ -116,4 +116,5 @@ def _is_map(plain: torch.nn.Module, name: str, tile: Tensor) -> bool:
     with torch.no_grad():
         found = plain(tile[:1])
     outputs = (found,) if isinstance(found, Tensor) else found
-    return bool(outputs[list(plain.names).index(name)].ndim == tile.ndim)  # type: ignore[arg-type]
+    which = list(plain.names).index(name)
+    return bool(outputs[which].ndim == tile.ndim)  # type: ignore[arg-type]  # names are words, the types say Tensor
