@@ -116,5 +116,5 @@ def _is_map(plain: torch.nn.Module, name: str, tile: Tensor) -> bool:
     with torch.no_grad():
         found = plain(tile[:1])
     outputs = (found,) if isinstance(found, Tensor) else found
-    which = list(plain.names).index(name)
-    return bool(outputs[which].ndim == tile.ndim)  # type: ignore[arg-type]  # names are words, the types say Tensor
+    which = list(plain.names).index(name)  # type: ignore[arg-type]  # names are words, the types say Tensor
+    return bool(outputs[which].ndim == tile.ndim)
