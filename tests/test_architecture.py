@@ -53,7 +53,7 @@ ORDER = (
         "recalibration",
     ),
     ("reporting",),
-    ("benchmark", "bids_app", "exporting"),
+    ("benchmark", "bids_app", "exporting", "app"),
     ("commands",),
     ("cli",),
     ("__main__",),
