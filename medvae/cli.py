@@ -11,6 +11,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from typer.core import TyperGroup
 
+from medvae.commands import app as page
 from medvae.commands import (
     benchmark,
     bids,
@@ -71,6 +72,7 @@ app.command(epilog=f"Example: {train.EXAMPLE}")(train.train)
 app.command(epilog=f"Example: {ensemble.EXAMPLE}")(ensemble.ensemble)
 app.command(epilog=f"Example: {calibrate.EXAMPLE}")(calibrate.calibrate)
 app.command(epilog=f"Example: {predict.EXAMPLE}")(predict.predict)
+app.command(epilog=f"Example: {page.EXAMPLE}")(page.app)
 app.command(cls=bids.BIDSApp, epilog=f"Example: {bids.EXAMPLE}")(bids.bids)
 app.command(epilog=f"Example: {evaluate.EXAMPLE}")(evaluate.evaluate)
 app.command(epilog=f"Example: {report.EXAMPLE}")(report.report)

@@ -26,7 +26,7 @@ _Outcome = Future[tuple[Any, list[str]]]
 """Of an item: its result, and what was warned of."""
 
 _GRACE_S = 2.0
-_DIED = "Its process died twice, the second time while it worked on this case alone; perhaps the memory was not enough."
+DIED = "Its process died twice, the second time while it worked on this case alone; perhaps the memory was not enough."
 _NO_MEMORY = "The memory was not enough for it. Run the command again with fewer --jobs, or where there is more memory."
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 """How PyTorch says so, whose error has no type of its own."""
@@ -73,7 +73,7 @@ def shared_out(
         process died. Warnings for the user are repeated here.
     """
     if jobs == 1 and not isolated:
-        yield ((item, _attempt(task, item)) for item in work)
+        yield ((item, attempt(task, item)) for item in work)
         return
     with contextlib.closing(_in_processes(iter(work), pickle.dumps(task), jobs)) as results:
         yield results
@@ -110,7 +110,7 @@ def _in_processes(work: Iterator[Any], task: bytes, jobs: int) -> Generator[tupl
                 wait([future])
             died = isinstance(future.exception(), BrokenProcessPool)
             guilty |= died
-            yield item, MedvaeError(_DIED) if died else _result(future)
+            yield item, MedvaeError(DIED) if died else _result(future)
         if not guilty and jobs > 1:
             jobs -= 1
             warnings.warn(
@@ -131,7 +131,8 @@ def _result(future: _Outcome) -> Any:
     return result
 
 
-def _attempt(task: Callable[[Item], Result], item: Item) -> Result | MedvaeError:
+def attempt(task: Callable[[Item], Result], item: Item) -> Result | MedvaeError:
+    """The result of a task, or a `MedvaeError`, which is not raised, if the memory was not enough for it."""
     try:
         return task(item)
     except (MemoryError, RuntimeError) as error:
@@ -192,8 +193,7 @@ def _begin(task: bytes, large: bool) -> None:
     """In a worker, first of all."""
     global _task
     _task = task
-    allow_large(large)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    become_worker(large)
     signal.signal(signal.SIGTERM, _end)
     shown = warnings.showwarning
 
@@ -211,6 +211,15 @@ def _begin(task: bytes, large: bool) -> None:
             shown(message, category, filename, lineno, file, line)
 
     warnings.showwarning = keep
+
+
+def become_worker(large: bool) -> None:
+    """In a process that was started to work, first of all: Ctrl-C is for its parent, and it ends when that ends.
+
+    ``large`` is what `medvae.imaging.content.large_allowed` says in the parent.
+    """
+    allow_large(large)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def end_with_parent() -> None:
         if (parent := multiprocessing.parent_process()) is not None:  # a worker has one
@@ -234,7 +243,7 @@ def _run(item: Any) -> tuple[Any, list[str]]:
         if isinstance(_task, bytes):
             _task = pickle.loads(_task)
         _warned.clear()
-        return _attempt(_task, item), list(_warned)
+        return attempt(_task, item), list(_warned)
     except _Ended:
         os._exit(1)
     finally:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from medvae import __version__
 from medvae.derivatives import MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX, VIEWERS, read_mask_sidecar
@@ -46,6 +47,8 @@ from medvae.sources import Content
 
 __all__ = ["Prediction", "Scan", "predict", "predict_one", "predict_scan", "scans_of_files", "scans_of_manifest"]
 
+Stage = Literal["preparing", "scoring", "writing"]
+"""What is done with a scan, in this order."""
 TABLES_EVERY_S = 30.0
 """Time after which the tables are written again while scans are predicted: they may take days."""
 
@@ -205,14 +208,15 @@ def predict_scan(
     *,
     cache: Path | None = None,
     overwrite: bool = False,
+    stage: Callable[[Stage], None] = lambda _: None,
 ) -> Prediction:
     """Predict one scan and write its files; the sidecar of the mask is written last and marks the scan done.
 
     ``at`` is a false-positive rate or the name of an operating point; ``overwrite`` replaces the prediction of another
-    scan of the same name, which is refused without.
+    scan of the same name, which is refused without; ``stage`` is called as each stage begins.
     """
     scan = scan.for_detector(detector)
-    made = _predicted(detector, scan, content_of(scan), out, at, cache=cache, overwrite=overwrite)
+    made = _predicted(detector, scan, content_of(scan), out, at, cache=cache, overwrite=overwrite, stage=stage)
     write_tables(out)
     return made
 
@@ -226,22 +230,33 @@ def _predicted(
     *,
     cache: Path | None,
     overwrite: bool,
+    stage: Callable[[Stage], None] = lambda _: None,
 ) -> Prediction:
     if not overwrite:
         require_own_name(out, scan)
-    volume, maps = _found(detector, scan, detector.point(at), cache)
+    volume, maps = _found(detector, scan, detector.point(at), cache, stage)
+    stage("writing")
     return _write(detector, scan, content, volume, maps, out, overwrite=overwrite)
 
 
-def _found(detector: Calibrated, scan: Scan, point: OperatingPoint, cache: Path | None) -> tuple[PreparedVolume, Maps]:
+def _found(
+    detector: Calibrated,
+    scan: Scan,
+    point: OperatingPoint,
+    cache: Path | None,
+    stage: Callable[[Stage], None] = lambda _: None,
+) -> tuple[PreparedVolume, Maps]:
     """The maps of a scan, and the scan prepared; of several sequences that are joined, the first."""
+    stage("preparing")
     if not isinstance(detector, Joined):
         volume = scan.prepare(detector, cache=cache)
+        stage("scoring")
         return volume, detector.native_maps(volume, point)
     volumes = {
         name: replace(scan, images=(image,), modalities=(name,)).prepare(detector.members[name], cache=cache)
         for name, image in zip(detector.modalities, scan.images, strict=True)
     }
+    stage("scoring")
     return next(iter(volumes.values())), detector.find(volumes)
 
 

@@ -69,7 +69,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def data_of(page: Path) -> dict:
-    return json.loads(re.search(r"window\.medvaePage = (.*?);</script>", page.read_text(), re.DOTALL)[1])
+    return json.loads(re.search(r'id="page">(.*?)</script>', page.read_text(), re.DOTALL)[1])
 
 
 def volumes_of(page: Path) -> dict[str, nib.Nifti1Image]:

@@ -8,17 +8,14 @@ The pages open from disk: they load files next to them with ``script`` elements 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from importlib import resources
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-import jinja2
 import numpy as np
 from PIL import Image
 
@@ -32,8 +29,8 @@ from medvae.jobs import shared_out
 from medvae.manifest import Manifest
 from medvae.progress import Progress
 from medvae.reporting import report_summary as summary
-from medvae.reporting import tables
 from medvae.reporting.cases import PredictedCase, find_predictions, with_scans
+from medvae.reporting.page_templates import page_templates
 from medvae.reporting.report_cases import VIEWER, CaseRow, case_writer, make_case, page_names
 from medvae.reporting.report_curves import VoxelsAbove, accuracy_curves, calibration_curve, training_curves
 from medvae.reporting.report_folder import check_report_folder, replaced_cases
@@ -128,7 +125,7 @@ def write_report(
             more.append(f"The curves leave out scans with a lesion that could not be read: {unread}.")
         notes = [plain(note) for note in dict.fromkeys([*notes, *more])]
         html = (
-            _environment()
+            page_templates()
             .get_template("report.html")
             .render(
                 title=str(predicted[0].sidecar.get("Model", "anomaly maps")),
@@ -202,7 +199,7 @@ class _WritePage:
         names = [self.predicted[i].id if 0 <= i <= last else None for i in (index - 1, index + 1)]
         around = [None if name is None else (name, self.pages[name]) for name in names]
         shared = {"around": around, "number": index + 1, "count": last + 1, "version": __version__}
-        write = case_writer(_environment().get_template("case.html"), self.folder, item, shared)
+        write = case_writer(page_templates().get_template("case.html"), self.folder, item, shared)
         row, voxels = make_case(
             item,
             self.numbers.get(item.id),
@@ -278,25 +275,3 @@ def _plain(text: str, folders: Sequence[Path]) -> str:
         if folder not in (".", "/"):
             text = text.replace(f"{folder}/", "")
     return re.sub(r"(?<![\w./:])/(?:[^\s/:\"',;()]+/)+", "", text)
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("medvae.reporting", "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["number"] = _shown_number
-    environment.filters["address"] = quote
-    environment.filters["place"] = _place
-    return environment
-
-
-def _place(mm: Sequence[float]) -> str:
-    """A position in mm as text: "29 L, 9 P, 27 S"."""
-    sides = zip(mm, ("RL", "AP", "SI"), strict=True)
-    return ", ".join(f"{abs(value):.0f} {side[value < 0]}" for value, side in sides)
-
-
-def _shown_number(value: Any, digits: int = 3) -> str:
-    return f"{value:.{digits}f}" if isinstance(value, int | float) and math.isfinite(value) else tables.ABSENT

@@ -1,6 +1,6 @@
 // The viewer of a case. Address: #threshold=0.7&at=-12,30,5 opens it at a threshold and a place (mm, RAS).
 (async () => {
-  const page = window.medvaePage, byId = (name) => document.getElementById(name), wait = byId("wait");
+  const byId = (name) => document.getElementById(name), page = JSON.parse(byId("page").textContent), wait = byId("wait");
   const wanted = () => new URLSearchParams(location.hash.slice(1));
   const fail = (why) => { wait.textContent = why; document.documentElement.classList.add("stuck");
     const told = document.createElement("p"); told.className = "warning"; told.textContent = why;
