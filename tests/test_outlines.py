@@ -38,7 +38,8 @@ def test_chances_jump_where_the_scan_has_an_edge():
     seeds[0], background[-1] = True, True
     channels = np.where(np.arange(12) < 4, 0.0, 1.0)[None, :, None, None] * np.ones((1, *region.shape))
     chance = _walk(seeds, background, region, channels)[:, 1, 1]
-    assert chance[3] > 0.9 and chance[4] < 0.1
+    assert chance[3] > 0.9
+    assert chance[4] < 0.1
 
 
 def test_the_halo_of_a_strong_lesion_is_cut_at_its_edge_in_the_scan():
@@ -79,7 +80,8 @@ def test_a_weak_finding_keeps_its_strongest_fifth_and_nothing_leaves_the_brain_o
 
 def test_no_finding_gives_nothing():
     likely = outlined(np.zeros(SHAPE, bool), np.zeros(SHAPE), scan_with(DISTANCE < 0), BRAIN, RandomWalkerConfig(), 2.0)
-    assert likely.dtype == np.float32 and not likely.any()
+    assert likely.dtype == np.float32
+    assert not likely.any()
 
 
 def test_single_voxels_and_findings_that_touch_at_a_corner_are_outlined():
@@ -87,7 +89,8 @@ def test_single_voxels_and_findings_that_touch_at_a_corner_are_outlined():
     strength[20, 20, 20] = strength[21, 21, 21] = strength[10, 20, 20] = 4
     likely = outlined(strength > 1, strength, scan_with(strength > 1), BRAIN, RandomWalkerConfig(), 2.0)
     assert (likely[strength > 1] == 1).all()
-    assert np.isfinite(likely).all() and (likely > 0.5).sum() == 3
+    assert np.isfinite(likely).all()
+    assert (likely > 0.5).sum() == 3
 
 
 def test_distances_come_back_from_the_map():

@@ -176,8 +176,9 @@ def rank_name(rank: float) -> str:
 
 
 class RandomWalkerConfig(Strict):
-    """The outline of a finding where random walks from its strongest voxels meet those from around it, slowed by edges of
-    the scan (Grady 2006). Strengths are multiples of the mask's threshold, counted from the healthy median."""
+    """The outline of a finding, where random walks from its strongest voxels meet those from around it; they cross
+    edges of the scan seldom (Grady 2006). Strengths are multiples of the mask's threshold, both counted from the
+    healthy median."""
 
     seeds_above: float = Field(2.0, ge=1)
     """Voxels of a finding that surely belong to it; where it has none above this, its strongest fifth."""

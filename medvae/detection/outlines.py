@@ -1,9 +1,9 @@
 """The outline of findings by a random walker, which stops where the scan changes.
 
-A smoothed score spreads beyond a small, strong lesion and thins out in the faint part of a large one; a threshold follows
-neither border. Here the strongest voxels of a finding are seeds, what lies well below the threshold around it is
-background, and each voxel between them belongs to the side that a random walk from it reaches first (Grady 2006,
-https://doi.org/10.1109/TPAMI.2006.233). Steps across an edge of the scan are rare.
+A smoothed score spreads beyond a small, strong lesion and thins out in the faint part of a large one; a threshold
+follows neither border. Here the strongest voxels of a finding are seeds, what lies well below the threshold around it
+is background, and each voxel between them belongs to the side that a random walk from it most likely reaches first
+(Grady 2006, https://doi.org/10.1109/TPAMI.2006.233). Steps across an edge of the scan are rare.
 """
 
 from __future__ import annotations
