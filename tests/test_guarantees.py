@@ -7,10 +7,12 @@ import nibabel as nib
 import nibabel.processing
 import numpy as np
 import pytest
+from scipy import ndimage
 from typer.testing import CliRunner
 
 from medvae.cli import app
 from medvae.config import CalibrationConfig, Config
+from medvae.config.maps import RandomWalkerConfig
 from medvae.detection import conformal
 from medvae.detection.detector import Detector
 from medvae.detection.ensemble import Ensemble
@@ -269,6 +271,28 @@ def test_grown_findings_lie_between_the_thresholds_and_lose_the_promise_of_a_vol
     assert (values > high).sum() < mask.sum() < (values > low).sum()
     assert not (mask & ~(values > low)).any()
     assert sidecar_of(item)["Guarantee"].startswith("None: findings were grown down to fpr_0.05")
+
+
+def test_outlined_findings_are_told_in_the_sidecar_and_lose_the_promise_of_a_volume(tmp_path, cohort, detector):
+    scan = scan_of(cohort, "sub07")
+    walker = {"seeds_above": 1.5, "background_below": 0.6, "reach_mm": 6}
+    outlined = with_postprocessing(detector, random_walker=RandomWalkerConfig(**walker))
+    for folder in ("plain", "outlined", "volume", "all"):
+        (tmp_path / folder).mkdir()
+    plain = predict_scan(detector, scan, tmp_path / "plain", 0.05)
+    item = predict_scan(outlined, scan, tmp_path / "outlined", 0.05)
+    assert item.map.read_bytes() == plain.map.read_bytes()
+    before, after = (read_volume(p.mask).array > 0 for p in (plain, item))
+    reached = ndimage.binary_dilation(before, iterations=3)
+    assert after.any()
+    assert not np.array_equal(before, after)
+    assert not (after & ~reached).any()
+    sidecar = sidecar_of(item)
+    assert sidecar["Postprocessing"]["RandomWalker"] == {"SeedsAbove": 1.5, "BackgroundBelow": 0.6, "ReachMm": 6.0}
+    assert sidecar["LesionVolumeMlWithoutPostprocessing"] == plain.lesion_volume_ml
+    promised = sidecar_of(predict_scan(outlined, scan, tmp_path / "volume", "fpv_10ml"))
+    assert promised["Guarantee"].startswith("None: findings were outlined anew")
+    assert predict_scan(outlined, scan, tmp_path / "all", "fdr_0.0001").lesion_volume_ml == 0  # nothing is flagged
 
 
 def test_eroding_the_rim_lowers_what_healthy_maxima_forbid(detector, validation):

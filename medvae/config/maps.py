@@ -175,6 +175,19 @@ def rank_name(rank: float) -> str:
     return f"rank_{rank:g}"
 
 
+class RandomWalkerConfig(Strict):
+    """The outline of a finding, where random walks from its strongest voxels meet those from around it; they cross
+    edges of the scan seldom (Grady 2006). Strengths are multiples of the mask's threshold, both counted from the
+    healthy median."""
+
+    seeds_above: float = Field(2.0, ge=1)
+    """Voxels of a finding that surely belong to it; where it has none above this, its strongest fifth."""
+    background_below: float = Field(0.7, ge=0, le=1)
+    """Voxels around a finding that surely do not belong to it."""
+    reach_mm: float = Field(4.0, gt=0, le=50)
+    """The outline lies at most this far outside the finding, in mm of the standard grid."""
+
+
 class PostprocessingConfig(Strict):
     """From the anomaly map to the lesion mask; all off by default. Choose values on healthy validation scans only."""
 
@@ -184,9 +197,18 @@ class PostprocessingConfig(Strict):
     grow_to: float | None = None
     """Findings grow down to the threshold of this false-positive rate (one of calibration.false_positive_rates): a
     voxel above it is flagged if it is connected to one above the mask's own threshold (hysteresis)."""
+    random_walker: RandomWalkerConfig | None = None
+    """Outline findings by a random walker, which cuts what the smoothing spread beyond a strong lesion and adds what
+    belongs to it in the scan; without it their outline is the threshold's. Not beside grow_to."""
     peak_share: float = Field(1.0, gt=0, le=1)
     """Findings are removed if they nowhere exceed the threshold for this fraction of the mask's own false-positive
     rate. With 0.2 and a mask at 0.1 %, a finding stays if it contains a value that 0.02 % of the healthy voxels
     exceed."""
     minimum_lesion_ml: float = Field(0.0, ge=0)
     """Findings of this volume or less are removed, in ml."""
+
+    @model_validator(mode="after")
+    def _one_outline(self) -> PostprocessingConfig:
+        if self.random_walker is not None and self.grow_to is not None:
+            raise ValueError("postprocessing: grow_to and random_walker both outline findings. Choose one of them.")
+        return self

@@ -15,6 +15,7 @@ import numpy as np
 
 from medvae import __version__
 from medvae.config import Config, dump_config, read_config
+from medvae.detection.bounded import bounded
 from medvae.detection.guarantees import HealthySubjects, guaranteed_point, measure_healthy
 from medvae.detection.masks import Findings, find_lesions
 from medvae.detection.operating_points import OperatingPoint, named_rank, operating_points, rank_point
@@ -296,8 +297,7 @@ class Calibrated(ABC):
     def _bounded(self, score: np.ndarray) -> np.ndarray:
         threshold = self.points[0].threshold
         unit = max(threshold - self.healthy_median, 1e-6)
-        distance = (np.asarray(score, dtype=np.float64) - threshold) / unit
-        return 0.5 + 0.5 * distance / (1 + np.abs(distance))
+        return bounded((np.asarray(score, dtype=np.float64) - threshold) / unit)
 
     @contextmanager
     def _saved(self, folder: Path | str, **more: object) -> Iterator[Path]:

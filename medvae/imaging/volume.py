@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from medvae.errors import MedvaeError, MedvaeWarning
 from medvae.files import write_bytes
+from medvae.imaging.boxes import Box
 from medvae.imaging.content import require_size
 from medvae.imaging.finite import finite_values
 from medvae.imaging.formats import PLACING_FIELDS, ScanFile, mended_header, open_scan, placing_header
@@ -67,6 +68,13 @@ class Geometry:
     def orientation(self) -> str:
         """The anatomical direction each array axis points to, for instance ``"RAS"``."""
         return "".join(nib.aff2axcodes(self.affine))
+
+    def part(self, box: Box) -> Geometry:
+        """The grid of the voxels of a box."""
+        corner = np.eye(4)
+        corner[:3, 3] = [side.start for side in box]
+        x, y, z = (side.stop - side.start for side in box)
+        return Geometry(self.affine @ corner, (x, y, z))
 
     def same_grid(self, other: Geometry, tolerance_mm: float = 1e-3) -> bool:
         """Whether both grids have the same shape and no corner differs by more than ``tolerance_mm``."""

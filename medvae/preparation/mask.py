@@ -7,6 +7,7 @@ from scipy import ndimage
 
 from medvae.errors import MedvaeError
 from medvae.imaging.background import backgrounds
+from medvae.imaging.boxes import box_of
 from medvae.imaging.volume import Geometry
 
 LARGEST_BRAIN_ML = 2200.0
@@ -140,4 +141,6 @@ def _solid(inside: np.ndarray) -> np.ndarray:
         sizes = np.bincount(components.ravel())
         sizes[0] = 0
         inside = components == sizes.argmax()
-    return ndimage.binary_fill_holes(inside)
+    solid, box = np.zeros_like(inside), box_of(inside, margin=1)
+    solid[box] = ndimage.binary_fill_holes(inside[box])
+    return solid

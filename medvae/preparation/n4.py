@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 from medvae.errors import MedvaeError
+from medvae.imaging.boxes import box_of
 from medvae.imaging.volume import Geometry
 from medvae.preparation.itk import one_thread, to_array, to_image
 
@@ -62,11 +62,8 @@ def correct_bias(
             f"The brain mask covers {np.count_nonzero(usable):,} voxels above zero; at least 1,000 are needed to "
             f"estimate the bias field. Look at the mask on its scan, or switch the bias correction off."
         )
-    box = ndimage.find_objects(usable.astype(np.uint8))[0]
-    corner = np.eye(4)
-    corner[:3, 3] = [part.start for part in box]
-    x, y, z = (part.stop - part.start for part in box)
-    inner = Geometry(geometry.affine @ corner, (x, y, z))
+    box = box_of(usable)
+    inner = geometry.part(box)
     values = np.where(usable, array, 1.0)[box].astype(np.float32)
     shrink = [max(1, round(working_spacing_mm / step)) for step in geometry.spacing_mm]
     with one_thread():
@@ -81,4 +78,4 @@ def correct_bias(
         field = to_array(n4.GetLogBiasFieldAsImage(image)).astype(np.float64)
     field -= field[usable[box]].mean()
     beyond = [(part.start, size - part.stop) for part, size in zip(box, array.shape, strict=True)]
-    return (array / np.exp(np.pad(field, beyond, mode="edge"))).astype(np.float32)
+    return (array / np.pad(np.exp(field), beyond, mode="edge")).astype(np.float32)

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from medvae.config import PreparationConfig
+from medvae.imaging.boxes import box_of
 from medvae.imaging.grid import Grid
 from medvae.imaging.volume import Placement, resample
 from medvae.preparation.alignment import RegistrationQuality
@@ -119,8 +120,12 @@ class PreparedVolume:
         nearest = ndimage.distance_transform_edt(~self.mask, return_distances=False, return_indices=True)
         continued = standard_map[tuple(nearest)]
         back = np.linalg.inv(self.transform)
-        native = resample(continued, self.grid.geometry, self.source.geometry, transform=back, antialias=False)
-        return np.where(self.source_mask, native, 0.0).astype(np.float32)
+        native, brain = np.zeros(self.source.geometry.shape, np.float32), self.source_mask
+        box = box_of(brain)
+        part = self.source.geometry.part(box)
+        values = resample(continued, self.grid.geometry, part, transform=back, antialias=False)
+        native[box] = np.where(brain[box], values, 0)
+        return native
 
 
 def standardised(plain: PreparedVolume, scale: LandmarkScale, config: PreparationConfig) -> PreparedVolume:

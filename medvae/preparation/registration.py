@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 
+from medvae.imaging.boxes import box_of
 from medvae.imaging.grid import DEFAULT_GRID, Grid
 from medvae.imaging.volume import Geometry, resample
 from medvae.preparation.alignment import RegistrationQuality, measure_quality, refuse_failure
@@ -27,6 +29,8 @@ _BINS = 32
 _UNIT_MM = 60.0
 """ITK is given lengths in this unit, about the radius of a brain: a change of 0.01 in any parameter of the transform
 (shift, rotation, scale, shear) then moves the surface of the brain about equally far, and one step length suits all."""
+_FINEST_MM = 2.0
+"""Smaller voxels of the scan are averaged to about this size."""
 _EDGE_MM = 8.0
 """How far beyond the template's brain voxels are compared: the edge of the brain guides its scale."""
 _START_ANGLES_DEG = {"pitch": (-30, -15, 0, 15, 30), "roll": (-15, 0, 15), "yaw": (-15, 0, 15)}
@@ -59,9 +63,10 @@ def register(
     """Find the affine map between the standard space and a T1 scan.
 
     Mattes mutual information (Mattes et al. 2003, doi:10.1109/TMI.2003.809072), started at the centres of mass and at
-    the best of 45 rotations, then a similarity (7 parameters) on 8 and 4 mm, then an affine map (12) on 4 and 2 mm,
-    or on the voxels of the grid where those are larger. All voxels around the brain are compared, with one thread: the
-    same input gives the same bits again.
+    the best of 45 rotations, then a similarity (7 parameters) on 8 and 4 mm, then an affine map (12) on 4 mm, each with
+    one thread: the same input gives the same bits again. Voxels of a scan that are smaller are averaged to about 2 mm
+    first. An affine map is no better known from more voxels: on 2 mm it took four times as long and moved the brain by
+    0.2 to 0.3 mm, in no better overlap.
 
     Parameters
     ----------
@@ -112,8 +117,11 @@ def move_brain(
     values, moved_mask
         ``target.shape``, float32 (0 outside the brain) and bool (at least half of the voxel is brain, no holes).
     """
-    weight = resample(mask.astype(np.float32), source, target, transform=transform)
-    values = resample(np.where(mask, array, 0.0), source, target, transform=transform)
+    widest = max(1.0, max(target.spacing_mm) / min(source.spacing_mm))
+    box = box_of(mask, margin=2 + ceil(2 * widest))  # beyond, the smoothing of `resample` finds zeros
+    part, inside = source.part(box), mask[box]
+    weight = resample(inside.astype(np.float32), part, target, transform=transform)
+    values = resample(np.where(inside, array[box], 0.0), part, target, transform=transform)
     moved = ndimage.binary_fill_holes(weight >= 0.5)
     return np.where(moved, values / np.maximum(weight, 1e-3), 0.0).astype(np.float32), moved
 
@@ -121,15 +129,18 @@ def move_brain(
 def _optimise(array: np.ndarray, mask: np.ndarray, geometry: Geometry, grid: Grid) -> np.ndarray:
     import SimpleITK as sitk
 
+    box = box_of(mask, margin=ceil(_EDGE_MM / min(geometry.spacing_mm)))
+
     def shrink(*resolutions_mm: float) -> tuple[int, ...]:
         return tuple(max(1, round(mm / grid.voxel_mm)) for mm in resolutions_mm)
 
     template, standard = read_template(grid)
-    brain = np.where(mask, array, 0.0).astype(np.float32)
+    brain = np.where(mask[box], array[box], 0.0).astype(np.float32)
+    averaged = [max(1, round(_FINEST_MM / spacing)) for spacing in geometry.spacing_mm]
     compared = ndimage.binary_dilation(standard, iterations=round(_EDGE_MM / grid.voxel_mm))
     with one_thread():
         fixed = _in_units(to_image(template, grid.geometry))
-        moving = _in_units(to_image(brain, geometry))
+        moving = _in_units(sitk.BinShrink(to_image(brain, geometry.part(box)), averaged))
         region = _in_units(to_image(compared.astype(np.uint8), grid.geometry))
         start = sitk.CenteredTransformInitializer(
             fixed, moving, sitk.Similarity3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
@@ -141,7 +152,7 @@ def _optimise(array: np.ndarray, mask: np.ndarray, geometry: Geometry, grid: Gri
         affine.SetCenter(similarity.GetCenter())
         affine.SetMatrix(similarity.GetMatrix())
         affine.SetTranslation(similarity.GetTranslation())
-        best = _climb(fixed, moving, region, affine, shrink=shrink(4, 2), smoothing_mm=(2.0, 0.0), step_mm=1.0)
+        best = _climb(fixed, moving, region, affine, shrink=shrink(4), smoothing_mm=(0.0,), step_mm=1.0)
     return _matrix(sitk.AffineTransform(best))
 
 
@@ -205,7 +216,7 @@ def _climb(
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=step_mm / _UNIT_MM,
-        minStep=0.005 / _UNIT_MM,
+        minStep=0.02 / _UNIT_MM,
         numberOfIterations=200,
         relaxationFactor=0.6,
         gradientMagnitudeTolerance=1e-8,

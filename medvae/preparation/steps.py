@@ -34,8 +34,8 @@ STEP_VERSIONS = {
     "mask": 2,
     "zero": 1,
     "bias_field": 1,
-    "registration": 1,
-    "resampling": 1,
+    "registration": 2,
+    "resampling": 2,
     "intensity": 1,
 }
 """Version of each step, part of the name under which a cache keeps a prepared scan.
