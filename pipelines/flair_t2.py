@@ -27,7 +27,7 @@ from medvae.detection.base import Calibrated
 from medvae.detection.ensemble import load_detector
 from medvae.errors import MedvaeError
 from medvae.evaluation.options import EvaluationOptions
-from medvae.evaluation.result import Quantity
+from medvae.evaluation.result import MASK, Quantity
 from medvae.evaluation.study import evaluate
 from medvae.files import write_text
 from medvae.imaging.volume import read_volume, resample, write_volume
@@ -113,7 +113,7 @@ def measured(detector: Calibrated, cohort: Manifest, folder: Path, cache: Path) 
     for problem in failures.values():
         print(problem)
     study = evaluate(folder, cohort, EvaluationOptions(resamples=0))
-    at = detector.points[0].name
+    at = MASK if Quantity("dice", MASK) in study.per_case_summary else detector.points[0].name
     mean = {
         metric: study.per_case_summary[Quantity(metric, point)].mean
         for metric, point in (("ap", None), ("oracle_dice", None), ("dice", at))
