@@ -118,7 +118,10 @@ def measured(detector: Calibrated, cohort: Manifest, folder: Path, cache: Path) 
         metric: study.per_case_summary[Quantity(metric, point)].mean
         for metric, point in (("ap", None), ("oracle_dice", None), ("dice", at))
     }
-    false = [case.number("fpr", at) for case in study.per_case]
+    false = [
+        (case.number("flagged", at) - case.number("true", at)) / (case.number("voxels") - case.number("lesion_voxels"))
+        for case in study.per_case
+    ]
     sidecars = [
         read_document(item.map.with_name(item.map.name.removesuffix(".nii.gz") + ".json")) for item in predictions
     ]
