@@ -24,6 +24,7 @@ ORDER = (
         "schema",
         "registry",
         "foreign_names",
+        "monai_import",
         "terminal",
         "progress",
         "tensors",

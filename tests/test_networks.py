@@ -1,3 +1,5 @@
+import getpass
+import importlib
 import subprocess
 import sys
 
@@ -10,7 +12,7 @@ from torch import nn
 from medvae.config import Config, NetworkConfig
 from medvae.errors import MedvaeError
 from medvae.imaging.planes import slices_of
-from medvae.networks import layers
+from medvae.monai_import import import_monai
 from medvae.networks.build import build, build_network
 from medvae.networks.vae import ConvVAE
 from tests.conftest import STANDARD_GRID
@@ -171,7 +173,21 @@ def test_plain_vae_does_not_import_monai():
 def test_missing_monai_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "monai.networks.nets", None)
     with pytest.raises(MedvaeError, match="pip install monai"):
-        layers.import_monai("networks.nets")
+        import_monai("networks.nets")
+
+
+def test_monai_is_imported_for_a_user_without_a_name(monkeypatch):
+    def unknown(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    pwd = pytest.importorskip("pwd")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(importlib, "import_module", lambda _: getpass.getuser())  # as MONAI does
+    assert import_monai("config") == "user"
+    with pytest.raises((KeyError, OSError)):  # and nothing has changed for others
+        getpass.getuser()
 
 
 @pytest.mark.parametrize(

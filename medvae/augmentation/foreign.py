@@ -17,6 +17,7 @@ from torch import Tensor
 from medvae.augmentation.extra import MONAI, ExtraTransform
 from medvae.augmentation.randomness import seed_word
 from medvae.errors import MedvaeError
+from medvae.monai_import import import_monai
 
 KEYS = ("image", "mask")
 """Of the dictionaries that MONAI's dictionary transforms are given."""
@@ -158,8 +159,10 @@ def require_usable(extra: Sequence[ExtraTransform], shape: Sequence[int], *, may
 def _make(extra: ExtraTransform) -> Foreign:
     name, arguments = extra.transform, extra.arguments
     module, _, attribute = name.rpartition(".")
-    kind = getattr(importlib.import_module(module), attribute)
-    make = _make_monai if name.startswith(MONAI) else _make_batchgenerators
+    of_monai = name.startswith(f"{MONAI}.")
+    found = import_monai(module.removeprefix(f"{MONAI}.")) if of_monai else importlib.import_module(module)
+    kind = getattr(found, attribute)
+    make = _make_monai if of_monai else _make_batchgenerators
     try:
         return make(name, kind, arguments)
     except MedvaeError:

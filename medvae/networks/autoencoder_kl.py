@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from medvae.config import NetworkConfig
+from medvae.monai_import import import_monai
 from medvae.networks.interface import LOG_VARIANCE_RANGE, Network, VAEOutput, network
-from medvae.networks.layers import groups, import_monai
+from medvae.networks.layers import groups
 
 
 class AutoencoderKL(Network):

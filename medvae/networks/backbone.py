@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from medvae.config.backbone import GIVEN, BackboneConfig
 from medvae.errors import MedvaeError
-from medvae.networks.layers import import_monai
+from medvae.monai_import import import_monai
 
 
 class Backbone(nn.Module):

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from medvae.config import NetworkConfig
 from medvae.config.backbone import BackboneConfig
+from medvae.monai_import import import_monai
 from medvae.networks.backbone import Backbone
 from medvae.networks.interface import Network, VAEOutput, network
-from medvae.networks.layers import import_monai, monai_activation, monai_normalisation
+from medvae.networks.layers import monai_activation, monai_normalisation
 
 
 class Denoiser(Network):

@@ -1,33 +1,13 @@
-"""Layers chosen by their name in a config, and MONAI, imported only by the networks that use it."""
+"""Layers chosen by their name in a config."""
 
 from __future__ import annotations
 
-import importlib
 import math
 from typing import Any
 
 from torch import nn
 
-from medvae.errors import MedvaeError
-
-
-def import_monai(module: str) -> Any:
-    """A module of MONAI, such as ``"networks.nets"``. It takes seconds to import, so the plain VAE does without.
-
-    Raises
-    ------
-    MedvaeError
-        If MONAI is not installed.
-    """
-    try:
-        return importlib.import_module(f"monai.{module}")
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != "monai":
-            raise
-        raise MedvaeError(
-            "This network needs MONAI, which is not installed: pip install monai. The plain VAE (network.kind=vae with "
-            "network.residual_blocks=0) works without it."
-        ) from None
+from medvae.monai_import import import_monai
 
 
 def activation(name: str) -> nn.Module:

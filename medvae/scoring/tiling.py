@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from medvae.imaging.planes import Plane, cropped, padded, slices_of, volume_of, with_neighbours
+from medvae.monai_import import import_monai
 from medvae.networks.interface import Network
 from medvae.scoring.registry import Scored
 
@@ -127,8 +128,7 @@ def score_patches(
     ndarray
         ``(X, Y, Z)`` float32, 0 outside the mask.
     """
-    from monai.inferers.utils import sliding_window_inference
-
+    sliding_window_inference = import_monai("inferers.utils").sliding_window_inference
     device = next(network.parameters()).device
     box = _box(mask, size)
     stacked = np.concatenate([image[(slice(None), *box)], mask[box][None]]).astype(np.float32)
