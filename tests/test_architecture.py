@@ -35,7 +35,7 @@ ORDER = (
         "cores",
         "modality",
     ),
-    ("manifest", "imaging", "drawing", "jobs"),
+    ("manifest", "imaging", "drawing", "jobs", "cluster"),
     ("augmentation",),
     ("config", "importing", "dicom"),
     ("preparation", "lesions", "regions"),
