@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,7 @@ from distributed.deploy.spec import SpecCluster
 
 from medvae import __version__
 from medvae.cores import THREADS
-from medvae.errors import MedvaeError
+from medvae.errors import MedvaeError, MedvaeWarning
 from medvae.files import scratch_folder, told
 from medvae.imaging.content import allow_large, large_allowed
 from medvae.jobs import Workers, WorkersLost, attempt, keep_warnings, repeat_warnings
@@ -60,8 +61,8 @@ _SETTINGS = {
 _MEMORY = "4G"
 """Of a job: a process with PyTorch, a detector and a 1 mm scan takes 2."""
 _DIED = (
-    "Its worker died twice while it worked on this case (the last was {}); perhaps the memory was not enough. Give "
-    "workers more (--on-option mem=8G), or look into their log."
+    "{} workers died one after the other while they worked on this case, the last at {}; perhaps the memory was not "
+    "enough. Give them more (--on slurm: --on-option mem=8G), or look into their output."
 )
 
 
@@ -136,7 +137,7 @@ class _Cluster(Workers):
         """End what was started."""
         for one in (self.client, self.started):
             if one is not None:
-                with contextlib.suppress(OSError, TimeoutError, CancelledError):  # of a scheduler that is gone
+                with contextlib.suppress(Exception):  # of a scheduler that is gone, or a job that never was
                     one.close(timeout=_ANSWER_S)
         self.client = self.started = None
 
@@ -198,11 +199,14 @@ class _Cluster(Workers):
     def _there(self, client: Client) -> int:
         """How many workers there are; where some were lost, others are started now and then."""
         count = len(client.nthreads())
-        if self.started is not None and count < self.number and time.monotonic() - self.mended > _MEND_S:
+        if count < max(1, self.number) and time.monotonic() - self.mended > _MEND_S:
             self.mended = time.monotonic()
-            if self.where == SLURM and not count:
-                _require_jobs(self.started)
-            self.started.scale(self.number)
+            if not count:
+                warnings.warn(f"{self.where}: there is no worker at present; waiting.", MedvaeWarning, stacklevel=2)
+            if self.started is not None:
+                if self.where == SLURM and not count:
+                    _require_jobs(self.started)
+                self.started.scale(self.number)
         return count
 
     def _finished(self, running: list[Future[Any]]) -> list[Future[Any]]:
@@ -219,7 +223,7 @@ class _Cluster(Workers):
             error = future.exception()
             packed = b"" if error else future.result()
         if isinstance(error, KilledWorker):
-            return MedvaeError(_DIED.format(error.last_worker.address))
+            return MedvaeError(_DIED.format(error.allowed_failures + 1, error.last_worker.address))
         if error:
             raise error
         return repeat_warnings(pickle.loads(packed))
@@ -233,27 +237,26 @@ def _start(where: str, number: int, options: Mapping[str, str]) -> SpecCluster |
         # No limit of Dask's: a worker near it would stop to take work, and that of --jobs has none either.
         return LocalCluster(number, threads_per_worker=1, memory_limit=0, dashboard_address=None)
     if where == SLURM:
+        started = slurm_cluster(options)
         try:
-            return slurm_cluster(number, options)
-        except (OSError, RuntimeError) as error:
-            said = str(error).partition("stderr:\n")[2].strip() or _first_line(error)
-            raise MedvaeError(
-                f"--on slurm: sbatch took no job: {' '.join(said.split())}. Give its options as --on-option "
-                f"partition=NAME, account=NAME, time=HH:MM:SS, and call medvae where jobs are submitted."
-            ) from error
+            _require_queue(started.job_script())
+            started.scale(number)
+        except BaseException:
+            started.close()
+            raise
+        return started
     if "://" not in where:
         raise MedvaeError(f"--on {where}: is neither local nor slurm nor the address of a scheduler (tcp://host:8786).")
     return None
 
 
-def slurm_cluster(number: int, options: Mapping[str, str]) -> Any:
-    """A cluster of dask-jobqueue whose workers are jobs of SLURM, a process of one thread each."""
+def slurm_cluster(options: Mapping[str, str]) -> Any:
+    """A cluster of dask-jobqueue whose workers will be jobs of SLURM, a process of one thread each."""
     from dask_jobqueue.slurm import SLURMCluster
 
     directives = {"mem": _MEMORY} | {name: value for name, value in options.items() if name != "interface"}
     configured = dask.config.get("jobqueue.slurm.job-script-prologue", None) or []
     return SLURMCluster(
-        n_workers=number,
         cores=1,
         processes=1,
         memory="1GB",  # of Dask's own reckoning, which is left out
@@ -266,14 +269,29 @@ def slurm_cluster(number: int, options: Mapping[str, str]) -> Any:
     )
 
 
+def _require_queue(script: str) -> None:
+    """Refuse what ``sbatch`` would refuse: of jobs that are submitted later, Dask only logs that."""
+    try:
+        asked = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True)
+        problem = asked.stderr if asked.returncode else ""
+    except OSError as error:
+        problem = str(error)
+    if problem:
+        raise MedvaeError(
+            f"--on slurm: sbatch takes no job: {' '.join(problem.split())}. Give its options as --on-option "
+            f"partition=NAME, account=NAME, time=HH:MM:SS, and call medvae where jobs are submitted."
+        )
+
+
 def _require_jobs(started: SpecCluster) -> None:
     """Refuse to wait for jobs that are no longer in the queue, and never reported here."""
     jobs = [str(worker.job_id) for worker in started.workers.values() if worker.job_id]
     asked = subprocess.run(["squeue", "--me", "--noheader", "--format=%A"], capture_output=True, text=True)
-    if jobs and not asked.returncode and not set(jobs) & set(asked.stdout.split()):
+    if not asked.returncode and not set(jobs) & set(asked.stdout.split()):
         raise MedvaeError(
             f"--on slurm: the jobs {', '.join(jobs[:5])} ended before a worker reported here. Their output says why "
-            f"(slurm-{jobs[0]}.out); if it could not connect, give the network of the nodes: --on-option interface=ib0."
+            f"(slurm-{(*jobs, 'JOB')[0]}.out); if it could not connect, give the network of the nodes: --on-option "
+            f"interface=ib0."
         )
 
 
@@ -281,12 +299,14 @@ def _register(client: Client, sent: _Sent) -> None:
     """Hand the task to all workers, also to those that come later."""
     try:
         client.register_plugin(sent, name=sent.name)
-    except ImportError as error:
+    except Exception as error:
+        if "No module named" not in str(error):
+            raise
         seen = cast(Any, client.get_versions(packages=["medvae"]))["workers"]
         without = [worker for worker, found in seen.items() if not found["packages"].get("medvae")]
         raise MedvaeError(
-            f"worker {', '.join(without or seen)}: cannot import medvae {__version__} ({error}). Start workers from "
-            f"the environment that medvae is started from."
+            f"worker {', '.join(without or seen)}: cannot import medvae {__version__} ({_first_line(error)}). Start "
+            f"workers from the environment that medvae is started from."
         ) from error
 
 

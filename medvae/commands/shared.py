@@ -145,20 +145,21 @@ def workers(
         return
     if options and on != "slurm":
         raise typer.BadParameter(f"--on-option is for --on slurm, not for --on {on}.")
-    if device != "cpu":
+    if device not in ("cpu", AUTO):
         raise typer.BadParameter(f"--device {device}: the workers of --on compute on processors. Leave it out.")
     if "://" in on and jobs is not None:
         raise typer.BadParameter(f"--jobs: is for workers that medvae starts; those of {on} are as many as there are.")
     _require_dask()
     from medvae.cluster import LOCAL, SLURM, workers_on
 
+    started = on in (LOCAL, SLURM)
     number = jobs or (how_many(None, count, each=each, memory_gb=memory_gb, quiet=True) if on == LOCAL else 0)
     number = number or min(WORKERS_ON_SLURM, count or WORKERS_ON_SLURM)
-    if on in (LOCAL, SLURM) and not quiet:
+    if started and not quiet:
         what = "scans" if count is None else f"{count} scan{'s' * (count != 1)}"
         say(f"{what}, {number} worker{'s' * (number != 1)} on {on}; --jobs changes that.", err=True)
     given = dict(option.lstrip("-").partition("=")[::2] for option in options or ())
-    with workers_on(on, number, options=given, needs=list(needs), shares=shares) as found:
+    with workers_on(on, number if started else 0, options=given, needs=list(needs), shares=shares) as found:
         yield found
 
 
