@@ -114,6 +114,8 @@ class _Cluster(Workers):
     client: Client | None = None
     started: SpecCluster | None = None
     mended: float = 0.0
+    reported: bool = False
+    """Whether there ever was a worker: jobs that are gone have then been lost, and others are submitted."""
 
     def open(self) -> Client:
         """Start the workers, or find those that there are, unless they are there."""
@@ -199,12 +201,13 @@ class _Cluster(Workers):
     def _there(self, client: Client) -> int:
         """How many workers there are; where some were lost, others are started now and then."""
         count = len(client.nthreads())
+        self.reported |= count > 0
         if count < max(1, self.number) and time.monotonic() - self.mended > _MEND_S:
             self.mended = time.monotonic()
             if not count:
                 warnings.warn(f"{self.where}: there is no worker at present; waiting.", MedvaeWarning, stacklevel=2)
             if self.started is not None:
-                if self.where == SLURM and not count:
+                if self.where == SLURM and not self.reported:
                     _require_jobs(self.started)
                 self.started.scale(self.number)
         return count
