@@ -1,7 +1,11 @@
-"""Work on many scans, shared by processes of one thread each: what ``--jobs`` of the commands stands for."""
+"""Work on many scans, shared by processes of one thread each: what ``--jobs`` of the commands stands for.
+
+Where they are workers of a cluster instead, `medvae.cluster` takes the place of this machine's.
+"""
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import math
 import multiprocessing
@@ -22,7 +26,7 @@ from medvae.workers import starting_workers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_Outcome = Future[tuple[Any, list[str]]]
+Outcome = tuple[Any, list[str]]
 """Of an item: its result, and what was warned of."""
 
 _GRACE_S = 2.0
@@ -30,6 +34,18 @@ DIED = "Its process died twice, the second time while it worked on this case alo
 _NO_MEMORY = "The memory was not enough for it. Run the command again with fewer --jobs, or where there is more memory."
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 """How PyTorch says so, whose error has no type of its own."""
+
+
+class WorkersLost(MedvaeError):
+    """All workers are lost at once: there is nobody to do the rest, whatever it is."""
+
+
+class Workers(abc.ABC):
+    """Processes elsewhere, in the place of a number of processes of this machine."""
+
+    @abc.abstractmethod
+    def results(self, work: Iterator[Any], task: Callable[[Any], Any]) -> Generator[tuple[Any, Any]]:
+        """As `shared_out`; closed early, it ends what it has begun."""
 
 
 def default_jobs(count: int, *, each: int = 1, memory_gb: float = 0.0) -> int:
@@ -47,7 +63,7 @@ def memory_for(memory_gb: float) -> int:
 
 @contextlib.contextmanager
 def shared_out(
-    work: Iterable[Item], task: Callable[[Item], Result], jobs: int, *, isolated: bool = False
+    work: Iterable[Item], task: Callable[[Item], Result], jobs: int | Workers, *, isolated: bool = False
 ) -> Iterator[Iterator[tuple[Item, Result | MedvaeError]]]:
     """Give the items with the results of the task, as they are finished, in whatever order.
 
@@ -62,7 +78,8 @@ def shared_out(
         What to do with an item. It is sent to each process once, with all that it holds; so it must be picklable, as
         items and results are. An error that it raises is raised here, and ends the work.
     jobs
-        Items at a time, each in a process of one thread; with 1 they are done in this process, with its threads.
+        Items at a time, each in a process of one thread; with 1 they are done in this process, with its threads. Or
+        workers elsewhere.
     isolated
         Also with 1 they are done in another process.
 
@@ -75,7 +92,11 @@ def shared_out(
     if jobs == 1 and not isolated:
         yield ((item, attempt(task, item)) for item in work)
         return
-    with contextlib.closing(_in_processes(iter(work), pickle.dumps(task), jobs)) as results:
+    if isinstance(jobs, Workers):
+        started = jobs.results(iter(work), task)
+    else:
+        started = _in_processes(iter(work), pickle.dumps(task), jobs)
+    with contextlib.closing(started) as results:
         yield results
 
 
@@ -87,7 +108,7 @@ def _in_processes(work: Iterator[Any], task: bytes, jobs: int) -> Generator[tupl
     """
     more = True
     while more:
-        running: dict[_Outcome, Any] = {}
+        running: dict[Future[Outcome], Any] = {}
         suspects: list[Any] = []
         with _pool(jobs, task) as pool:
             while not suspects:
@@ -101,7 +122,7 @@ def _in_processes(work: Iterator[Any], task: bytes, jobs: int) -> Generator[tupl
                     if isinstance(future.exception(), BrokenProcessPool):
                         suspects.append(item)
                     else:
-                        yield item, _result(future)
+                        yield item, repeat_warnings(future.result())
         suspects += running.values()
         guilty = not suspects
         for item in suspects:
@@ -110,7 +131,7 @@ def _in_processes(work: Iterator[Any], task: bytes, jobs: int) -> Generator[tupl
                 wait([future])
             died = isinstance(future.exception(), BrokenProcessPool)
             guilty |= died
-            yield item, MedvaeError(DIED) if died else _result(future)
+            yield item, MedvaeError(DIED) if died else repeat_warnings(future.result())
         if not guilty and jobs > 1:
             jobs -= 1
             warnings.warn(
@@ -124,8 +145,9 @@ def _in_processes(work: Iterator[Any], task: bytes, jobs: int) -> Generator[tupl
 _NOTHING = object()
 
 
-def _result(future: _Outcome) -> Any:
-    result, warned = future.result()
+def repeat_warnings(outcome: Outcome) -> Any:
+    """The result of an item; what its process warned of is warned of here."""
+    result, warned = outcome
     for message in warned:
         warnings.warn(message, MedvaeWarning, stacklevel=2)
     return result
@@ -141,7 +163,7 @@ def attempt(task: Callable[[Item], Result], item: Item) -> Result | MedvaeError:
         raise
 
 
-def _submit(pool: ProcessPoolExecutor, item: Any) -> _Outcome:
+def _submit(pool: ProcessPoolExecutor, item: Any) -> Future[Outcome]:
     """Hand an item to a pool, which starts a process for it if all are busy."""
     environment = {name: os.environ.get(name) for name in THREADS}
     with starting_workers():  # Ctrl-C is for this process, which then ends them
@@ -149,7 +171,7 @@ def _submit(pool: ProcessPoolExecutor, item: Any) -> _Outcome:
         try:
             return pool.submit(_run, item)
         except BrokenProcessPool as error:  # an idle worker was killed
-            future: _Outcome = Future()
+            future: Future[Outcome] = Future()
             future.set_exception(error)
             return future
         finally:
@@ -195,6 +217,11 @@ def _begin(task: bytes, large: bool) -> None:
     _task = task
     become_worker(large)
     signal.signal(signal.SIGTERM, _end)
+    keep_warnings()
+
+
+def keep_warnings() -> None:
+    """In a worker: keep warnings for the user, for whom `attempt_of_worker` hands them over."""
     shown = warnings.showwarning
 
     def keep(
@@ -229,21 +256,26 @@ def become_worker(large: bool) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
+def attempt_of_worker(task: Callable[[Any], Any], item: Any) -> Outcome:
+    """In a worker: the result of an item, and what was warned of."""
+    _warned.clear()
+    return attempt(task, item), list(_warned)
+
+
 def _end(*_: Any) -> None:
     if _busy:
         raise _Ended
     os._exit(1)
 
 
-def _run(item: Any) -> tuple[Any, list[str]]:
-    """In a worker: the result of an item, and what was warned of."""
+def _run(item: Any) -> Outcome:
+    """As `attempt_of_worker`, of the task of this worker."""
     global _task, _busy
     try:
         _busy = True
         if isinstance(_task, bytes):
             _task = pickle.loads(_task)
-        _warned.clear()
-        return attempt(_task, item), list(_warned)
+        return attempt_of_worker(_task, item)
     except _Ended:
         os._exit(1)
     finally:

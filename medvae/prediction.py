@@ -28,7 +28,7 @@ from medvae.detection.scan import Scan, scan_of, scans_of_files, scans_of_manife
 from medvae.errors import MedvaeError
 from medvae.files import json_bytes, remove_leftovers, written_together
 from medvae.imaging.volume import volume_bytes
-from medvae.jobs import shared_out
+from medvae.jobs import Workers, shared_out
 from medvae.locks import locked
 from medvae.prediction_folder import (
     content_of,
@@ -82,7 +82,7 @@ def predict(
     cache: Path | None = None,
     overwrite: bool = False,
     device: str | None = None,
-    jobs: int = 1,
+    jobs: int | Workers = 1,
     then: Callable[[Prediction], Prediction] | None = None,
     quiet: bool = False,
 ) -> tuple[list[Prediction], dict[str, str]]:
@@ -114,7 +114,7 @@ def predict(
     jobs
         Scans at a time: with more than one, each in a process of one thread that holds the detector and one scan with
         its intermediate results. The files are the same, up to the last bit of a map where one process has several
-        threads.
+        threads. Or workers elsewhere.
     then
         Called with each prediction, in the process that made it or found it done, for instance to draw it; its result
         is listed. A `MedvaeError` that it raises is a failure of the scan. With several jobs it must be picklable.

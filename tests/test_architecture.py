@@ -36,7 +36,7 @@ ORDER = (
         "cores",
         "modality",
     ),
-    ("manifest", "imaging", "drawing", "jobs", "kept"),
+    ("manifest", "imaging", "drawing", "jobs", "kept", "cluster"),
     ("augmentation",),
     ("config", "importing", "dicom"),
     ("preparation", "lesions", "regions"),

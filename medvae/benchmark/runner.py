@@ -38,6 +38,7 @@ from medvae.evaluation.result import MASK, Quantity, Study
 from medvae.evaluation.study import evaluate
 from medvae.files import sha256, write_json, write_text
 from medvae.fitting import fit
+from medvae.jobs import Workers, WorkersLost
 from medvae.lesions import insert_cohort, read_shapes
 from medvae.manifest import Manifest, read_manifest
 from medvae.prediction import Scan, predict, scans_of_manifest
@@ -61,8 +62,8 @@ class Bench:
     cache: Path
     quiet: bool
     device: str = AUTO
-    jobs: int = 1
-    """Scans that are predicted or measured at a time."""
+    jobs: int | Workers = 1
+    """Scans that are predicted or measured at a time, or who does that."""
     targets: dict[str, Manifest] = field(default_factory=dict)
 
     def folder(self, room: str, label: str, key: str) -> Path:
@@ -110,7 +111,7 @@ def run_study(
     *,
     cache: Path | None = None,
     device: str = AUTO,
-    jobs: int = 1,
+    jobs: int | Workers = 1,
     quiet: bool = False,
 ) -> Board:
     """Do the remaining work of a study, and collect all its numbers.
@@ -128,7 +129,8 @@ def run_study(
     device
         Device of the networks, as in `medvae.devices.find_device`; not part of the keys.
     jobs
-        Scans that are predicted or measured at a time, each in a process of one thread; not part of the keys.
+        Scans that are predicted or measured at a time, each in a process of one thread, or workers elsewhere; not
+        part of the keys.
     quiet
         No progress display.
 
@@ -163,6 +165,8 @@ def _run(bench: Bench) -> Board:
             if broken:
                 raise MedvaeError(f"its member {broken} failed.")
             _measure(bench, unit, pending)
+        except WorkersLost:
+            raise
         except Exception as error:  # one method must not end a night's work
             failures[unit.key] = _told(error, out / "failures" / f"{unit.label}.txt")
             console.print(f"  failed: {printable(failures[unit.key])}", soft_wrap=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvae.commands.shared import Device, Jobs, Quiet, how_many, stopped_says
+from medvae.commands.shared import Device, Jobs, On, OnOption, Quiet, device_on, stopped_says, workers
 from medvae.errors import MedvaeError
 
 EXAMPLE = "medvae benchmark configs/studies/included_t1.yaml --out runs/included_t1"
@@ -21,6 +21,8 @@ def benchmark(
     ] = None,
     device: Device = "auto",
     jobs: Jobs = None,
+    on: On = None,
+    on_option: OnOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what is to be done and what is done; do nothing.")
     ] = False,
@@ -53,8 +55,13 @@ def benchmark(
         return
     from medvae.devices import find_device
 
-    number = how_many(jobs, None, memory_gb=2.0, device=str(find_device(device)), quiet=quiet)
-    with stopped_says(f"Stopped. What was done is in {out}. Go on with the same command."):
+    device = device_on(on, device)
+    with (
+        stopped_says(f"Stopped. What was done is in {out}. Go on with the same command."),
+        workers(
+            on, on_option, jobs, None, shares=out, memory_gb=2.0, device=str(find_device(device)), quiet=quiet
+        ) as number,
+    ):
         board = run_study(settings, out, cache=cache, device=device, jobs=number, quiet=quiet)
     written = write_board(board, out)
     for one in board.leaderboards:

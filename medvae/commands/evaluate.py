@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from medvae.commands.shared import CASES_PER_PROCESS, AllowLarge, Jobs, Quiet, how_many, say, stopped_says
+from medvae.commands.shared import (
+    CASES_PER_PROCESS,
+    AllowLarge,
+    Jobs,
+    On,
+    OnOption,
+    Quiet,
+    say,
+    stopped_says,
+    workers,
+)
 from medvae.errors import MedvaeError
 from medvae.evaluation.protocols import PROTOCOLS
 
@@ -45,6 +55,8 @@ def evaluate(
         bool, typer.Option("--free-response", help="Also: lesions found at 0.25 to 8 false findings per scan.")
     ] = False,
     jobs: Jobs = None,
+    on: On = None,
+    on_option: OnOption = None,
     allow_large: AllowLarge = False,
     quiet: Quiet = False,
 ) -> None:
@@ -75,9 +87,12 @@ def evaluate(
         protocol=protocol,
         free_response=free_response,
     )
-    count = sum(case.split in split and not case.unlabelled for case in cohort.cases)
-    number = how_many(jobs, count, each=CASES_PER_PROCESS, quiet=quiet)
-    with stopped_says("Stopped; nothing was written."):
+    measured = [case for case in cohort.cases if case.split in split and not case.unlabelled]
+    needs = [predictions, *(against or []), *(path for case in measured for path in cohort.images(case))]
+    with (
+        stopped_says("Stopped; nothing was written."),
+        workers(on, on_option, jobs, len(measured), needs=needs, each=CASES_PER_PROCESS, quiet=quiet) as number,
+    ):
         study = evaluate_folder(predictions, cohort, options, jobs=number, quiet=quiet)
         others = {
             str(folder): evaluate_folder(folder, cohort, options, jobs=number, quiet=quiet) for folder in against or []

@@ -13,11 +13,14 @@ from medvae.commands.shared import (
     Cache,
     Device,
     Jobs,
+    On,
+    OnOption,
     Quiet,
-    how_many,
+    device_on,
     overwrites,
     say,
     stopped_says,
+    workers,
 )
 from medvae.errors import MedvaeError
 
@@ -82,6 +85,8 @@ def predict(
     ] = False,
     device: Device = "auto",
     jobs: Jobs = None,
+    on: On = None,
+    on_option: OnOption = None,
     cache: Cache = None,
     pictures: Annotated[bool, typer.Option(help="Also draw a PNG per scan.")] = True,
     workspaces: Annotated[
@@ -125,6 +130,7 @@ def predict(
     from medvae.prediction import open_predictions, scans_of_files, scans_of_manifest
     from medvae.prediction import predict as predict_scans
 
+    device = device_on(on, device)
     studies = list(filter(is_study, scans or ()))
     if series is not None and len(studies) != 1:
         raise typer.BadParameter(f"--series names a series of one DICOM folder or zip; {len(studies)} were given.")
@@ -173,9 +179,15 @@ def predict(
         chosen, not_converted = convert_scans(chosen, made_of, out, failed=lost, overwrite=overwrite)
         lost |= not_converted
 
-    number = how_many(jobs, len(chosen), memory_gb=MEMORY_GB, device=detector.device, quiet=quiet)
     then = Seen(detector, cohort, out, pictures=pictures, workspaces=workspaces)
-    with stopped_says(f"Stopped. What was predicted is in {out}. Go on with the same command."):
+    needs = [path for scan in chosen for path in (*scan.images, scan.mask) if path]
+    with (
+        stopped_says(f"Stopped. What was predicted is in {out}. Go on with the same command."),
+        workers(
+            on, on_option, jobs, len(chosen), needs=needs, shares=out, memory_gb=MEMORY_GB, device=detector.device,
+            quiet=quiet,
+        ) as number,
+    ):  # fmt: skip
         predictions, failures = predict_scans(
             detector,
             chosen,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from medvae.commands.shared import AllowLarge, ManifestFile, Overrides, Quiet, stopped_says
+from medvae.commands.shared import AllowLarge, ManifestFile, On, OnOption, Overrides, Quiet, stopped_says, workers
 from medvae.errors import MedvaeError
 
 EXAMPLE = "medvae prepare cohort.json --config configs/cevae_slice.yaml --out cache --jobs 4"
@@ -22,7 +22,12 @@ def prepare(
     ] = None,
     *,
     out: Annotated[Path, typer.Option(help="The cache: a new folder, or one that goes on being filled.")],
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Scans prepared at a time, a core each.")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", min=1, help="Scans prepared at a time, a core each; one by default."),
+    ] = None,
+    on: On = None,
+    on_option: OnOption = None,
     split: Annotated[list[str] | None, typer.Option(help="Only this split; may be repeated.")] = None,
     allow_large: AllowLarge = False,
     quiet: Quiet = False,
@@ -42,8 +47,12 @@ def prepare(
         raise MedvaeError(f"{manifest}: has no case in split {', '.join(split or [])}. Choose another with --split.")
     from medvae.preparation.cohort import prepare_cohort
 
-    with stopped_says(f"Stopped. What was prepared is in {out}. Go on with the same command."):
-        records = prepare_cohort(cohort, cases, settings, out, jobs=jobs, quiet=quiet)
+    needs = [path for case in cases for path in cohort.images(case)]
+    with (
+        stopped_says(f"Stopped. What was prepared is in {out}. Go on with the same command."),
+        workers(on, on_option, jobs if on else jobs or 1, len(cases), needs=needs, shares=out, quiet=quiet) as number,
+    ):
+        records = prepare_cohort(cohort, cases, settings, out, jobs=number, quiet=quiet)
     failed = [record for record in records if record.state == "failed"]
     if failed:
         from medvae.reporting.tables import print_table

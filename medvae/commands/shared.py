@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medvae import __version__
 from medvae.cores import available_cores
+from medvae.devices import AUTO
+from medvae.errors import MedvaeError
 from medvae.terminal import printable
+
+if TYPE_CHECKING:
+    from medvae.jobs import Workers
 
 
 def _allow(large: bool) -> bool:
@@ -39,6 +45,23 @@ Jobs = Annotated[
         "--jobs", "-j", min=1, help="Scans at a time, a process and a core each; as many as there are cores by default."
     ),
 ]
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        metavar="WHERE",
+        help="Let a cluster work: slurm, the address of a scheduler of Dask (tcp://host:8786), or local, to try it "
+        "(docs/CLUSTER.md).",
+    ),
+]
+OnOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="With --on slurm: an option of sbatch, as partition=short, account=lab, time=02:00:00, mem=8G; may be "
+        "repeated.",
+    ),
+]
 ManifestFile = Annotated[Path, typer.Argument(metavar="MANIFEST", help="JSON file that lists the cohort.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Single values of the config, as training.steps=200.")
@@ -51,6 +74,8 @@ Run = Annotated[
     Path, typer.Argument(metavar="RUN", help="Run or detector folder, or the name of one that comes with medvae.")
 ]
 
+WORKERS_ON_SLURM = 10
+"""Unless --jobs says how many, or there are fewer scans."""
 CASES_PER_PROCESS = 4
 """That a process is started for by default: it takes as long to start as some small cases to be measured or shown."""
 LOG = logging.getLogger("medvae")
@@ -93,6 +118,63 @@ def how_many(
     elif wanted > cores and not gpu:
         say(f"note: {wanted} processes take turns on {there}; fewer --jobs are as fast.", err=True)
     return wanted
+
+
+@contextmanager
+def workers(
+    on: str | None,
+    options: Sequence[str] | None,
+    jobs: int | None,
+    count: int | None,
+    *,
+    needs: Iterable[Path] = (),
+    shares: Path | None = None,
+    each: int = 1,
+    memory_gb: float = 1.0,
+    device: str = "cpu",
+    quiet: bool = False,
+) -> Iterator[int | Workers]:
+    """The number of processes, as `how_many`; or, with ``--on``, workers of a cluster, until the block is left.
+
+    ``needs`` are files that workers must see, ``shares`` the folder that they write into.
+    """
+    if on is None:
+        if options:
+            raise typer.BadParameter("--on-option is for --on slurm.")
+        yield how_many(jobs, count, each=each, memory_gb=memory_gb, device=device, quiet=quiet)
+        return
+    if options and on != "slurm":
+        raise typer.BadParameter(f"--on-option is for --on slurm, not for --on {on}.")
+    if device not in ("cpu", AUTO):
+        raise typer.BadParameter(f"--device {device}: the workers of --on compute on processors. Leave it out.")
+    if "://" in on and jobs is not None:
+        raise typer.BadParameter(f"--jobs: is for workers that medvae starts; those of {on} are as many as there are.")
+    _require_dask()
+    from medvae.cluster import LOCAL, SLURM, workers_on
+
+    started = on in (LOCAL, SLURM)
+    number = jobs or (how_many(None, count, each=each, memory_gb=memory_gb, quiet=True) if on == LOCAL else 0)
+    number = number or min(WORKERS_ON_SLURM, count or WORKERS_ON_SLURM)
+    if started and not quiet:
+        what = "scans" if count is None else f"{count} scan{'s' * (count != 1)}"
+        say(f"{what}, {number} worker{'s' * (number != 1)} on {on}; --jobs changes that.", err=True)
+    given = dict(option.lstrip("-").partition("=")[::2] for option in options or ())
+    with workers_on(on, number if started else 0, options=given, needs=list(needs), shares=shares) as found:
+        yield found
+
+
+def device_on(on: str | None, device: str) -> str:
+    """The device, of which there is no choice with ``--on``: workers may have no GPU where this machine has one."""
+    return "cpu" if on and device == AUTO else device
+
+
+def _require_dask() -> None:
+    missing = [name for name in ("distributed", "dask_jobqueue") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MedvaeError(
+            f"--on needs {' and '.join(missing)}, not installed here. Run: pip install "
+            f'"medvae-anomaly[cluster]", or in a checkout of medvae pip install -e ".[cluster]".'
+        )
 
 
 def overwrites(what: str) -> object:

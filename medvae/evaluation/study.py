@@ -42,7 +42,7 @@ from medvae.evaluation.pooling import (
 )
 from medvae.evaluation.protocols import Protocol, named_protocol
 from medvae.evaluation.result import MASK, Quantity, Settings, Study
-from medvae.jobs import shared_out
+from medvae.jobs import Workers, shared_out
 from medvae.manifest import Case, Manifest
 from medvae.progress import Progress
 from medvae.sources import Source
@@ -54,7 +54,7 @@ def evaluate(
     options: EvaluationOptions | None = None,
     *,
     method: str | None = None,
-    jobs: int = 1,
+    jobs: int | Workers = 1,
     quiet: bool = True,
 ) -> Study:
     """Measure the anomaly maps of a folder against a manifest's labels.
@@ -72,7 +72,8 @@ def evaluate(
     method
         Name in tables; by default from the sidecars or the folder.
     jobs
-        Cases at a time; with more than one, each in a process of one thread. The numbers are the same.
+        Cases at a time; with more than one, each in a process of one thread. The numbers are the same. Or workers
+        elsewhere.
     quiet
         No progress display.
 
@@ -225,7 +226,7 @@ def _points(
     return [*points, *given_points(options.thresholds)], method, notes
 
 
-def _measure(job: _Job, *, jobs: int, quiet: bool) -> tuple[MeasuredCases, list[str]]:
+def _measure(job: _Job, *, jobs: int | Workers, quiet: bool) -> tuple[MeasuredCases, list[str]]:
     """Measure each case; notes on cases follow those of the job."""
     measured = [(number, case) for number, case in enumerate(job.measured)]
     found: dict[int, tuple[MeasuredCase, tuple[str, ...]] | MedvaeError] = {}
@@ -280,7 +281,7 @@ def _sources(files: Mapping[str, Path | None]) -> dict[str, str]:
     return {case: source.images[0] for case, source in known.items() if source is not None}
 
 
-def _free_response(job: _Job, cases: MeasuredCases, *, jobs: int) -> FreeResponse:
+def _free_response(job: _Job, cases: MeasuredCases, *, jobs: int | Workers) -> FreeResponse:
     """Read each map again, at confidence levels set from all maps together."""
     counted = {case.result.id for case in cases.every if case.result.healthy or case.result.ill}
     with_map = [c for c in job.cases if c.id in counted and (job.files[c.id] is not None or not c.healthy)]

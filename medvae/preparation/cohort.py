@@ -17,7 +17,7 @@ from typing import Literal
 from medvae.config import PreparationConfig
 from medvae.errors import MedvaeError
 from medvae.files import write_json, write_text
-from medvae.jobs import shared_out
+from medvae.jobs import Workers, shared_out
 from medvae.manifest import Case, Manifest
 from medvae.preparation import cache
 from medvae.progress import Progress
@@ -49,7 +49,7 @@ def prepare_cohort(
     config: PreparationConfig,
     folder: Path | str,
     *,
-    jobs: int = 1,
+    jobs: int | Workers = 1,
     quiet: bool = False,
 ) -> list[CaseRecord]:
     """Prepare cases of a manifest into a cache and write the report; a case that fails does not stop the others.
@@ -63,7 +63,8 @@ def prepare_cohort(
     folder
         The cache. Entries it holds already are kept.
     jobs
-        Scans at a time; each takes one core, and the memory of one scan and its intermediate results.
+        Scans at a time; each takes one core, and the memory of one scan and its intermediate results. Or
+        workers elsewhere.
     quiet
         No progress display.
 
