@@ -42,11 +42,11 @@ def test_nifti_2_is_known(tmp_path):
     [
         b"",
         b"\x1f\x8b",
-        gzip.compress(b"text"),
+        gzip.compress(b"text", mtime=0),
         b"\x89PNG\r\n\x1a\n",
         b"PK\x03\x04",
         b"NDims",
-        gzip.compress(b"NRRD0004\n\n"),
+        gzip.compress(b"NRRD0004\n\n", mtime=0),
     ],
 )
 def test_what_is_no_volume_has_no_ending(tmp_path, content):
