@@ -27,7 +27,7 @@ from medvae.config import Config, NetworkConfig
 from medvae.devices import AUTO
 from medvae.errors import MedvaeError
 from medvae.files import write_bytes
-from medvae.networks.build import load_network
+from medvae.networks.build import build_network, load_network
 from medvae.networks.interface import Network
 from medvae.normative.inputs import NetworkInputs, ShownScan
 from medvae.preparation.prepared import PreparedVolume
@@ -111,7 +111,8 @@ def train(
     batches = _batches(config, [inputs.shown(volume) for volume in training], learner)
     held_out = validation_tiles(config, [inputs.shown(volume) for volume in validation]) if validation else None
     _fit(config, learner, batches, held_out, out, quiet=quiet)
-    trained = learner.kept.float().cpu()
+    trained = build_network(config, modalities)  # without the mixed precision that wraps the one that was trained
+    trained.load_state_dict(learner.kept.state_dict())
     if learner.writes:
         write_bytes(out / WEIGHTS, as_safetensors(trained))
     return trained.eval().requires_grad_(False)
