@@ -172,7 +172,8 @@ def _fit(
         for x, mask, *keys in handed:  # keys come with tiles that are still to be augmented
             if keys:
                 x, mask = augment_batch(config, x, mask, *keys)
-            _step(config, learner, x, mask, out)
+            with _memory_told(config, learner, out):
+                _step(config, learner, x, mask, out)
             last = learner.step == options.steps
             if learner.step % options.log_every == 0 or last:
                 means = learner.means.take()
@@ -207,6 +208,19 @@ def _from_workers(batches: Iterable[tuple[Tensor, ...]], workers: int) -> Iterat
                 f"(sampling.workers=0 needs least)."
             ) from error
         raise
+
+
+@contextmanager
+def _memory_told(config: Config, learner: Learner, out: Path) -> Iterator[None]:
+    """Say in words that a GPU has not enough memory."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise MedvaeError(
+            f"{out}: the memory of the GPU was not enough for step {learner.step + 1}, with "
+            f"sampling.batch_size={config.sampling.batch_size}. Lower it, or end what else uses the GPU (nvidia-smi "
+            f"lists it)."
+        ) from error
 
 
 def _step(config: Config, learner: Learner, x: Tensor, mask: Tensor, out: Path) -> None:
