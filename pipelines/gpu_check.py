@@ -15,7 +15,8 @@ once more: compiled, and without channels-last memory.
 The rows are worked on in a process of their own, which is started anew when it dies or does not come back. Rows that
 are fine are kept beside the table and not repeated; ``--again`` repeats them. A training ends early when its share of
 the time has passed, and rows for which none is left are named. The exit status is 0 if all rows are fine; each problem
-is told in a sentence. ``--device cpu --tiny`` shows in one or two minutes that the program works: small networks, few steps.
+is told in a sentence. ``--device cpu --tiny`` shows in one or two minutes that the program works: small networks, few
+steps.
 """
 
 from __future__ import annotations
@@ -77,6 +78,9 @@ TINY = ("sampling.workers=0", "sampling.batch_size=2", "sampling.patches_per_vol
 TINY_PATCH = "sampling.patch_size=[16,16,16]"
 
 Row = dict[str, Any]
+NO_DEVICE = 4
+"""Exit status of the other process."""
+
 _SPARE_S = 45.0
 """That a row may take beyond its share before its process is ended."""
 
@@ -355,8 +359,9 @@ def work(names: Sequence[str], options: argparse.Namespace, deadline: float) -> 
 
 
 def share(deadline: float, rows: int) -> float:
-    """Seconds for a row: others often need less than an equal share."""
-    return max(5.0, 1.5 * (deadline - time.time()) / max(1, rows))
+    """Seconds for a row: others often need less than an equal share. The last ones leave time to end in order."""
+    rest = deadline - time.time()
+    return max(5.0, min(1.5 * rest / max(1, rows), rest - 10))
 
 
 def sentence(error: Exception) -> str:
@@ -390,8 +395,11 @@ def environment(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def supervise(names: Sequence[str], options: argparse.Namespace, command: Sequence[str]) -> None:
-    """Have the rows done by another process, which is started anew where it died or did not come back in time."""
+def supervise(names: Sequence[str], options: argparse.Namespace, command: Sequence[str]) -> bool:
+    """Have the rows done by another process, which is started anew where it died or did not come back in time.
+
+    False if there is no such device, which that process has said.
+    """
     deadline = time.time() + 60 * options.minutes
     left = list(names)
     while left and time.time() < deadline:
@@ -410,6 +418,8 @@ def supervise(names: Sequence[str], options: argparse.Namespace, command: Sequen
                     break
         finally:
             end(child)
+        if ended == NO_DEVICE:
+            return False
         if left and time.time() < deadline:
             why = f"its process died (exit status {ended})."
             if ended is None:
@@ -419,6 +429,7 @@ def supervise(names: Sequence[str], options: argparse.Namespace, command: Sequen
                 row = {"name": name, "settings": settings(options), "problems": [why], "note": ""}
                 write_json(path_of(name, options), row)
             print(f"{len(names) - len(left)}/{len(names)} {name}: {why}", flush=True)
+    return True
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
@@ -542,7 +553,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (options.folder / "rows").mkdir(parents=True, exist_ok=True)
     if options.worker:
         deadline, *names = options.worker
-        work(names, options, float(deadline))
+        try:
+            work(names, options, float(deadline))
+        except MedvaeError as error:  # there is no such device
+            print(error, file=sys.stderr)
+            return NO_DEVICE
         return 0
     names = chosen(options)
     kept = {} if options.again else {name: row for name in names if (row := read_row(name, options)) is not None}
@@ -550,7 +565,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in names:
         path_of(name, options).unlink(missing_ok=True)
     given = sys.argv[1:] if arguments is None else list(arguments)
-    supervise(names, options, [sys.executable, __file__, *given])
+    if not supervise(names, options, [sys.executable, __file__, *given]):
+        return 1
     problems = write_table(options)
     print(f"{options.out}: {'all rows are fine.' if not problems else ''}")
     for problem in problems:

@@ -90,6 +90,7 @@ def test_rows_that_are_fine_are_kept_and_the_others_done_again(program, options,
 
     def supervised(names, *_):
         done.append(list(names))
+        return True
 
     monkeypatch.setattr(program, "plan", lambda options: dict.fromkeys(("fine", "failed", "never")))
     monkeypatch.setattr(program, "supervise", supervised)
@@ -119,3 +120,12 @@ def test_rows_for_which_no_time_is_left_are_named(program, options, monkeypatch)
     program.supervise(["one", "two"], options, [sys.executable, "-c", "import time; time.sleep(600)"])
     (problem,) = program.write_table(options)
     assert problem.startswith("not done, as there was no time: one; two.")
+
+
+def test_a_device_that_is_missing_is_told_in_a_sentence_and_nothing_is_done(program, options, capfd):
+    missing = "cuda:99" if torch.cuda.is_available() else "cuda"
+    assert program.main(["--device", missing, "--out", str(options.out)]) == 1
+    told = capfd.readouterr().err
+    assert told.startswith(f'device "{missing}":')
+    assert "Traceback" not in told
+    assert not options.out.exists()
