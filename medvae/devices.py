@@ -12,7 +12,7 @@ from medvae.errors import MedvaeError
 AUTO = "auto"
 """A CUDA GPU if there is one, else the CPU; training also takes Apple's GPU, as accelerate chooses."""
 
-_NAMES = re.compile(r"auto|cpu|mps|cuda(:[0-9]+)?")
+_NAMES = re.compile(r"auto|cpu|mps(:0)?|cuda(:[0-9]+)?")  # mps:0 is what a tensor says that was moved to mps
 _LOG = logging.getLogger("medvae")
 
 

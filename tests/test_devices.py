@@ -121,3 +121,10 @@ def test_a_processor_with_bfloat16_uses_it(monkeypatch, recwarn):
     assert accelerator_on("cpu", "bf16").mixed_precision == "bf16"
     assert accelerator_on("cpu", "no").mixed_precision == "no"
     assert not [warning for warning in recwarn if "bfloat16" in str(warning.message)]
+
+
+def test_a_detector_on_the_gpu_of_apple_is_found_again_by_the_name_that_its_tensors_say(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert find_device("mps:0") == torch.device("mps", 0)
+    with pytest.raises(MedvaeError, match="is not known"):
+        find_device("mps:1")

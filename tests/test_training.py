@@ -14,6 +14,7 @@ from medvae.config import Config, dump_config
 from medvae.detection.detector import Detector
 from medvae.errors import MedvaeError
 from medvae.fitting import fit
+from medvae.networks.build import load_network
 from medvae.preparation.prepare import prepare_healthy
 from medvae.training import checkpoints, loop
 from medvae.training.loop import train
@@ -210,6 +211,25 @@ def test_training_works_outside_the_main_thread(tmp_path, scans):
     thread.start()
     thread.join()
     assert (tmp_path / "run" / loop.WEIGHTS).exists()
+
+
+def test_a_gpu_with_too_little_memory_is_told_in_words(scans, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(context, "cevae_loss", full)
+    with pytest.raises(MedvaeError, match=r"memory of the GPU was not enough for step 1, with sampling.batch_size=8"):
+        train(small(), *scans, tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"precision": "bf16", "channels_last": True}])
+def test_the_trained_network_is_the_one_that_is_loaded_whatever_the_precision(scans, tmp_path, monkeypatch, changes):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)  # or emulated
+    config = small(training=changes)
+    trained = train(config, *scans, tmp_path / "run", quiet=True)  # thresholds are set with it
+    loaded = load_network(config, 1, tmp_path / "run" / "network.safetensors")
+    x = torch.rand(2, 1, *config.tile_shape)
+    assert torch.equal(trained(x).reconstruction, loaded(x).reconstruction)
 
 
 def test_one_process_trains_in_several_precisions(tmp_path, scans, monkeypatch):

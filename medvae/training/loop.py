@@ -27,7 +27,7 @@ from medvae.config import Config, NetworkConfig
 from medvae.devices import AUTO
 from medvae.errors import MedvaeError
 from medvae.files import write_bytes
-from medvae.networks.build import load_network
+from medvae.networks.build import build_network, load_network
 from medvae.networks.interface import Network
 from medvae.normative.inputs import NetworkInputs, ShownScan
 from medvae.preparation.prepared import PreparedVolume
@@ -111,7 +111,8 @@ def train(
     batches = _batches(config, [inputs.shown(volume) for volume in training], learner)
     held_out = validation_tiles(config, [inputs.shown(volume) for volume in validation]) if validation else None
     _fit(config, learner, batches, held_out, out, quiet=quiet)
-    trained = learner.kept.float().cpu()
+    trained = build_network(config, modalities)  # without the mixed precision that wraps the one that was trained
+    trained.load_state_dict(learner.kept.state_dict())
     if learner.writes:
         write_bytes(out / WEIGHTS, as_safetensors(trained))
     return trained.eval().requires_grad_(False)
@@ -171,7 +172,8 @@ def _fit(
         for x, mask, *keys in handed:  # keys come with tiles that are still to be augmented
             if keys:
                 x, mask = augment_batch(config, x, mask, *keys)
-            _step(config, learner, x, mask, out)
+            with _memory_told(config, learner, out):
+                _step(config, learner, x, mask, out)
             last = learner.step == options.steps
             if learner.step % options.log_every == 0 or last:
                 means = learner.means.take()
@@ -206,6 +208,19 @@ def _from_workers(batches: Iterable[tuple[Tensor, ...]], workers: int) -> Iterat
                 f"(sampling.workers=0 needs least)."
             ) from error
         raise
+
+
+@contextmanager
+def _memory_told(config: Config, learner: Learner, out: Path) -> Iterator[None]:
+    """Say in words that a GPU has not enough memory."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise MedvaeError(
+            f"{out}: the memory of the GPU was not enough for step {learner.step + 1}, with "
+            f"sampling.batch_size={config.sampling.batch_size}. Lower it, or end what else uses the GPU (nvidia-smi "
+            f"lists it)."
+        ) from error
 
 
 def _step(config: Config, learner: Learner, x: Tensor, mask: Tensor, out: Path) -> None:
