@@ -290,4 +290,4 @@ def test_the_packaged_detector_is_for_t1_and_its_files_are_what_they_were():
     detector = load_detector("t1-2mm")
     assert detector.modalities == ("T1",)
     assert {member.modalities for member in detector.members.values()} == {("T1",)}
-    assert detector.fingerprint == "74df28ae14eda61c5b943e94631fa19bbef405dd623327b822af03590499f622"
+    assert detector.fingerprint == "1d569959997eafde514793e0867c2f6eb8da7c51002ca5833709bb3b2dc4d40b"

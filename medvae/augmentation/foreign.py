@@ -159,8 +159,8 @@ def require_usable(extra: Sequence[ExtraTransform], shape: Sequence[int], *, may
 def _make(extra: ExtraTransform) -> Foreign:
     name, arguments = extra.transform, extra.arguments
     module, _, attribute = name.rpartition(".")
-    of_monai = name.startswith(f"{MONAI}.")
-    found = import_monai(module.removeprefix(f"{MONAI}.")) if of_monai else importlib.import_module(module)
+    of_monai = name.startswith(MONAI)
+    found = import_monai(module.removeprefix("monai.")) if of_monai else importlib.import_module(module)
     kind = getattr(found, attribute)
     make = _make_monai if of_monai else _make_batchgenerators
     try:

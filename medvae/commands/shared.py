@@ -16,7 +16,6 @@ import typer
 
 from medvae import __version__
 from medvae.cores import available_cores
-from medvae.devices import AUTO
 from medvae.errors import MedvaeError
 from medvae.terminal import printable
 
@@ -143,6 +142,8 @@ def workers(
             raise typer.BadParameter("--on-option is for --on slurm.")
         yield how_many(jobs, count, each=each, memory_gb=memory_gb, device=device, quiet=quiet)
         return
+    from medvae.devices import AUTO
+
     if options and on != "slurm":
         raise typer.BadParameter(f"--on-option is for --on slurm, not for --on {on}.")
     if device not in ("cpu", AUTO):
@@ -165,6 +166,8 @@ def workers(
 
 def device_on(on: str | None, device: str) -> str:
     """The device, of which there is no choice with ``--on``: workers may have no GPU where this machine has one."""
+    from medvae.devices import AUTO
+
     return "cpu" if on and device == AUTO else device
 
 
