@@ -74,7 +74,7 @@ def test_usage_lines_have_no_doubled_brackets(monkeypatch, capsys):
 
 def test_devices_and_overwriting_are_offered_where_a_person_expects_them():
     every = {" ".join(words): options_of(command) for words, command in commands()}
-    assert {name for name, options in every.items() if "--device" in options} == set(COMPUTING)
+    assert {name for name, options in every.items() if "--device" in options} == {*COMPUTING, "app"}
     manifests = {name for name in every if name.startswith("manifest ")}
     assert {name for name, options in every.items() if "--overwrite" in options} == {*REPLACING, *manifests}
     assert all("--force" in every[name] for name in manifests)  # its older name
