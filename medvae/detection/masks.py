@@ -8,6 +8,7 @@ from typing import Protocol, TypedDict
 import numpy as np
 
 from medvae.config import Config
+from medvae.config.maps import RandomWalkerConfig
 from medvae.detection import conformal
 from medvae.detection.bounded import distance
 from medvae.detection.guarantees import ASSUMPTION, HealthySubjects, case_statistic
@@ -102,21 +103,23 @@ def find_lesions(
         if (reached := detector.map_threshold(lower)) < threshold:
             low, grown_to = reached, lower.name
     peak = _peak(detector, point, threshold)
-    mask = grow(inner, peak, low)
-    if options.random_walker is not None:
-        mask = _outlined(detector, volume, np.where(region, anomaly, 0), peak, low)
+    walker = options.random_walker
+    if walker is None:
+        mask = grow(inner, peak, low)
+    else:
+        mask = _outlined(walker, volume, np.where(region, anomaly, 0), peak, low)
     minimum_ml = max(options.minimum_lesion_ml, point.minimum_lesion_ml)
     mask = remove_small(mask, voxel_ml, minimum_ml)
 
     fields: dict[str, object] = {}
-    if (grown_to or options.random_walker) is not None or max(options.erosion_mm, minimum_ml, peak - threshold) > 0:
+    if (grown_to or walker) is not None or max(options.erosion_mm, minimum_ml, peak - threshold) > 0:
         applied: dict[str, object] = {
             "ErosionMm": options.erosion_mm,
             "GrownTo": grown_to,
             "PeakAbove": peak if peak > threshold else None,
             "MinimumLesionMl": minimum_ml,
         }
-        if (walker := options.random_walker) is not None:
+        if walker is not None:
             applied["RandomWalker"] = {
                 "SeedsAbove": walker.seeds_above,
                 "BackgroundBelow": walker.background_below,
@@ -127,22 +130,22 @@ def find_lesions(
     guarantee = point.guarantee or "None: a share of pooled healthy voxels, which promises nothing for a single scan."
     if grown_to is not None and point.kind in ("false_positive_volume", "family_wise_cluster"):
         guarantee = f"None: findings were grown down to {grown_to}, beyond what {point.name} was measured for."
-    elif options.random_walker is not None and point.kind in ("false_positive_volume", "family_wise_cluster"):
+    elif walker is not None and point.kind in ("false_positive_volume", "family_wise_cluster"):
         guarantee = f"None: findings were outlined anew, and {point.name} was measured without that."
     case = _case_fields(detector, anomaly[region], inner, voxel_ml)
     return Findings(mask.astype(np.uint8), threshold, guarantee, fields, case)
 
 
 def _outlined(
-    detector: Thresholds, volume: PreparedVolume, anomaly: np.ndarray, peak: float, threshold: float
+    options: RandomWalkerConfig, volume: PreparedVolume, anomaly: np.ndarray, peak: float, threshold: float
 ) -> np.ndarray:
     """The findings of a map on the standard grid with the outline of a random walker, on the scan's own grid."""
-    options, findings = detector.config.postprocessing.random_walker, grow(anomaly, peak, threshold)
+    findings = grow(anomaly, peak, threshold)
     unit = 1 + float(distance(np.array(threshold)))  # of the first operating point, from the healthy median
-    if options is None or unit <= 0 or not findings.any():
+    if unit <= 0 or not findings.any():
         return volume.restore(findings.astype(np.float32)) > 0.5
     strength = np.where(volume.mask, (1 + distance(anomaly)) / unit, 0)
-    likely = outlined(findings, strength, volume.image, volume.mask, options, volume.grid.spacing_mm[0])
+    likely = outlined(findings, strength, volume.image, volume.mask, options, volume.grid.voxel_mm)
     return volume.restore(likely) > 0.5
 
 
