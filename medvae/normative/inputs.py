@@ -17,10 +17,10 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from medvae.config import NetworkConfig
+from medvae.imaging.boxes import box_of
 from medvae.normative import deformation
 from medvae.normative.atlas import Atlas, FittedScan, atlas_of
 from medvae.normative.bias_field import BiasFieldReference, fit_reference
@@ -346,6 +346,6 @@ def texture_level(image: np.ndarray, mask: np.ndarray, means: np.ndarray) -> np.
     means
         ``(C, X, Y, Z)``, the healthy texture at each place.
     """
-    box = ndimage.find_objects(mask.astype(np.int8))[0]
+    box = box_of(mask)
     found = log_local_sd(torch.from_numpy(np.ascontiguousarray(image[:, *box]))[None])[0].numpy()
     return np.median((found - means[:, *box])[:, mask[box]], axis=1).astype(np.float32)

@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 from scipy import ndimage
 
+from medvae.imaging.boxes import box_of
 from medvae.imaging.grid import Grid
 from medvae.imaging.volume import Geometry
 from medvae.preparation.contrast import tissues
@@ -122,9 +123,7 @@ def sinus_brightness(image: np.ndarray, mask: np.ndarray, grid: Grid) -> float |
     contrast = float(np.median(image[white]) - np.percentile(image[fluid], 25))
     if not contrast > 0:
         return None
-    box = ndimage.find_objects(_sinus(grid).astype(np.uint8))[0]
-    margin = round(2 * _NEARBY_MM / grid.voxel_mm)
-    near = tuple(slice(max(0, part.start - margin), part.stop + margin) for part in box)
+    near = box_of(_sinus(grid), margin=round(2 * _NEARBY_MM / grid.voxel_mm))
     sigma = _NEARBY_MM / 2 / grid.voxel_mm
     weight = ndimage.gaussian_filter(white[near].astype(np.float32), sigma)
     around = ndimage.gaussian_filter(np.where(white[near], image[near], 0).astype(np.float32), sigma)

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from medvae.augmentation.batches import augment
 from medvae.config import Config
+from medvae.imaging.boxes import box_of
 from medvae.imaging.planes import padded, slices_of, with_neighbours
 from medvae.lesions.patients import make_patient
 from medvae.lesions.patients.outlines import read_outlines
@@ -85,7 +86,7 @@ class LesionScans(Dataset[tuple[Tensor, Tensor]]):
         """The scan with lesions, its brain, the same brain with other lesions, which looks alike, and the truth of the
         first."""
         options = self._config.objective
-        box = (slice(None), *ndimage.find_objects(mask.astype(np.int8))[0])
+        box = (slice(None), *box_of(mask))
         image, brain = torch.from_numpy(whole[box])[None], torch.from_numpy(mask[None][box])[None]
         sick, truth = insert_lesions(image, brain, options.lesions, (*seed, 2), voxel_mm)
         other, _ = insert_lesions(image, brain, options.lesions, (*seed, 3), voxel_mm)

@@ -7,6 +7,8 @@ from itertools import combinations_with_replacement
 import numpy as np
 from scipy import ndimage
 
+from medvae.imaging.boxes import box_of
+
 FLAT = 0.1
 """SD, as a share of that in the whole brain, at which a window of the scan counts half as flat. On validation scans any
 share from 0.05 to 0.5 gave the same AP within 0.005 (docs/archive/EXPERIMENTS_LOG.md)."""
@@ -38,7 +40,7 @@ def guided_filter(values: np.ndarray, guide: np.ndarray, mask: np.ndarray, radiu
     found = np.zeros(mask.shape, dtype=np.float32)
     if not mask.any():
         return found
-    box = ndimage.find_objects(mask.astype(np.int8))[0]
+    box = box_of(mask)
     inside = mask[box]
     values, *guides = (np.where(inside, array[box], 0).astype(np.float32) for array in (values, *guide))
     guides = [(one - one[inside].mean()) / max(float(one[inside].std()), 1e-6) * inside for one in guides]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medvae.imaging.boxes import box_of
 from medvae.imaging.planes import Plane, cropped, padded, slices_of, volume_of, with_neighbours
 from medvae.monai_import import import_monai
 from medvae.networks.interface import Network
@@ -149,10 +150,8 @@ def score_patches(
 def _box(mask: np.ndarray, size: Sequence[int]) -> tuple[slice, ...]:
     """The brain's bounding box, widened to at least one patch where the volume allows it."""
     box = []
-    for axis, (patch, length) in enumerate(zip(size, mask.shape, strict=True)):
-        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        first, last = int(used[0]), int(used[-1]) + 1
-        missing = max(0, patch - (last - first))
-        first = max(0, min(first - missing // 2, length - patch))
-        box.append(slice(first, min(length, max(last, first + patch))))
+    for side, patch, length in zip(box_of(mask), size, mask.shape, strict=True):
+        missing = max(0, patch - (side.stop - side.start))
+        first = max(0, min(side.start - missing // 2, length - patch))
+        box.append(slice(first, min(length, max(side.stop, first + patch))))
     return tuple(box)
