@@ -32,7 +32,7 @@ from typer.testing import CliRunner
 
 from medvae.app.detectors import AUTO
 from medvae.app.history import ENTRY, History, default_folder, opened
-from medvae.app.predicting import Predicting, Wanted
+from medvae.app.predicting import Asked, Predicting, Wanted
 from medvae.app.queue import Queue
 from medvae.app.server import make_app
 from medvae.app.serving import free_port
@@ -669,3 +669,8 @@ def test_ctrl_c_ends_it_and_all_that_it_started(tmp_path):
     assert "Stopped." in rest
     assert "Traceback" not in rest
     assert not (tmp_path / ".medvae.lock").exists()
+
+
+def test_a_device_that_is_not_there_is_told_before_the_page_opens():
+    with pytest.raises(MedvaeError, match="cuda:99"):
+        Predicting("cuda:99", ())(Asked.DETECTORS, print)

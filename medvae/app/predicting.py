@@ -70,6 +70,9 @@ class Predicting:
             As the command line says it.
         """
         if wanted is Asked.DETECTORS:
+            from medvae.devices import find_device
+
+            find_device(self.device)  # before the page opens, and not with every scan
             return offered(self.runs)
         if wanted is Asked.GET_READY:
             self._get_ready()

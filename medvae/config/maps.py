@@ -210,5 +210,5 @@ class PostprocessingConfig(Strict):
     @model_validator(mode="after")
     def _one_outline(self) -> PostprocessingConfig:
         if self.random_walker is not None and self.grow_to is not None:
-            raise ValueError("postprocessing: grow_to and random_walker both outline findings. Choose one of them.")
+            raise ValueError("grow_to and random_walker both outline findings. Choose one of them.")
         return self
