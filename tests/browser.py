@@ -11,6 +11,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
@@ -23,6 +25,14 @@ FLAGS = (
 
 class Browser:
     """One page. ``errors`` are what it wrote to its console or threw; ``requests`` every address it asked for."""
+
+    @classmethod
+    def or_skip(cls, profile: Path, *, width: int, height: int) -> Browser:
+        """A page, or the test is skipped if Chromium does not start."""
+        try:
+            return cls(profile, width=width, height=height)
+        except (EOFError, OSError):  # the placeholder of a package manager, for instance
+            pytest.skip(f"{CHROMIUM} does not start")
 
     def __init__(self, profile: Path, *, width: int = 1280, height: int = 900) -> None:
         to_browser, self._out = os.pipe()

@@ -59,11 +59,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    try:
-        opened = Browser(tmp_path_factory.mktemp("profile"), width=1000, height=800)
-    except (EOFError, OSError):  # the placeholder of a package manager, for instance
-        pytest.skip(f"{CHROMIUM} does not start")
-    with opened:
+    with Browser.or_skip(tmp_path_factory.mktemp("profile"), width=1000, height=800) as opened:
         yield opened
 
 

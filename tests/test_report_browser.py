@@ -33,11 +33,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    try:
-        opened = Browser(tmp_path_factory.mktemp("profile"), width=900, height=640)
-    except (EOFError, OSError):  # the placeholder of a package manager, for instance
-        pytest.skip(f"{CHROMIUM} does not start")
-    with opened:
+    with Browser.or_skip(tmp_path_factory.mktemp("profile"), width=900, height=640) as opened:
         yield opened
 
 
