@@ -41,6 +41,7 @@ from medvae.cores import THREADS
 from medvae.errors import MedvaeError, MedvaeWarning
 from medvae.files import scratch_folder, told
 from medvae.imaging.content import allow_large, large_allowed
+from medvae.interrupts import ctrl_c_as_it_was
 from medvae.jobs import Workers, WorkersLost, attempt_of_worker, keep_warnings, repeat_warnings
 from medvae.workers import starting_workers, without_main
 
@@ -255,7 +256,8 @@ def _start(where: str, number: int, options: Mapping[str, str]) -> SpecCluster |
 
 def slurm_cluster(options: Mapping[str, str]) -> Any:
     """A cluster of dask-jobqueue whose workers will be jobs of SLURM, a process of one thread each."""
-    from dask_jobqueue.slurm import SLURMCluster
+    with ctrl_c_as_it_was():
+        from dask_jobqueue.slurm import SLURMCluster
 
     directives = {"mem": _MEMORY} | {name: value for name, value in options.items() if name != "interface"}
     configured = dask.config.get("jobqueue.slurm.job-script-prologue", None) or []

@@ -1,4 +1,4 @@
-"""Ctrl-C while processes are started: it is for the parent, which ends them."""
+"""Who is told of Ctrl-C: the parent of processes that are started, and nobody whom a library appoints."""
 
 from __future__ import annotations
 
@@ -35,3 +35,21 @@ def ctrl_c_later() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
             if asked:
                 signal.raise_signal(signal.SIGINT)
+
+
+@contextlib.contextmanager
+def ctrl_c_as_it_was() -> Iterator[None]:
+    """What happens at Ctrl-C and SIGTERM is after the block what it was before.
+
+    For the import of a library that sets its own handlers: `dask_jobqueue` ends the process with exit status 0.
+    """
+    if threading.current_thread() is not threading.main_thread():  # the library could not set any there either
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # None: not set from Python, and not to be had again
+                signal.signal(number, handler)

@@ -28,6 +28,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what 
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _who_is_told_of_ctrl_c_stays():
+    """A test that leaves another handler behind fails itself, and not one that happens to come after it."""
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    yield
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
 STANDARD_GRID = DEFAULT_GRID.geometry
 """Where the voxels of the default grid lie."""
 

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -210,6 +211,15 @@ def test_a_job_is_one_process_of_one_thread_with_the_options_of_sbatch(monkeypat
     assert {"export OMP_NUM_THREADS=1", "export ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1"} <= set(lines)
     assert "--nthreads 1" in lines[-1]
     assert lines[-1].startswith(sys.executable)
+
+
+def test_the_library_of_queues_does_not_take_ctrl_c(monkeypatch):
+    for name in [one for one in sys.modules if one.startswith("dask_jobqueue")]:
+        monkeypatch.delitem(sys.modules, name)  # its handlers are set when it is imported
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    slurm_cluster({}).close()
+    assert "dask_jobqueue.runner" in sys.modules
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 def commands(monkeypatch, folder, **scripts):
