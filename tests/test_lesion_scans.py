@@ -28,6 +28,7 @@ TINY = {
     "training": {"steps": 2, "warmup_steps": 0, "log_every": 1},
     "score": {"kind": "discrepancy", "polarity": "bright"},
 }  # fmt: skip
+UNBENT = TINY | {"network": TINY["network"] | {"deformable": False}}
 WHOLE = {"kind": "patch", "patch_size": [80, 96, 80], "patches_per_volume": 1, "workers": 0}
 STILL = {"rotation_degrees": 0, "scale": [1, 1], "gamma": [1, 1], "brightness": [1, 1], "noise_variance": [0, 0],
          "mirror": False}  # fmt: skip
@@ -35,12 +36,23 @@ NONE = {"count": [0, 1], "kinds": ["warp"], "radius_mm": [1, 1]}  # a push of ha
 HEALTHY = {"kind": "discrepancy", "lesions": NONE, "appearance": STILL}
 
 
-@pytest.fixture(scope="module")
-def volumes(cohort):
-    config = Config.model_validate(TINY)
-    plain = prepare_healthy(cohort, "train", config.preparation, quiet=True)
+def shown(cohort, options):
+    """The three scans that an atlas needs, as the network of a config is shown them."""
+    config = Config.model_validate(options)
+    plain = prepare_healthy(cohort, "train", config.preparation, quiet=True)[:3]
     inputs = NetworkInputs.fit(config.network, 1, plain)
     return [inputs.shown(volume) for volume in plain]
+
+
+@pytest.fixture(scope="module")
+def volumes(cohort):
+    return shown(cohort, TINY)
+
+
+@pytest.fixture(scope="module")
+def unbent(cohort):
+    """For what does not depend on how the atlas is brought to a scan: bending it takes most of the time."""
+    return shown(cohort, UNBENT)
 
 
 def test_a_scan_that_was_left_healthy_is_what_a_detector_would_see(volumes):
@@ -67,21 +79,23 @@ def test_lesions_change_what_is_bent_and_the_truth_says_where(volumes):
     assert float((x[0, 1] - healthy[1])[truth].abs().mean()) > 0.005  # the field has seen them
 
 
-def test_random_numbers_depend_on_seed_epoch_and_index_alone(volumes):
-    scans = LesionScans(volumes, Config.model_validate(TINY))
-    again = LesionScans(volumes, Config.model_validate(TINY))
-    assert torch.equal(scans[1, 2][0], again[1, 2][0])
-    assert not torch.equal(scans[1, 2][0], scans[2, 2][0])
+def test_random_numbers_depend_on_seed_epoch_and_index_alone(unbent):
+    scans = LesionScans(unbent, Config.model_validate(UNBENT))
+    again = LesionScans(unbent, Config.model_validate(UNBENT))
+    patches, _ = scans[1, 1]
+    assert torch.equal(patches, again[1, 1][0])
+    assert not torch.equal(patches, scans[2, 1][0])
+    assert not torch.equal(patches, scans[1, 0][0])
     fixed = FixedPatches(scans)
-    assert len(fixed) == 2 * len(volumes)
+    assert len(fixed) == 2 * len(unbent)
     assert torch.equal(fixed[0, 3][0], scans[0, 1][0][1])
 
 
-def test_mirrored_augmentation_turns_all_alike(volumes):
-    options = TINY | {"sampling": WHOLE, "objective": HEALTHY}
-    plain = LesionScans(volumes, Config.model_validate(options))
+def test_mirrored_augmentation_turns_all_alike(unbent):
+    options = UNBENT | {"sampling": WHOLE, "objective": HEALTHY}
+    plain = LesionScans(unbent, Config.model_validate(options))
     turning = LesionScans(
-        volumes, Config.model_validate(options | {"augmentation": TINY["augmentation"] | {"mirror": True}})
+        unbent, Config.model_validate(options | {"augmentation": TINY["augmentation"] | {"mirror": True}})
     )
     found = []
     for epoch in range(6):
@@ -128,13 +142,11 @@ def test_a_batch_may_be_larger_than_the_patches_of_a_block():
     assert [len(set(batch)) for batch in batches] == [15, 15]
 
 
-def test_the_number_of_workers_does_not_matter(volumes, tmp_path):
-    weights = []
+def test_the_number_of_workers_does_not_matter(unbent, tmp_path):
+    plain, weights = [volume.volume for volume in unbent], []
     for workers in (0, 2):
-        config = Config.model_validate(TINY | {"sampling": TINY["sampling"] | {"workers": workers}})
-        weights.append(
-            train(config, [volume.volume for volume in volumes], [], tmp_path / str(workers), quiet=True).state_dict()
-        )
+        config = Config.model_validate(UNBENT | {"sampling": TINY["sampling"] | {"workers": workers}})
+        weights.append(train(config, plain, [], tmp_path / str(workers), quiet=True).state_dict())
     for name, expected in weights[0].items():
         assert torch.equal(expected, weights[1][name]), name
 
@@ -151,16 +163,14 @@ def test_network_is_told_what_is_wrong_from_tiles_that_have_lesions(volumes):
 
 def test_six_steps_equal_three_a_stop_and_three_more_and_the_detector_comes_back(volumes, tmp_path):
     config = Config.model_validate(TINY | {"training": TINY["training"] | {"steps": 6, "checkpoint_every": 3}})
-    plain, atlas = [volume.volume for volume in volumes], volumes[0].inputs.atlas
-    whole = train(config, plain, plain[:1], tmp_path / "whole", quiet=True)
-    train(config, plain, plain[:1], tmp_path / "parts", quiet=True)
-    parts = tmp_path / "parts"  # as if it had been killed after the checkpoint of step 3
-    (parts / "network.safetensors").unlink()
-    assert json.loads((parts / "checkpoints" / "latest" / "step.json").read_text())["step"] == 3
-    again = train(config, plain, plain[:1], parts, resume=True, quiet=True)
+    plain, inputs, run = [volume.volume for volume in volumes], volumes[0].inputs, tmp_path / "run"
+    whole = train(config, plain, plain[:1], run, inputs=inputs, quiet=True)
+    (run / "network.safetensors").unlink()  # as if it had been killed after the checkpoint of step 3
+    assert json.loads((run / "checkpoints" / "latest" / "step.json").read_text())["step"] == 3
+    again = train(config, plain, plain[:1], run, inputs=inputs, resume=True, quiet=True)
     for name, weights in whole.state_dict().items():
         assert torch.equal(weights, again.state_dict()[name]), name
-    made = Detector.calibrate(config, whole, plain, plain[:1], atlas=atlas)
+    made = Detector.calibrate(config, whole, plain, plain[:1], atlas=inputs.atlas)
     loaded = made.save(tmp_path / "detector")
     assert np.array_equal(loaded.score(plain[0]), made.score(plain[0]))
     assert loaded.atlas.cover is not None
@@ -189,10 +199,7 @@ SLICES = TINY | {
 
 @pytest.fixture(scope="module")
 def alone(cohort):
-    config = Config.model_validate(SLICES)
-    plain = prepare_healthy(cohort, "train", config.preparation, quiet=True)
-    inputs = NetworkInputs.fit(config.network, 1, plain)
-    return [inputs.shown(volume) for volume in plain]
+    return shown(cohort, SLICES)
 
 
 def test_slices_of_a_patient_lie_between_their_neighbours_and_beside_the_mirrored_ones(alone):
