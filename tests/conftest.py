@@ -36,6 +36,15 @@ def _who_is_told_of_ctrl_c_stays():
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _commands_work_in_the_process_of_the_tests():
+    """Unless a test asks for --jobs: the tests have the cores already, and a process imports PyTorch for seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("medvae.jobs", "medvae.commands.shared"):
+            patch.setattr(f"{module}.available_cores", lambda: 1)
+        yield
+
+
 STANDARD_GRID = DEFAULT_GRID.geometry
 """Where the voxels of the default grid lie."""
 
@@ -75,3 +84,10 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 def repository() -> Path:
     """The folder that holds configs/ and data_manifests/."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def hasty_bending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deformable atlases are bent in few iterations, for tests that do not ask how well they lie on a scan."""
+    monkeypatch.setattr("medvae.normative.atlas.ROUNDS", 1)
+    monkeypatch.setattr("medvae.normative.deformation.LEVELS", ((4, 2), (2, 2)))

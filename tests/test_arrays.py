@@ -90,7 +90,7 @@ def test_operating_point_and_brain_mask_are_those_that_are_given(runs, scan, tmp
     assert detector(array, affine, at=0.05).lesion_volume_ml > detector(array, affine, at=0.01).lesion_volume_ml
 
 
-def test_a_detector_of_two_sequences_takes_both_in_one_array(cohort, tmp_path):
+def test_a_detector_of_two_sequences_takes_both_in_one_array(cohort, tmp_path, hasty_bending):
     cases = []
     for case in cohort.cases:
         image = nib.load(cohort.images(case)[0])

@@ -161,7 +161,7 @@ def test_network_is_told_what_is_wrong_from_tiles_that_have_lesions(volumes):
     assert network(seen).logits.shape == truth.shape
 
 
-def test_six_steps_equal_three_a_stop_and_three_more_and_the_detector_comes_back(volumes, tmp_path):
+def test_six_steps_equal_three_a_stop_and_three_more_and_the_detector_comes_back(volumes, tmp_path, hasty_bending):
     config = Config.model_validate(TINY | {"training": TINY["training"] | {"steps": 6, "checkpoint_every": 3}})
     plain, inputs, run = [volume.volume for volume in volumes], volumes[0].inputs, tmp_path / "run"
     whole = train(config, plain, plain[:1], run, inputs=inputs, quiet=True)
