@@ -21,6 +21,7 @@ from medvae.imaging.grid import DEFAULT_GRID
 from medvae.imaging.volume import write_volume
 from medvae.manifest import Case, Manifest, read_manifest, write_manifest
 from medvae.preparation.standard_brain import read_template
+from medvae.training.snapshots import draw_reconstructions
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # or the programs under test would not heed it either
@@ -42,6 +43,14 @@ def _commands_work_in_the_process_of_the_tests():
     with pytest.MonkeyPatch.context() as patch:
         for module in ("medvae.jobs", "medvae.commands.shared"):
             patch.setattr(f"{module}.available_cores", lambda: 1)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_tiles_are_drawn():
+    """Two for eight: Matplotlib takes longer to draw them than a tiny network to learn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(draw_reconstructions, "__defaults__", (2,))
         yield
 
 
@@ -84,6 +93,13 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 def repository() -> Path:
     """The folder that holds configs/ and data_manifests/."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of prepared scans, which pytest's workers share: the cohort is prepared once for most trainings."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "prepared"
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,11 @@ GRID_VALUES = {text for grid in GRIDS.values() for text in (repr(grid.name), rep
 SHELF = {room: number for number, rooms in enumerate(ORDER) for room in rooms}
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def modules() -> dict[str, Path]:
     """Every module of the package by its dotted name, without ``medvae.``."""
     found = {}
@@ -80,7 +86,13 @@ def modules() -> dict[str, Path]:
 
 def imports(path: Path, known: dict[str, Path], *, everywhere: bool) -> set[str]:
     """The modules of the package that a file imports; ``everywhere`` counts those inside functions too."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {name if name in known else module for module, name in _imports(path, everywhere)} - {""}
+
+
+@cache
+def _imports(path: Path, everywhere: bool) -> frozenset[tuple[str, str]]:
+    """Each module with the dotted name of what is imported from it, without ``medvae.``."""
+    tree = parsed(path)
     skipped = {
         id(node)
         for branch in ast.walk(tree)
@@ -93,10 +105,10 @@ def imports(path: Path, known: dict[str, Path], *, everywhere: bool) -> set[str]
             continue
         if isinstance(node, ast.ImportFrom) and node.module and (node.module + ".").startswith("medvae."):
             module = node.module.removeprefix("medvae").lstrip(".")
-            found |= {name if (name := f"{module}.{a.name}".lstrip(".")) in known else module for a in node.names}
+            found |= {(module, f"{module}.{a.name}".lstrip(".")) for a in node.names}
         elif isinstance(node, ast.Import):
-            found |= {a.name.removeprefix("medvae.") for a in node.names if a.name.startswith("medvae.")}
-    return found - {""}
+            found |= {(a.name.removeprefix("medvae."),) * 2 for a in node.names if a.name.startswith("medvae.")}
+    return frozenset(found)
 
 
 def test_every_room_has_its_place():
@@ -166,7 +178,7 @@ def test_modules_take_the_grid_from_the_config_or_the_volume():
     for name, path in modules().items():
         if name == "imaging.grid" or name.split(".")[0] in ("config", "commands", "cli"):
             continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = parsed(path)
         allowed = documented_defaults(tree)
         for node in ast.walk(tree):
             by_name = "DEFAULT_GRID" in (getattr(node, "id", ""), getattr(node, "attr", ""))
@@ -184,12 +196,6 @@ def in_a_fresh_python(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_loading_a_detector_imports_no_training_stack():
-    """MONAI itself imports two of them where they are installed, so this looks before a network is built."""
-    modules = "medvae.detection.ensemble, medvae.networks.segmenter, medvae.scoring.volume"
-    assert in_a_fresh_python(f"import sys, {modules}; print([m for m in {LEAN} if m in sys.modules])") == "[]"
-
-
 def test_the_packaged_detector_loads_where_they_are_not_installed():
     block = (
         f"import sys; sys.modules.update(dict.fromkeys({LEAN}))"  # an import of None fails as a missing package does
@@ -198,15 +204,17 @@ def test_the_packaged_detector_loads_where_they_are_not_installed():
     assert in_a_fresh_python(f"{block}; {load}") == "t1-2mm"
 
 
-def test_loading_the_packaged_detector_imports_neither_compiler_nor_statistics():
+def test_loading_a_detector_imports_no_training_stack_and_neither_compiler_nor_statistics():
     """torch's compiler takes longer to import than all the rest; an operation on the meta device imports it.
 
-    MONAI imports SciPy's statistics where scikit-image is installed, so those are looked for before it.
+    MONAI itself imports two of the training stack, and SciPy's statistics, where they are installed, so those are
+    looked for before a network is built.
     """
     slow = ("torch._dynamo", "torch._inductor", "scipy.stats", "scipy.signal")
-    show = f"print([m for m in {slow} if m in sys.modules])"
     found = in_a_fresh_python(
-        f"import sys, medvae.prediction; {show}; from medvae.detection.ensemble import load_detector; "
+        f"import sys, medvae.detection.ensemble, medvae.networks.segmenter, medvae.scoring.volume; "
+        f"print([m for m in {LEAN} if m in sys.modules]); import medvae.prediction; "
+        f"print([m for m in {slow} if m in sys.modules]); from medvae.detection.ensemble import load_detector; "
         f"load_detector('t1-2mm'); print('torch._dynamo' in sys.modules)"
     )
-    assert found.split("\n") == ["[]", "False"]
+    assert found.split("\n") == ["[]", "[]", "False"]

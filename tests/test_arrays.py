@@ -27,11 +27,11 @@ BRIGHT = DARK | {"score": DARK["score"] | {"polarity": "both"}}
 
 
 @pytest.fixture(scope="module")
-def runs(cohort, tmp_path_factory):
+def runs(cohort, tmp_path_factory, prepared):
     folder = tmp_path_factory.mktemp("runs")
     for name, content in {"dark": DARK, "bright": BRIGHT}.items():
-        fit(Config.model_validate({"name": name, **content}), cohort, folder / name, quiet=True)
-    fit_ensemble([folder / "dark", folder / "bright"], cohort, folder / "both", quiet=True)
+        fit(Config.model_validate({"name": name, **content}), cohort, folder / name, cache=prepared, quiet=True)
+    fit_ensemble([folder / "dark", folder / "bright"], cohort, folder / "both", cache=prepared, quiet=True)
     return folder
 
 
@@ -90,7 +90,7 @@ def test_operating_point_and_brain_mask_are_those_that_are_given(runs, scan, tmp
     assert detector(array, affine, at=0.05).lesion_volume_ml > detector(array, affine, at=0.01).lesion_volume_ml
 
 
-def test_a_detector_of_two_sequences_takes_both_in_one_array(cohort, tmp_path, hasty_bending):
+def test_a_detector_of_two_sequences_takes_both_in_one_array(cohort, tmp_path, hasty_bending, prepared):
     cases = []
     for case in cohort.cases:
         image = nib.load(cohort.images(case)[0])
@@ -101,7 +101,7 @@ def test_a_detector_of_two_sequences_takes_both_in_one_array(cohort, tmp_path, h
     manifest = Manifest(name="two", modality={"0": "T1", "1": "T2"}, cases=cases)
     manifest = read_manifest(write_manifest(manifest, tmp_path / "two.json"))
     config = Config.model_validate({"name": "two", **DARK, "score": {"kind": "deviation", "polarity": "both"}})
-    detector = fit(config, manifest, tmp_path / "run", quiet=True)
+    detector = fit(config, manifest, tmp_path / "run", cache=prepared, quiet=True)
     t1, t2 = manifest.images(manifest.case("sub07"))
     (array, affine), (other, _) = loaded(t1), loaded(t2)
     maps = detector(np.stack([array, other]), affine)

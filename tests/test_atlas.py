@@ -58,8 +58,8 @@ def maps_of(atlas: Atlas, image: np.ndarray, mask: np.ndarray, *, mirror: bool =
 
 
 @pytest.fixture(scope="module")
-def volumes(cohort):
-    return prepare_healthy(cohort, "train", Config.model_validate(TINY).preparation, quiet=True)
+def volumes(cohort, prepared):
+    return prepare_healthy(cohort, "train", Config.model_validate(TINY).preparation, cache=prepared, quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -245,9 +245,17 @@ def test_network_sees_the_z_score_of_the_texture_of_scan_and_mirrored(modalities
         torch.testing.assert_close(seen[0][:, place * modalities : (place + 1) * modalities], z.clamp(-2, 2))
 
 
-def test_deviation_is_the_z_value_against_the_bent_mean_and_needs_no_network(cohort, volumes, tmp_path, hasty_bending):
+def test_deviation_is_the_z_value_against_the_bent_mean_and_needs_no_network(
+    cohort, volumes, tmp_path, hasty_bending, prepared
+):
     score = {"kind": "z_score", "polarity": "dark", "one_sided": True}
-    made = fit(Config.model_validate({"name": "a", "network": None, "score": score}), cohort, tmp_path, quiet=True)
+    made = fit(
+        Config.model_validate({"name": "a", "network": None, "score": score}),
+        cohort,
+        tmp_path,
+        cache=prepared,
+        quiet=True,
+    )
     volume = volumes[0]
     fitted = made.atlas.fit(volume.image, volume.mask)
     scan, (mean, sd) = fitted.image, made.atlas.at(fitted, ("mean", "sd")).values()
@@ -280,9 +288,9 @@ def test_an_ensemble_keeps_an_atlas_that_its_members_share_once(volumes, tmp_pat
 
 
 @pytest.mark.parametrize("also", [{}, {"mirror": True, "texture": True}])
-def test_a_saved_detector_scores_as_before(cohort, volumes, tmp_path, also):
+def test_a_saved_detector_scores_as_before(cohort, volumes, tmp_path, also, prepared):
     config = Config.model_validate(TINY | {"network": TINY["network"] | also})
-    made = fit(config, cohort, tmp_path / "run", quiet=True)
+    made = fit(config, cohort, tmp_path / "run", cache=prepared, quiet=True)
     loaded = Detector.load(tmp_path / "run")
     assert np.array_equal(made.score(volumes[0]), loaded.score(volumes[0]))
     np.testing.assert_array_equal(loaded.atlas.mean, fit_atlas(volumes).mean)

@@ -61,11 +61,11 @@ def test_a_segmenter_begins_with_rare_lesions_whatever_its_inside():
     assert 0.005 < probability.mean() < 0.08
 
 
-def test_a_run_with_a_backbone_trains_predicts_and_loads_again(cohort, tmp_path):
+def test_a_run_with_a_backbone_trains_predicts_and_loads_again(cohort, tmp_path, prepared):
     made = config(SEG, network={"mirror": True, "detail": 4})
-    detector = fit(made, cohort, tmp_path / "run", quiet=True)
+    detector = fit(made, cohort, tmp_path / "run", cache=prepared, quiet=True)
     again = Detector.load(tmp_path / "run")
-    volume = prepare_case(cohort, cohort.case("sub07"), made.preparation)
+    volume = prepare_case(cohort, cohort.case("sub07"), made.preparation, cache=prepared)
     np.testing.assert_array_equal(detector.score(volume), again.score(volume))
     assert read_config(tmp_path / "run" / "config.yaml").network.backbone == made.network.backbone
 

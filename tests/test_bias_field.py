@@ -115,13 +115,13 @@ def test_twice_is_once_and_too_little_brain_is_left_alone(healthy):
 
 
 @pytest.fixture(scope="module")
-def volumes(cohort):
-    return prepare_healthy(cohort, "train", Config.model_validate(TINY).preparation, quiet=True)
+def volumes(cohort, prepared):
+    return prepare_healthy(cohort, "train", Config.model_validate(TINY).preparation, cache=prepared, quiet=True)
 
 
-def test_network_is_shown_no_bias_field(cohort, volumes, tmp_path):
+def test_network_is_shown_no_bias_field(cohort, volumes, tmp_path, prepared):
     config = Config.model_validate(TINY)
-    made = fit(config, cohort, tmp_path / "run", quiet=True)
+    made = fit(config, cohort, tmp_path / "run", cache=prepared, quiet=True)
     loaded = Detector.load(tmp_path / "run")
     volume = volumes[0]
     assert np.array_equal(loaded.shown(volume), fit_reference(volumes).remove(volume.image, volume.mask))
@@ -139,14 +139,14 @@ def test_network_is_shown_no_bias_field(cohort, volumes, tmp_path):
     assert difference < 0.3 * np.abs(kept.score(shaded) - kept.score(volume))[volume.mask].mean()
 
 
-def test_reference_is_kept_in_half_the_length_of_every_axis(cohort, volumes, tmp_path):
-    fit(Config.model_validate(TINY), cohort, tmp_path / "run", quiet=True)
+def test_reference_is_kept_in_half_the_length_of_every_axis(cohort, volumes, tmp_path, prepared):
+    fit(Config.model_validate(TINY), cohort, tmp_path / "run", cache=prepared, quiet=True)
     assert (tmp_path / "run" / "detector" / "bias_field.safetensors").stat().st_size < 2 * 2 * volumes[0].mask.size / 7
 
 
-def test_a_detector_of_an_earlier_version_is_read(cohort, volumes, tmp_path):
+def test_a_detector_of_an_earlier_version_is_read(cohort, volumes, tmp_path, prepared):
     """Where the bias field was called shading, in config and file."""
-    made = fit(Config.model_validate(TINY), cohort, tmp_path / "run", quiet=True)
+    made = fit(Config.model_validate(TINY), cohort, tmp_path / "run", cache=prepared, quiet=True)
     folder = tmp_path / "run" / "detector"
     (folder / "bias_field.safetensors").rename(folder / "shading.safetensors")
     config = folder / "config.yaml"

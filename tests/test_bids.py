@@ -63,7 +63,7 @@ def test_a_data_set_of_another_program_stays_as_it_is(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def data_set(tmp_path_factory, cohort):
+def data_set(tmp_path_factory, cohort, prepared):
     from medvae.config import Config
     from medvae.detection.ensemble import load_detector
     from medvae.fitting import fit, fit_ensemble
@@ -72,9 +72,9 @@ def data_set(tmp_path_factory, cohort):
     runs = []
     for polarity in ("dark", "bright"):
         content = {"name": polarity, "network": None, "score": {"kind": "intensity", "polarity": polarity}}
-        fit(Config.model_validate(content), cohort, tmp_path / "runs" / polarity, quiet=True)
+        fit(Config.model_validate(content), cohort, tmp_path / "runs" / polarity, cache=prepared, quiet=True)
         runs.append(tmp_path / "runs" / polarity)
-    fit_ensemble(runs, cohort, tmp_path / "runs" / "both", quiet=True)
+    fit_ensemble(runs, cohort, tmp_path / "runs" / "both", cache=prepared, quiet=True)
     image = cohort.images(cohort.case("sub07"))[0]
     scans = [Scan(name, (image,)) for name in ("sub-01_ses-2_acq-mprage_run-1", "sub-02", "IXI_3")]
     predict(load_detector(tmp_path / "runs" / "both"), scans, tmp_path / "p", quiet=True)

@@ -154,14 +154,14 @@ def test_a_mask_for_fmriprep_follows_the_mask_and_an_empty_one_has_none(tmp_path
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, cohort):
+def study(tmp_path_factory, cohort, prepared):
     """A detector without a network, and a data set of brains with sessions, runs, and one file that is cut."""
     from medvae.config import Config
     from medvae.fitting import fit
 
     folder = tmp_path_factory.mktemp("study")
     content = {"name": "dark", "network": None, "score": {"kind": "intensity", "polarity": "dark"}}
-    fit(Config.model_validate(content), cohort, folder / "run", quiet=True)
+    fit(Config.model_validate(content), cohort, folder / "run", cache=prepared, quiet=True)
     raw = data_set(folder / "raw", "sub-03/anat/sub-03_FLAIR.nii.gz")
     brains = [cohort.images(cohort.case(name))[0] for name in ("sub07", "sub06", "sub05")]
     names = ("sub-01/ses-1/anat/sub-01_ses-1_run-1", "sub-01/ses-2/anat/sub-01_ses-2_acq-fast", "sub-02/anat/sub-02")

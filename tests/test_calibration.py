@@ -85,7 +85,7 @@ def test_smoothing_keeps_a_constant_up_to_the_rim_and_knows_nothing_outside():
     np.testing.assert_array_equal(smooth_in_mask(values, MASK, (0, 0, 0)), np.where(MASK, 2.0, 0))
 
 
-def test_a_compact_detector_is_half_as_large_and_scores_as_it_was_calibrated(cohort, tmp_path):
+def test_a_compact_detector_is_half_as_large_and_scores_as_it_was_calibrated(cohort, tmp_path, prepared):
     config = Config.model_validate(
         {
             "name": "tiny", "sampling": {"kind": "patch", "patch_size": [48, 48, 48], "patch_overlap": 0, "workers": 0},
@@ -93,9 +93,10 @@ def test_a_compact_detector_is_half_as_large_and_scores_as_it_was_calibrated(coh
             "score": {"kind": "residual", "polarity": "dark", "normative": True},
         }
     )  # fmt: skip
-    whole = fit(config, cohort, tmp_path / "run", quiet=True)
+    whole = fit(config, cohort, tmp_path / "run", cache=prepared, quiet=True)
     training, validation = (
-        prepare_healthy(cohort, split, config.preparation, quiet=True) for split in ("train", "validation")
+        prepare_healthy(cohort, split, config.preparation, cache=prepared, quiet=True)
+        for split in ("train", "validation")
     )
     before = {name: weights.clone() for name, weights in whole.network.state_dict().items()}
     made = Detector.calibrate(config, whole.network, training, validation, compact=True)
@@ -112,15 +113,19 @@ def test_a_compact_detector_is_half_as_large_and_scores_as_it_was_calibrated(coh
     assert score[validation[0].mask] == pytest.approx(whole.score(validation[0])[validation[0].mask], abs=0.2)
 
 
-def test_a_z_score_may_come_before_the_smoothing(cohort, tmp_path):
+def test_a_z_score_may_come_before_the_smoothing(cohort, tmp_path, prepared):
     score = {"kind": "intensity", "polarity": "dark", "one_sided": True, "normative": True}
     last = {"smoothing_mm": 4, "surround_mm": 12, "surround_weight": 2}
     plain = fit(
-        Config.model_validate({"name": "z", "network": None, "score": score}), cohort, tmp_path / "z", quiet=True
+        Config.model_validate({"name": "z", "network": None, "score": score}),
+        cohort,
+        tmp_path / "z",
+        cache=prepared,
+        quiet=True,
     )
     first = Config.model_validate({"name": "first", "network": None, "score": score | last | {"normative_first": True}})
-    detector = fit(first, cohort, tmp_path / "first", quiet=True)
-    volume = prepare_case(cohort, cohort.case("sub07"), first.preparation)
+    detector = fit(first, cohort, tmp_path / "first", cache=prepared, quiet=True)
+    volume = prepare_case(cohort, cohort.case("sub07"), first.preparation, cache=prepared)
     smooth = smooth_in_mask(plain.score(volume), volume.mask, [2, 2, 2])
     expected = smooth + 2 * smooth_in_mask(smooth, volume.mask, [6, 6, 6])
     np.testing.assert_allclose(detector.score(volume), expected, atol=1e-4)

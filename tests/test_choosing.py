@@ -72,15 +72,16 @@ def test_lesions_are_the_same_each_time_and_differ_between_people(brain, lesions
             assert np.array_equal(lesions[kind][1], truth) == alike
 
 
-def test_detectors_are_compared_and_the_work_is_not_done_again(cohort, tmp_path, monkeypatch, capsys):
+def test_detectors_are_compared_and_the_work_is_not_done_again(cohort, tmp_path, monkeypatch, capsys, prepared):
     for name, polarity in (("right", "dark"), ("wrong", "bright")):
         score = {"kind": "intensity", "polarity": polarity, "normative": True, "smoothing_mm": 0}
         config = Config.model_validate({"name": name, "network": None, "score": score, **LANDMARKS})
-        fit(config, cohort, tmp_path / name, quiet=True)
+        fit(config, cohort, tmp_path / name, cache=prepared, quiet=True)
     monkeypatch.syspath_prepend(REPOSITORY / "pipelines")
     names = VALIDATION["main"].__globals__
     monkeypatch.setitem(names, "SIZES_ML", {"medium": (2.0, 8.0)})
     monkeypatch.setitem(names, "REPEATS_OF_MS", 1)
+    monkeypatch.setattr(np, "savez_compressed", np.savez)  # as good, and done at once
     found = [str(tmp_path / "right"), str(tmp_path / "wrong")]
     out = tmp_path / "out"
     VALIDATION["main"](found, cohort.path, tmp_path / "cache", out)
@@ -107,6 +108,7 @@ def test_detectors_are_compared_and_the_work_is_not_done_again(cohort, tmp_path,
     cut, whole = (line.split("|")[2:-1] for line in lines[-2:])
     assert 0 <= float(cut[0]) <= float(whole[0]) <= 1
     changes = importlib.import_module("validation_changes")
+    monkeypatch.setattr(changes, "ASKED", ("as it is", "noise of 5 %"))
     changes.main(found, cohort.path, tmp_path / "cache", out)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (out / "changes.md").read_text().splitlines()]
     table = {(row[0], row[1]): dict(zip(rows[0], row, strict=True)) for row in rows[2:]}
@@ -120,8 +122,13 @@ def test_detectors_are_compared_and_the_work_is_not_done_again(cohort, tmp_path,
     assert len(list(out.glob("*/scans"))) == 2  # another cohort has scans of its own
 
 
-def test_a_detector_without_landmarks_is_refused(cohort, tmp_path):
-    fit(Config.model_validate({"name": "a", "network": None, "score": {"kind": "intensity"}}), cohort, tmp_path / "a")
+def test_a_detector_without_landmarks_is_refused(cohort, tmp_path, prepared):
+    fit(
+        Config.model_validate({"name": "a", "network": None, "score": {"kind": "intensity"}}),
+        cohort,
+        tmp_path / "a",
+        cache=prepared,
+    )
     with pytest.raises(MedvaeError, match="landmarks"):
         VALIDATION["main"]([str(tmp_path / "a")], cohort.path, None, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -138,27 +145,29 @@ def write_config(name, folder):
     return path
 
 
-def test_two_configs_are_packed_as_an_ensemble_in_half_precision(cohort, runs, tmp_path):
+def test_two_configs_are_packed_as_an_ensemble_in_half_precision(cohort, runs, tmp_path, prepared):
     out = tmp_path / "packed" / "t1"
-    PRETRAINED["main"](cohort.path, [write_config(name, tmp_path) for name in ("even", "faint")], None, runs, out)
+    PRETRAINED["main"](cohort.path, [write_config(name, tmp_path) for name in ("even", "faint")], prepared, runs, out)
     packed = load_detector(out)
     assert isinstance(packed, Ensemble)
     assert packed.config.name == "t1"
     assert list(packed.members) == ["even", "faint"]
     for weights in out.rglob("network.safetensors"):
         assert {array.dtype.name for array in load_file(weights).values()} == {"float16"}
-    volumes = prepare_healthy(cohort, "validation", packed.config.preparation, scale=packed.scale, quiet=True)
+    volumes = prepare_healthy(
+        cohort, "validation", packed.config.preparation, scale=packed.scale, cache=prepared, quiet=True
+    )
     values = np.concatenate([packed.score(volume)[volume.mask] for volume in volumes])
     for point in packed.points:  # thresholds are those of the rounded weights
         assert np.mean(values > point.threshold) <= point.false_positive_rate
     assert (out / "cohort.json").is_file()
 
 
-def test_members_of_a_finished_detector_are_kept_beside_a_new_one(cohort, runs, tmp_path):
+def test_members_of_a_finished_detector_are_kept_beside_a_new_one(cohort, runs, prepared, tmp_path):
     first, second = (write_config(name, tmp_path) for name in ("even", "faint"))
-    PRETRAINED["main"](cohort.path, [first], None, runs, tmp_path / "even")
+    PRETRAINED["main"](cohort.path, [first], prepared, runs, tmp_path / "even")
     PRETRAINED["main"](
-        cohort.path, [second], None, runs, tmp_path / "new" / "both", keep=str(tmp_path / "even"),
+        cohort.path, [second], prepared, runs, tmp_path / "new" / "both", keep=str(tmp_path / "even"),
         kept_set=["score.surround_mm=8"], weights=[3, 1],
     )  # fmt: skip
     kept, packed = load_detector(tmp_path / "even"), load_detector(tmp_path / "new" / "both")
@@ -170,25 +179,25 @@ def test_members_of_a_finished_detector_are_kept_beside_a_new_one(cohort, runs, 
     assert member.points[0].threshold != kept.points[0].threshold  # of the changed score
 
 
-def test_one_config_is_packed_as_a_detector_of_the_folders_name(cohort, runs, tmp_path):
+def test_one_config_is_packed_as_a_detector_of_the_folders_name(cohort, runs, prepared, tmp_path):
     config = write_config("even", tmp_path)
-    PRETRAINED["main"](cohort.path, [config], None, runs, tmp_path / "t1")
+    PRETRAINED["main"](cohort.path, [config], prepared, runs, tmp_path / "t1")
     assert load_detector(tmp_path / "t1").config.name == "t1"
     with pytest.raises(MedvaeError, match="one name"):
-        PRETRAINED["main"](cohort.path, [config, config], None, runs, tmp_path / "t2")
+        PRETRAINED["main"](cohort.path, [config, config], prepared, runs, tmp_path / "t2")
     assert not (tmp_path / "t2").exists()
 
 
-def test_what_only_another_goes_on_from_is_trained_and_not_packed(cohort, runs, tmp_path):
+def test_what_only_another_goes_on_from_is_trained_and_not_packed(cohort, runs, prepared, tmp_path):
     first, second = write_config("even", tmp_path), tmp_path / "onwards.yaml"
     on = {"training": TINY["training"] | {"start_from": str(runs / "even")}}
     second.write_text(yaml.safe_dump({"name": "onwards", **LANDMARKS, **TINY, **on}))
-    PRETRAINED["main"](cohort.path, [first, second], None, runs, tmp_path / "t1", without=["even"])
+    PRETRAINED["main"](cohort.path, [first, second], prepared, runs, tmp_path / "t1", without=["even"])
     packed = load_detector(tmp_path / "t1")
     assert packed.config.name == "t1"
     assert packed.config.training.start_from == str(runs / "even")
     PRETRAINED["main"](
-        cohort.path, [second, write_config("faint", tmp_path)], None, runs, tmp_path / "t2",
+        cohort.path, [second, write_config("faint", tmp_path)], prepared, runs, tmp_path / "t2",
         keep=str(tmp_path / "t1"), without=["t1"],
     )  # fmt: skip
     assert list(load_detector(tmp_path / "t2").members) == ["onwards", "faint"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from medvae.cli import app, main
 
@@ -53,6 +54,12 @@ def test_commands_are_listed_in_the_order_of_the_work():
     assert listed.list_commands(typer.Context(listed)) == COMMANDS
 
 
+def in_this_process(*arguments):
+    """What the command prints: as `medvae`, for what has been started as a process of its own in this file."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
 def test_the_whole_line(tmp_path, cohort, repository):
     config = repository / "configs" / "cevae_slice.yaml"
     result = medvae("train", config, "training.steps=3", *SMALL, "--data", cohort.path, "--out", tmp_path / "run")
@@ -65,16 +72,13 @@ def test_the_whole_line(tmp_path, cohort, repository):
     workspace = tmp_path / "overlays" / "sub06_T1.itksnap"
     assert workspace.exists()
     assert f"look: itksnap -w {workspace}" in result.stdout
-    result = medvae("figure", tmp_path / "overlays", "--detector", tmp_path / "run", "--out", tmp_path / "f.pdf")
-    assert result.returncode == 0, result.stderr
+    in_this_process("figure", tmp_path / "overlays", "--detector", tmp_path / "run", "--out", tmp_path / "f.pdf")
     assert (tmp_path / "f.pdf").read_bytes().startswith(b"%PDF")
     left_out = ("--no-pictures", "--no-workspaces", "--bids", tmp_path / "bids")
-    result = medvae("predict", tmp_path / "run", "--manifest", cohort.path, *left_out, "--out", tmp_path / "maps")
-    assert result.returncode == 0, result.stderr
+    in_this_process("predict", tmp_path / "run", "--manifest", cohort.path, *left_out, "--out", tmp_path / "maps")
     assert not list((tmp_path / "maps").glob("*.itksnap"))
     assert (tmp_path / "bids" / "sub-sub06" / "anat" / "sub-sub06_label-lesion_mask.nii.gz").exists()
-    result = medvae("evaluate", tmp_path / "maps", "--manifest", cohort.path, "--out", tmp_path / "results")
-    assert result.returncode == 0, result.stderr
+    in_this_process("evaluate", tmp_path / "maps", "--manifest", cohort.path, "--out", tmp_path / "results")
     results = json.loads((tmp_path / "results" / "results.json").read_text())
     assert 0 <= results["pooled"]["ap"] <= 1
     assert "oracle" in (tmp_path / "results" / "table.md").read_text()

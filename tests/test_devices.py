@@ -78,8 +78,8 @@ def test_several_processes_do_not_share_one_gpu(monkeypatch):
         accelerator_on("cuda:1", "no")
 
 
-def test_a_device_that_is_missing_is_told_before_anything_is_done(cohort, tmp_path):
-    detector = fit(Config.model_validate(SMALL), cohort, tmp_path / "run", device="cpu", quiet=True)
+def test_a_device_that_is_missing_is_told_before_anything_is_done(cohort, tmp_path, prepared):
+    detector = fit(Config.model_validate(SMALL), cohort, tmp_path / "run", device="cpu", cache=prepared, quiet=True)
     assert detector.device == "cpu"
     assert load_detector(tmp_path / "run", device="cpu").device == "cpu"
     run, out, missing = tmp_path / "run", tmp_path / "out", {"device": "cuda", "quiet": True}
@@ -96,8 +96,8 @@ def test_a_device_that_is_missing_is_told_before_anything_is_done(cohort, tmp_pa
     assert not out.exists()
 
 
-def test_networks_are_moved_to_the_device(cohort, tmp_path, monkeypatch):
-    detector = fit(Config.model_validate(SMALL), cohort, tmp_path / "run", quiet=True)
+def test_networks_are_moved_to_the_device(cohort, tmp_path, monkeypatch, prepared):
+    detector = fit(Config.model_validate(SMALL), cohort, tmp_path / "run", cache=prepared, quiet=True)
     monkeypatch.setattr("medvae.detection.detector.find_device", lambda name: torch.device("meta"))
     assert load_detector(tmp_path / "run", device="cuda").device == "meta"
     assert detector.on("cuda").device == "meta"

@@ -35,9 +35,9 @@ LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @pytest.fixture(scope="module")
-def run(cohort, tmp_path_factory) -> Path:
+def run(cohort, tmp_path_factory, prepared) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "normative"
-    fit(Config.model_validate(NORMATIVE), cohort, folder, quiet=True)
+    fit(Config.model_validate(NORMATIVE), cohort, folder, cache=prepared, quiet=True)
     return folder
 
 

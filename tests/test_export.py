@@ -63,16 +63,18 @@ fire_is_there = pytest.mark.skipif(not onnx.importlib.util.find_spec("fire"), re
 
 
 @pytest.fixture(scope="module")
-def runs(cohort, tmp_path_factory):
+def runs(cohort, tmp_path_factory, prepared):
     folder = tmp_path_factory.mktemp("exported")
     for name, content in {**KINDS, "plain": PLAIN}.items():
-        fit(Config.model_validate({"name": name, **content}), cohort, folder / name, quiet=True)
+        fit(Config.model_validate({"name": name, **content}), cohort, folder / name, cache=prepared, quiet=True)
     return folder
 
 
 @pytest.fixture(scope="module")
-def ensemble(runs, cohort):
-    fit_ensemble([runs / "dense", runs / "plain"], cohort, runs / "both", name="two", weights=[3, 1], quiet=True)
+def ensemble(runs, cohort, prepared):
+    fit_ensemble(
+        [runs / "dense", runs / "plain"], cohort, runs / "both", name="two", weights=[3, 1], cache=prepared, quiet=True
+    )
     return runs / "both"
 
 
@@ -105,24 +107,28 @@ def test_an_onnx_network_computes_what_pytorch_does_for_any_number_of_tiles(runs
     assert written[0].any_size == (kind != "dense")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_torchscript_needs_no_medvae(runs, kind, tmp_path):
-    export_networks(load_detector(runs / kind), tmp_path / "out", "torchscript", terms_of(runs / kind))
-    member = of(runs, kind)
-    tile = torch.rand(3, member.channel_count, *member.config.tile_shape)
-    torch.save(tile, tmp_path / "tile.pt")
+def test_torchscript_needs_no_medvae(runs, tmp_path):
     code = (
-        "import sys, torch; network = torch.jit.load(sys.argv[1]); found = network(torch.load(sys.argv[2])); "
-        "torch.save(found, sys.argv[3]); print(any(name.startswith('medvae') for name in sys.modules))"
+        "import sys, torch\n"
+        "for file in sys.argv[1:]:\n"
+        "    network, tile = torch.jit.load(file), torch.load(file + '.tile')\n"
+        "    torch.save(network(tile), file + '.found')\n"
+        "print(any(name.startswith('medvae') for name in sys.modules))"
     )
-    files = [tmp_path / "out" / f"{kind}.ts", tmp_path / "tile.pt", tmp_path / "found.pt"]
+    files, tiles = {kind: tmp_path / kind / f"{kind}.ts" for kind in KINDS}, {}
+    for kind, file in files.items():
+        export_networks(load_detector(runs / kind), file.parent, "torchscript", terms_of(runs / kind))
+        member = of(runs, kind)
+        tiles[kind] = torch.rand(3, member.channel_count, *member.config.tile_shape)
+        torch.save(tiles[kind], f"{file}.tile")
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, *map(str, files)], capture_output=True, text=True
+        [sys.executable, "-W", "ignore", "-c", code, *map(str, files.values())], capture_output=True, text=True
     )
     assert done.stdout.strip() == "False", done.stderr
-    found, wanted = torch.load(tmp_path / "found.pt"), member.plain(tile)
-    for one, other in zip(*((x,) if isinstance(x, torch.Tensor) else x for x in (found, wanted)), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    for kind, file in files.items():
+        found, wanted = torch.load(f"{file}.found"), of(runs, kind).plain(tiles[kind])
+        for one, other in zip(*((x,) if isinstance(x, torch.Tensor) else x for x in (found, wanted)), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
 def test_a_fixed_size_and_the_steps_of_others_are_told(runs):

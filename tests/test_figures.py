@@ -207,10 +207,10 @@ NETWORK = {
 }
 
 
-def test_reconstruction_is_drawn_for_a_detector_that_makes_one_and_only_for_its_own_maps(tmp_path, cohort):
-    detector = fit(Config.model_validate(NETWORK), cohort, tmp_path / "run", quiet=True)
+def test_reconstruction_is_drawn_for_a_detector_that_makes_one_and_only_for_its_own_maps(tmp_path, cohort, prepared):
+    detector = fit(Config.model_validate(NETWORK), cohort, tmp_path / "run", cache=prepared, quiet=True)
     folder, case = tmp_path / "p", cohort.case("sub07")
-    predict(detector, [Scan(case.id, tuple(cohort.images(case)))], folder, quiet=True)
+    predict(detector, [Scan(case.id, tuple(cohort.images(case)))], folder, cache=prepared, quiet=True)
     heights = {}
     for name, made_by in {"plain": None, "whole": detector, "without": replace(detector, network=None)}.items():
         file = draw_figure(folder, tmp_path / f"{name}.png", manifest=cohort, slices=2, detector=made_by)

@@ -36,9 +36,9 @@ CONTENT = {
 
 
 @pytest.fixture(scope="module")
-def run(cohort, tmp_path_factory):
+def run(cohort, tmp_path_factory, prepared):
     folder = tmp_path_factory.mktemp("run") / "normative"
-    fit(Config.model_validate(CONTENT), cohort, folder, quiet=True)
+    fit(Config.model_validate(CONTENT), cohort, folder, cache=prepared, quiet=True)
     return folder
 
 
@@ -48,8 +48,8 @@ def detector(run):
 
 
 @pytest.fixture(scope="module")
-def validation(cohort, detector):
-    return prepare_healthy(cohort, "validation", detector.config.preparation, quiet=True)
+def validation(cohort, detector, prepared):
+    return prepare_healthy(cohort, "validation", detector.config.preparation, cache=prepared, quiet=True)
 
 
 def scan_of(cohort, name):
@@ -79,9 +79,14 @@ def test_promised_points_lie_beside_the_rates_and_are_kept_by_saving(run, detect
         assert "exchangeable" in detector.point(name).guarantee
 
 
-def test_flagged_volume_of_the_healthy_scans_meets_the_rule_on_the_written_masks(tmp_path, cohort, detector):
+def test_flagged_volume_of_the_healthy_scans_meets_the_rule_on_the_written_masks(tmp_path, cohort, detector, prepared):
     predictions, _ = predict(
-        detector, scans_of_manifest(cohort, ("validation",)), tmp_path / "out", at="fpv_10ml", quiet=True
+        detector,
+        scans_of_manifest(cohort, ("validation",)),
+        tmp_path / "out",
+        at="fpv_10ml",
+        cache=prepared,
+        quiet=True,
     )
     volumes = np.array([item.lesion_volume_ml for item in predictions])
     assert volumes.max() > 0
@@ -92,8 +97,8 @@ def test_flagged_volume_of_the_healthy_scans_meets_the_rule_on_the_written_masks
     assert (lower.sum() + 20) / 3 > 10  # the next lower threshold would not do
 
 
-def test_sidecar_says_what_is_promised_and_how_unusual_the_scan_is(tmp_path, cohort, detector):
-    predictions, failures = predict(detector, scans_of_manifest(cohort), tmp_path / "out", quiet=True)
+def test_sidecar_says_what_is_promised_and_how_unusual_the_scan_is(tmp_path, cohort, detector, prepared):
+    predictions, failures = predict(detector, scans_of_manifest(cohort), tmp_path / "out", cache=prepared, quiet=True)
     assert not failures
     for item in predictions:
         sidecar = sidecar_of(item)
@@ -109,7 +114,7 @@ def test_sidecar_says_what_is_promised_and_how_unusual_the_scan_is(tmp_path, coh
         assert item.case_p_value == sidecar["CasePValue"] == (1 + higher) / 3
         assert (item.lesion_volume_ml > 0) == (item.case_p_value <= 0.4)  # mask and p-value agree
     assert predictions[1].case_p_value == pytest.approx(1 / 3)  # the scan with the lesion
-    again, _ = predict(detector, scans_of_manifest(cohort), tmp_path / "out", quiet=True)
+    again, _ = predict(detector, scans_of_manifest(cohort), tmp_path / "out", cache=prepared, quiet=True)
     assert again == predictions
     assert [p.name for p in evaluate(tmp_path / "out", cohort).operating_points][2:] == ["fwer_0.4", "fpv_10ml"]
 
@@ -125,10 +130,12 @@ def test_what_is_written_never_exceeds_the_largest_score_also_between_voxels(tmp
     assert 0.9 * largest < read_volume(item.map).array.max() <= largest
 
 
-def test_findings_of_a_size(tmp_path, cohort, detector):
+def test_findings_of_a_size(tmp_path, cohort, detector, prepared):
     point = detector.point("cluster_fwer_0.4")
     assert point.minimum_lesion_ml == max(detector.healthy.largest_cluster_ml)
-    for item in predict(detector, scans_of_manifest(cohort), tmp_path / "out", at=point.name, quiet=True)[0]:
+    for item in predict(
+        detector, scans_of_manifest(cohort), tmp_path / "out", at=point.name, cache=prepared, quiet=True
+    )[0]:
         above = read_volume(item.map).array > np.float32(detector.map_threshold(point))
         expected = remove_small(above, 0.008, point.minimum_lesion_ml)
         np.testing.assert_array_equal(read_volume(item.mask).array > 0, expected)
@@ -136,18 +143,20 @@ def test_findings_of_a_size(tmp_path, cohort, detector):
     assert expected.any()  # the lesion is larger than any healthy finding
 
 
-def test_false_discovery_rate_is_called_approximate(tmp_path, cohort, detector):
-    (item,), _ = predict(detector, [scan_of(cohort, "sub07")], tmp_path / "out", at="fdr_0.1", quiet=True)
+def test_false_discovery_rate_is_called_approximate(tmp_path, cohort, detector, prepared):
+    (item,), _ = predict(
+        detector, [scan_of(cohort, "sub07")], tmp_path / "out", at="fdr_0.1", cache=prepared, quiet=True
+    )
     assert sidecar_of(item)["Guarantee"].count("Approximate") == 1
     assert "fdr_0.1" not in sidecar_of(item)["OperatingPoints"]  # another threshold in every scan
-    volume = prepare_case(cohort, cohort.case("sub07"), detector.config.preparation)
+    volume = prepare_case(cohort, cohort.case("sub07"), detector.config.preparation, cache=prepared)
     healthy, score = detector.healthy, detector.score(volume)[volume.mask]
     p = conformal.voxel_p_values(score, healthy.thresholds, healthy.at_or_above, healthy.voxels)
     found = conformal.benjamini_hochberg(p, 0.1)
     assert 0 < found.sum() == (read_volume(item.mask).array > 0).sum()
 
 
-def test_impossible_levels_say_how_many_subjects_they_need(tmp_path, cohort, detector):
+def test_impossible_levels_say_how_many_subjects_they_need(tmp_path, cohort, detector, prepared):
     for name, words in {
         "fwer_0.1": r"2 healthy validation subjects.*1/3 = 0\.333.*9 subjects would be needed",
         "cluster_fwer_0.05": "19 subjects would be needed",
@@ -158,11 +167,11 @@ def test_impossible_levels_say_how_many_subjects_they_need(tmp_path, cohort, det
         "fwer_x": "no operating point",
     }.items():
         with pytest.raises(MedvaeError, match=words):
-            predict(detector, scans_of_manifest(cohort), tmp_path / "out", at=name, quiet=True)
+            predict(detector, scans_of_manifest(cohort), tmp_path / "out", at=name, cache=prepared, quiet=True)
         assert not (tmp_path / "out").exists()
     config = Config.model_validate(CONTENT | {"calibration": {"family_wise": [0.1]}})
     with pytest.raises(MedvaeError, match=r"cohort\.json: fwer_0\.1.*9 subjects"):
-        fit(config, cohort, tmp_path / "run", quiet=True)
+        fit(config, cohort, tmp_path / "run", cache=prepared, quiet=True)
     assert not (tmp_path / "run").exists()  # noticed before anything is trained
 
 
@@ -186,7 +195,7 @@ def test_scans_of_one_person_count_once(detector, validation):
     assert one.points == detector.points[:2]
 
 
-def test_a_detector_of_an_earlier_version_still_predicts(tmp_path, run, cohort, detector):
+def test_a_detector_of_an_earlier_version_still_predicts(tmp_path, run, cohort, detector, prepared):
     old = detector.save(tmp_path / "old")
     content = json.loads((tmp_path / "old" / CALIBRATION).read_text())
     content["operating_points"] = [
@@ -195,20 +204,20 @@ def test_a_detector_of_an_earlier_version_still_predicts(tmp_path, run, cohort, 
     (tmp_path / "old" / CALIBRATION).write_text(json.dumps(content))
     (tmp_path / "old" / FILE).unlink()
     old = Detector.load(tmp_path / "old")
-    (item,), _ = predict(old, [scan_of(cohort, "sub07")], tmp_path / "out", rate=0.01, quiet=True)
+    (item,), _ = predict(old, [scan_of(cohort, "sub07")], tmp_path / "out", rate=0.01, cache=prepared, quiet=True)
     assert item.case_p_value is None
     assert "CasePValue" not in sidecar_of(item)
     with pytest.raises(MedvaeError, match=r"earlier version.*--resume"):
         old.point("fwer_0.4")
 
 
-def test_the_run_of_an_earlier_version_is_calibrated_again_with_resume(tmp_path, cohort):
+def test_the_run_of_an_earlier_version_is_calibrated_again_with_resume(tmp_path, cohort, prepared):
     """Its config.yaml lacks the options that came later; they stand at their defaults."""
     config = Config.model_validate({key: CONTENT[key] for key in ("name", "network", "score")})
     older = config.model_dump(mode="json", exclude={"postprocessing": True, "calibration": {"family_wise"}})
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(json.dumps(older))
-    found = fit(config, cohort, tmp_path / "run", resume=True, quiet=True)
+    found = fit(config, cohort, tmp_path / "run", resume=True, cache=prepared, quiet=True)
     assert found.point("fwer_0.4").kind == "family_wise"
 
 
@@ -219,7 +228,7 @@ def test_an_ensemble_promises_as_well(detector, validation):
     assert found.point("fwer_0.4").threshold == found.score(volume)[volume.mask].max()
 
 
-def test_post_processing_removes_and_is_written_down(tmp_path, cohort, detector):
+def test_post_processing_removes_and_is_written_down(tmp_path, cohort, detector, prepared):
     scan = scan_of(cohort, "sub07")
     changed = with_postprocessing(detector, erosion_mm=5.0, minimum_lesion_ml=0.1)
     for folder in ("plain", "changed"):
@@ -228,7 +237,7 @@ def test_post_processing_removes_and_is_written_down(tmp_path, cohort, detector)
     item = predict_scan(changed, scan, tmp_path / "changed", 0.05)
     assert item.map.read_bytes() == plain.map.read_bytes()
     before, after = (read_volume(p.mask).array > 0 for p in (plain, item))
-    volume = prepare_case(cohort, cohort.case("sub07"), detector.config.preparation)
+    volume = prepare_case(cohort, cohort.case("sub07"), detector.config.preparation, cache=prepared)
     inner = erode(volume.mask, (2, 2, 2), 5.0)
     np.testing.assert_array_equal(after, remove_small(before & inner, 0.008, 0.1))
     assert finding_volumes_ml(after, 0.008).min() > 0.1

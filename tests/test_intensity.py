@@ -127,7 +127,7 @@ def test_zscore_that_is_cut_at_the_percentiles_limits_is_refused():
     PreparationConfig(intensity="zscore", clip=(-4, 6))
 
 
-def test_a_detector_keeps_its_scale_and_predicts_with_it(tmp_path, cohort):
+def test_a_detector_keeps_its_scale_and_predicts_with_it(tmp_path, cohort, prepared):
     config = Config.model_validate(
         {
             "name": "normative",
@@ -136,8 +136,8 @@ def test_a_detector_keeps_its_scale_and_predicts_with_it(tmp_path, cohort):
             "score": {"kind": "intensity", "polarity": "dark", "smoothing_mm": 2, "normative": True},
         }
     )
-    detector = fit(config, cohort, tmp_path / "run", quiet=True)
-    training, scale = prepare_training(cohort, config.preparation, quiet=True)
+    detector = fit(config, cohort, tmp_path / "run", cache=prepared, quiet=True)
+    training, scale = prepare_training(cohort, config.preparation, cache=prepared, quiet=True)
     assert detector.scale == scale == Detector.load(tmp_path / "run").scale
     for file in (tmp_path / "run", tmp_path / "run" / "detector"):
         assert json.loads((file / "intensity_scale.json").read_text()) == scale.model_dump(mode="json")
@@ -147,9 +147,9 @@ def test_a_detector_keeps_its_scale_and_predicts_with_it(tmp_path, cohort):
     for one, other in zip(training, again, strict=True):  # one way to the scale, whether it is learned or given
         np.testing.assert_array_equal(one.image, other.image)
 
-    predictions, failures = predict(detector, scans_of_manifest(cohort), tmp_path / "out", quiet=True)
+    predictions, failures = predict(detector, scans_of_manifest(cohort), tmp_path / "out", cache=prepared, quiet=True)
     assert (len(predictions), failures) == (2, {})
-    volume = prepare_case(cohort, cohort.case("sub07"), config.preparation, scale=scale)
+    volume = prepare_case(cohort, cohort.case("sub07"), config.preparation, scale=scale, cache=prepared)
     assert volume.image.min() >= config.preparation.clip[0]
     expected = volume.restore(detector.anomaly_map(volume))
     np.testing.assert_array_equal(read_volume(predictions[1].map).array, expected)

@@ -43,8 +43,10 @@ NETWORK = {
 
 
 @pytest.fixture(scope="module")
-def detector(cohort, tmp_path_factory):
-    return fit(Config.model_validate(NETWORK), cohort, tmp_path_factory.mktemp("runs") / "run", quiet=True)
+def detector(cohort, tmp_path_factory, prepared):
+    return fit(
+        Config.model_validate(NETWORK), cohort, tmp_path_factory.mktemp("runs") / "run", cache=prepared, quiet=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,9 @@ def test_a_scan_that_changes_while_it_is_predicted_is_refused(tmp_path, detector
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs process groups and /proc")
-def test_ctrl_c_of_a_terminal_ends_all_processes_and_the_same_command_goes_on(tmp_path, run, detector, cohort):
+def test_ctrl_c_of_a_terminal_ends_all_processes_and_the_same_command_goes_on(
+    tmp_path, run, detector, cohort, prepared
+):
     command = [sys.executable, "-m", "medvae", "predict", run, "--manifest", cohort.path, "--out", tmp_path / "out"]
     command = [str(word) for word in [*command, *("--split", "train", "--split", "test"), "--jobs", 2]]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -147,7 +151,9 @@ def test_ctrl_c_of_a_terminal_ends_all_processes_and_the_same_command_goes_on(tm
     assert len(workers) >= 2
     wait_until(lambda: not any(map(alive, workers)))  # the tracker of their resources hears of the end last
     assert not [name for name in files(tmp_path / "out") if name.startswith(".") or LOCK in name]
-    made, failures = predict(detector, scans_of_manifest(cohort, ("train", "test")), tmp_path / "out", quiet=True)
+    made, failures = predict(
+        detector, scans_of_manifest(cohort, ("train", "test")), tmp_path / "out", cache=prepared, quiet=True
+    )
     assert (len(made), failures) == (6, {})
 
 

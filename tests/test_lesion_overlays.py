@@ -18,12 +18,12 @@ PROGRAM = str(REPOSITORY / "pipelines" / "lesion_overlays.py")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, prepared):
     cohort = read_manifest(REPOSITORY / "data_manifests" / "included_t1.json")
     few = [*cohort.of_split("train")[:4], *cohort.of_split("validation")[:2]]
     cohort = cohort.model_copy(update={"cases": few})
     out = tmp_path_factory.mktemp("run") / "normative"
-    fit(read_config(REPOSITORY / "configs" / "normative_baseline.yaml"), cohort, out, quiet=True)
+    fit(read_config(REPOSITORY / "configs" / "normative_baseline.yaml"), cohort, out, cache=prepared, quiet=True)
     return out
 
 

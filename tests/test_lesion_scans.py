@@ -249,9 +249,9 @@ def test_a_network_for_slices_is_shown_what_its_training_showed(alone):
     assert network(x[:2, :-1]).logits.shape == (2, 1, 96, 96)
 
 
-def test_a_run_on_slices_of_patients_is_the_same_when_it_is_repeated(cohort, tmp_path):
+def test_a_run_on_slices_of_patients_is_the_same_when_it_is_repeated(cohort, tmp_path, prepared):
     config = Config.model_validate(SLICES | {"training": {"steps": 4, "warmup_steps": 0, "log_every": 1}})
-    volumes = prepare_healthy(cohort, "train", config.preparation, quiet=True)
+    volumes = prepare_healthy(cohort, "train", config.preparation, cache=prepared, quiet=True)
     whole = train(config, volumes, volumes[:1], tmp_path / "whole", quiet=True)
     assert (tmp_path / "whole" / "reconstructions.png").is_file()
     again = train(config, volumes, volumes[:1], tmp_path / "again", quiet=True)

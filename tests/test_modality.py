@@ -133,10 +133,10 @@ def test_of_a_part_of_a_brain_nothing_is_said():
     assert unlike("T1", as_t2(image), mask) is None
 
 
-def test_measured_t1_and_flair_of_a_patient_are_told_apart(repository):
+def test_measured_t1_and_flair_of_a_patient_are_told_apart(repository, prepared):
     for name, expected in (("t1", ("T1", "FLAIR")), ("flair_ms", ("FLAIR", "T1"))):
         cohort = read_manifest(repository / "data_manifests" / f"included_{name}.json")
-        volume = prepare_case(cohort, cohort.case("patient26"), PreparationConfig())
+        volume = prepare_case(cohort, cohort.case("patient26"), PreparationConfig(), cache=prepared)
         assert unlike(expected[0], volume.image[0], volume.mask) is None
         assert f"looks like {expected[0]}, not like {expected[1]}" in unlike(expected[1], volume.image[0], volume.mask)
 
@@ -163,12 +163,12 @@ def pair(cohort, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def runs(cohort, pair, tmp_path_factory):
+def runs(cohort, pair, tmp_path_factory, prepared):
     folder = tmp_path_factory.mktemp("runs")
-    fit(Config.model_validate({"name": "t1", **NORMATIVE}), cohort, folder / "t1", quiet=True)
-    fit(Config.model_validate({"name": "both", **NORMATIVE}), pair, folder / "both", quiet=True)
+    fit(Config.model_validate({"name": "t1", **NORMATIVE}), cohort, folder / "t1", cache=prepared, quiet=True)
+    fit(Config.model_validate({"name": "both", **NORMATIVE}), pair, folder / "both", cache=prepared, quiet=True)
     flair = pair.with_modalities(("FLAIR",))
-    fit(Config.model_validate({"name": "flair", **NORMATIVE}), flair, folder / "flair", quiet=True)
+    fit(Config.model_validate({"name": "flair", **NORMATIVE}), flair, folder / "flair", cache=prepared, quiet=True)
     return folder
 
 
@@ -197,14 +197,14 @@ def test_a_file_that_says_it_is_of_another_sequence_is_refused(runs, cohort, tmp
     assert sidecar_of(predictions[0])["Modalities"] == sidecar_of(predictions[1])["Modalities"] == ["T1"]
 
 
-def test_a_manifest_of_another_sequence_is_refused_and_named(runs, pair, tmp_path):
+def test_a_manifest_of_another_sequence_is_refused_and_named(runs, pair, tmp_path, prepared):
     flair = pair.with_modalities(("FLAIR",))
     _, failures = predict(Detector.load(runs / "t1"), scans_of_manifest(flair), tmp_path / "out", quiet=True)
     assert set(failures) == {"sub06", "sub07"}
     assert f"is FLAIR by {pair.path}" in failures["sub06"]
     assert "was trained on T1: T1 is missing" in failures["sub06"]
     with pytest.raises(MedvaeError, match=r'case "sub04": .* is FLAIR by .* was trained on T1'):
-        recalibrate(runs / "t1", healthy_scans(flair), tmp_path / "new", quiet=True)
+        recalibrate(runs / "t1", healthy_scans(flair), tmp_path / "new", cache=prepared, quiet=True)
     only = pair.with_modalities(("T1",))
     _, failures = predict(Detector.load(runs / "both"), scans_of_manifest(only), tmp_path / "both", quiet=True)
     assert "was trained on T1, FLAIR: FLAIR is missing" in failures["sub06"]
@@ -225,16 +225,18 @@ def test_sequences_in_any_order_are_brought_into_the_detectors(runs, pair, tmp_p
         assert again == found
 
 
-def test_only_detectors_of_the_same_sequences_are_averaged(runs, pair, cohort, tmp_path):
+def test_only_detectors_of_the_same_sequences_are_averaged(runs, pair, cohort, tmp_path, prepared):
     with pytest.raises(MedvaeError, match=r"flair was trained on FLAIR, t1 on T1: only detectors of the same"):
-        fit_ensemble([runs / "t1", runs / "flair"], cohort, tmp_path / "mixed", quiet=True)
+        fit_ensemble([runs / "t1", runs / "flair"], cohort, tmp_path / "mixed", cache=prepared, quiet=True)
     turned = pair.with_modalities(("FLAIR", "T1"))
-    ensemble = fit_ensemble([runs / "t1", runs / "t1"], turned, tmp_path / "twice", quiet=True)
+    ensemble = fit_ensemble([runs / "t1", runs / "t1"], turned, tmp_path / "twice", cache=prepared, quiet=True)
     assert ensemble.modalities == ("T1",)
     assert {member.modalities for member in load_detector(tmp_path / "twice").members.values()} == {("T1",)}
     assert json.loads((tmp_path / "twice" / "cohort.json").read_text())["modalities"] == ["T1"]
     with pytest.raises(MedvaeError, match=r"names FLAIR; T1 was expected"):
-        fit_ensemble([runs / "t1", runs / "t1"], pair.with_modalities(("FLAIR",)), tmp_path / "none", quiet=True)
+        fit_ensemble(
+            [runs / "t1", runs / "t1"], pair.with_modalities(("FLAIR",)), tmp_path / "none", cache=prepared, quiet=True
+        )
 
 
 def test_a_detector_of_an_earlier_version_takes_any_sequence(runs, pair, tmp_path):

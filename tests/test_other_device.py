@@ -191,9 +191,9 @@ def test_beta_is_adapted_where_the_loss_is():
     assert torch.rand(3, generator=generator_of((0, 1), DEVICE), device=DEVICE).device == DEVICE
 
 
-def test_pictures_and_files_are_made_of_a_network_that_is_elsewhere(cohort, tmp_path):
+def test_pictures_and_files_are_made_of_a_network_that_is_elsewhere(cohort, tmp_path, prepared):
     config = config_of()
-    volume = prepare_case(cohort, cohort.of_split("validation")[0], config.preparation)
+    volume = prepare_case(cohort, cohort.of_split("validation")[0], config.preparation, cache=prepared)
     network = build_network(config, 1).eval().requires_grad_(False)
     held_out = validation_tiles(config, [NetworkInputs(Inputs.of(config.network, 1)).shown(volume)])
     detector = Detector.calibrate(config, network, [volume], [volume], device="cpu")

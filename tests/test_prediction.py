@@ -38,10 +38,12 @@ NORMATIVE = {
 
 
 @pytest.fixture(scope="module")
-def detectors(cohort, tmp_path_factory):
+def detectors(cohort, tmp_path_factory, prepared):
     folder = tmp_path_factory.mktemp("runs")
     return {
-        content["name"]: fit(Config.model_validate(content), cohort, folder / content["name"], quiet=True)
+        content["name"]: fit(
+            Config.model_validate(content), cohort, folder / content["name"], cache=prepared, quiet=True
+        )
         for content in (NETWORK, NORMATIVE)
     }
 
@@ -125,9 +127,11 @@ def test_a_scan_of_another_format_gets_the_overlays_of_its_nifti(tmp_path, detec
         assert sitk.ReadImage(str(found)).GetDirection() == sitk.ReadImage(str(expected)).GetDirection()
 
 
-def test_mask_is_the_map_above_the_threshold_and_the_sidecar_says_where_it_comes_from(tmp_path, cohort, detectors):
+def test_mask_is_the_map_above_the_threshold_and_the_sidecar_says_where_it_comes_from(
+    tmp_path, cohort, detectors, prepared
+):
     detector = detectors["small_cevae"]
-    predictions, failures = predict(detector, scans_of_manifest(cohort), tmp_path / "out", quiet=True)
+    predictions, failures = predict(detector, scans_of_manifest(cohort), tmp_path / "out", cache=prepared, quiet=True)
     assert not failures
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
         ["dataset_description.json", "findings.json", "findings.tsv", "lesions.json", "lesions.tsv"]
@@ -145,20 +149,20 @@ def test_mask_is_the_map_above_the_threshold_and_the_sidecar_says_where_it_comes
         assert (values[read_volume(item.scan).array == 0] == 0).all()
 
 
-def test_realised_rate_on_the_calibration_scans_is_the_asked_one(tmp_path, cohort, detectors):
+def test_realised_rate_on_the_calibration_scans_is_the_asked_one(tmp_path, cohort, detectors, prepared):
     for detector in detectors.values():
         out = tmp_path / detector.config.name
-        predict(detector, scans_of_manifest(cohort, ("validation",)), out, quiet=True)
+        predict(detector, scans_of_manifest(cohort, ("validation",)), out, cache=prepared, quiet=True)
         study = evaluate(out, cohort, EvaluationOptions(splits=("validation",)))
         for point in study.operating_points:
             assert point["fpr"] == pytest.approx(point.asked_fpr, rel=0.02)
 
 
-def test_map_orders_voxels_as_the_score_does(cohort, detectors):
+def test_map_orders_voxels_as_the_score_does(cohort, detectors, prepared):
     from medvae.preparation.prepare import prepare_case
 
     for detector in detectors.values():
-        volume = prepare_case(cohort, cohort.case("sub07"), detector.config.preparation)
+        volume = prepare_case(cohort, cohort.case("sub07"), detector.config.preparation, cache=prepared)
         score, bounded = detector.score(volume)[volume.mask], detector.anomaly_map(volume)[volume.mask]
         order = np.argsort(score)
         assert (np.diff(bounded[order]) >= 0).all()
@@ -167,20 +171,20 @@ def test_map_orders_voxels_as_the_score_does(cohort, detectors):
             np.testing.assert_array_equal(score > point.threshold, bounded > np.float32(detector.map_threshold(point)))
 
 
-def test_saved_detector_gives_the_same_map(tmp_path, cohort, detectors):
+def test_saved_detector_gives_the_same_map(tmp_path, cohort, detectors, prepared):
     from medvae.preparation.prepare import prepare_case
 
     for name, detector in detectors.items():
         again = detector.save(tmp_path / name)
-        volume = prepare_case(cohort, cohort.case("sub07"), detector.config.preparation)
+        volume = prepare_case(cohort, cohort.case("sub07"), detector.config.preparation, cache=prepared)
         np.testing.assert_array_equal(again.anomaly_map(volume), detector.anomaly_map(volume))
         assert again.fingerprint == detector.fingerprint == Detector.load(tmp_path / name).fingerprint
 
 
-def test_evaluation_equals_scikit_learn_on_the_written_files(tmp_path, cohort, detectors):
+def test_evaluation_equals_scikit_learn_on_the_written_files(tmp_path, cohort, detectors, prepared):
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    predict(detectors["normative"], scans_of_manifest(cohort), tmp_path / "out", quiet=True)
+    predict(detectors["normative"], scans_of_manifest(cohort), tmp_path / "out", cache=prepared, quiet=True)
     study = evaluate(tmp_path / "out", cohort)
     case = cohort.case("sub07")
     inside = read_volume(cohort.images(case)[0]).array > 0
@@ -204,18 +208,18 @@ def test_evaluation_equals_scikit_learn_on_the_written_files(tmp_path, cohort, d
     assert len((tmp_path / "results" / "per_case.csv").read_text().splitlines()) == 3
 
 
-def test_second_call_computes_nothing_again_and_another_detector_is_refused(tmp_path, cohort, detectors):
-    first, _ = predict(detectors["normative"], scans_of_manifest(cohort), tmp_path / "out", quiet=True)
+def test_second_call_computes_nothing_again_and_another_detector_is_refused(tmp_path, cohort, detectors, prepared):
+    first, _ = predict(detectors["normative"], scans_of_manifest(cohort), tmp_path / "out", cache=prepared, quiet=True)
     times = {item.map: item.map.stat().st_mtime_ns for item in first}
-    second, _ = predict(detectors["normative"], scans_of_manifest(cohort), tmp_path / "out", quiet=True)
+    second, _ = predict(detectors["normative"], scans_of_manifest(cohort), tmp_path / "out", cache=prepared, quiet=True)
     assert second == first
     assert {item.map: item.map.stat().st_mtime_ns for item in second} == times
     with pytest.raises(MedvaeError, match="another detector"):
-        predict(detectors["small_cevae"], scans_of_manifest(cohort), tmp_path / "out", quiet=True)
+        predict(detectors["small_cevae"], scans_of_manifest(cohort), tmp_path / "out", cache=prepared, quiet=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("x")
     with pytest.raises(MedvaeError, match="not empty"):
-        predict(detectors["normative"], scans_of_manifest(cohort), tmp_path / "mine", quiet=True)
+        predict(detectors["normative"], scans_of_manifest(cohort), tmp_path / "mine", cache=prepared, quiet=True)
 
 
 def test_scan_that_has_changed_is_computed_again(tmp_path, cohort, detectors, scan):
@@ -276,34 +280,34 @@ def test_unfinished_run_says_so(tmp_path):
         Detector.load(tmp_path)
 
 
-def test_detector_needs_validation_scans(tmp_path, cohort):
+def test_detector_needs_validation_scans(tmp_path, cohort, prepared):
     healthy = [case for case in cohort.cases if case.split == "train"]
     only = cohort.model_copy(update={"cases": healthy})
     only._path = cohort.path
     with pytest.raises(MedvaeError, match="validation"):
-        fit(Config.model_validate(NORMATIVE), only, tmp_path / "run", quiet=True)
+        fit(Config.model_validate(NORMATIVE), only, tmp_path / "run", cache=prepared, quiet=True)
     assert not (tmp_path / "run").exists()
 
 
-def test_run_is_not_resumed_with_another_cohort(tmp_path, cohort):
-    fit(Config.model_validate(NORMATIVE), cohort, tmp_path / "run", quiet=True)
+def test_run_is_not_resumed_with_another_cohort(tmp_path, cohort, prepared):
+    fit(Config.model_validate(NORMATIVE), cohort, tmp_path / "run", cache=prepared, quiet=True)
     record = json.loads((tmp_path / "run" / "cohort.json").read_text())
     assert set(record["healthy_scans"]["train"]) == {"sub00", "sub01", "sub02", "sub03"}
     shutil.rmtree(tmp_path / "run" / "detector")
     fewer = cohort.model_copy(update={"cases": [case for case in cohort.cases if case.id != "sub02"]})
     fewer._path = cohort.path
     with pytest.raises(MedvaeError, match=r'other healthy scans.*"sub02"'):
-        fit(Config.model_validate(NORMATIVE), fewer, tmp_path / "run", resume=True, quiet=True)
-    fit(Config.model_validate(NORMATIVE), cohort, tmp_path / "run", resume=True, quiet=True)
+        fit(Config.model_validate(NORMATIVE), fewer, tmp_path / "run", resume=True, cache=prepared, quiet=True)
+    fit(Config.model_validate(NORMATIVE), cohort, tmp_path / "run", resume=True, cache=prepared, quiet=True)
 
 
-def test_wrong_maps_are_named(tmp_path, cohort, detectors):
+def test_wrong_maps_are_named(tmp_path, cohort, detectors, prepared):
     with pytest.raises(MedvaeError, match="not a folder"):
         evaluate(tmp_path / "none", cohort)
     (tmp_path / "empty").mkdir()
     with pytest.raises(MedvaeError, match="no prediction"):
         evaluate(tmp_path / "empty", cohort)
-    predict(detectors["normative"], scans_of_manifest(cohort), tmp_path / "out", quiet=True)
+    predict(detectors["normative"], scans_of_manifest(cohort), tmp_path / "out", cache=prepared, quiet=True)
     file = tmp_path / "out" / "sub07_desc-anomaly_probseg.nii.gz"
     image = nib.load(file)
     nib.save(nib.Nifti1Image(np.full(image.shape, np.nan, np.float32), image.affine), file)
@@ -325,8 +329,10 @@ def test_unknown_label_values_are_named(tmp_path, cohort):
         lesion_truth(labelled, labelled.case("sub07"))
 
 
-def test_pictures_are_drawn(tmp_path, cohort, detectors):
-    predictions, _ = predict(detectors["normative"], scans_of_manifest(cohort), tmp_path / "out", quiet=True)
+def test_pictures_are_drawn(tmp_path, cohort, detectors, prepared):
+    predictions, _ = predict(
+        detectors["normative"], scans_of_manifest(cohort), tmp_path / "out", cache=prepared, quiet=True
+    )
     drawn = draw_predictions(predictions, cohort, detectors["normative"], tmp_path / "pictures")
     assert [p.name for p in drawn] == ["sub06.png", "sub07.png"]
     first = drawn[1].read_bytes()
@@ -336,16 +342,19 @@ def test_pictures_are_drawn(tmp_path, cohort, detectors):
 
 
 @pytest.mark.parametrize("kind", ["kl_gradient", "elbo_gradient", "context", "product", "sum"])
-def test_every_score_makes_a_detector_that_can_be_saved(tmp_path, cohort, detectors, kind):
+def test_every_score_makes_a_detector_that_can_be_saved(tmp_path, cohort, detectors, kind, prepared):
     from medvae.preparation.prepare import prepare_case, prepare_healthy
 
     trained = detectors["small_cevae"]
     polarity = "both" if kind == "context" else "bright"
     score = {"kind": kind, "polarity": polarity, "smoothgrad_draws": 2 if kind == "elbo_gradient" else 0}
     config = trained.config.model_copy(update={"score": ScoreConfig.model_validate(score)})
-    scans = [prepare_healthy(cohort, split, config.preparation, quiet=True)[:2] for split in ("train", "validation")]
+    scans = [
+        prepare_healthy(cohort, split, config.preparation, cache=prepared, quiet=True)[:2]
+        for split in ("train", "validation")
+    ]
     detector = Detector.calibrate(config, trained.network, *scans).save(tmp_path / "detector")
-    volume = prepare_case(cohort, cohort.case("sub07"), config.preparation)
+    volume = prepare_case(cohort, cohort.case("sub07"), config.preparation, cache=prepared)
     values = detector.score(volume)
     assert np.isfinite(values).all()
     assert values[volume.mask].min() >= 0

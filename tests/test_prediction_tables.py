@@ -27,17 +27,19 @@ SIDECAR = "{}_label-lesion_mask.json"
 
 
 @pytest.fixture(scope="module")
-def detector(cohort, tmp_path_factory):
+def detector(cohort, tmp_path_factory, prepared):
     """Dark places of the scan itself: no network."""
     content = {"name": "dark", "network": None, "score": {"kind": "intensity", "polarity": "dark", "smoothing_mm": 2}}
-    return fit(Config.model_validate(content), cohort, tmp_path_factory.mktemp("runs") / "dark", quiet=True)
+    return fit(
+        Config.model_validate(content), cohort, tmp_path_factory.mktemp("runs") / "dark", cache=prepared, quiet=True
+    )
 
 
 @pytest.fixture(scope="module")
-def predicted(detector, cohort, tmp_path_factory):
+def predicted(detector, cohort, tmp_path_factory, prepared):
     """A folder with both test scans; copied by those who change it."""
     out = tmp_path_factory.mktemp("predicted") / "maps"
-    predict(detector, scans_of_manifest(cohort), out, quiet=True)
+    predict(detector, scans_of_manifest(cohort), out, cache=prepared, quiet=True)
     return out
 
 
@@ -203,7 +205,7 @@ def test_a_scan_that_fails_has_no_row_and_is_named_with_the_failures(detector, c
     assert tables(tmp_path / "nothing") == {}
 
 
-def test_a_run_that_is_stopped_leaves_tables_of_what_it_finished(detector, cohort, predicted, tmp_path):
+def test_a_run_that_is_stopped_leaves_tables_of_what_it_finished(detector, cohort, predicted, tmp_path, prepared):
     def stop(made):
         if made.id == "sub07":
             raise KeyboardInterrupt
@@ -211,12 +213,12 @@ def test_a_run_that_is_stopped_leaves_tables_of_what_it_finished(detector, cohor
 
     out = tmp_path / "maps"
     with pytest.raises(KeyboardInterrupt):
-        predict(detector, scans_of_manifest(cohort), out, then=stop, quiet=True)
+        predict(detector, scans_of_manifest(cohort), out, then=stop, cache=prepared, quiet=True)
     assert [row["case_id"] for row in rows(out / LESIONS_TABLE)] == ["sub06", "sub07"]  # its files were whole
     (out / SIDECAR.format("sub07")).unlink()  # as if it had been killed before that
     write_tables(out)
     assert [row["case_id"] for row in rows(out / LESIONS_TABLE)] == ["sub06"]
-    predict(detector, scans_of_manifest(cohort), out, quiet=True)
+    predict(detector, scans_of_manifest(cohort), out, cache=prepared, quiet=True)
     assert tables(out) == tables(predicted)
 
 
@@ -310,9 +312,9 @@ def _with_preparation(detector, preparation):
     return replace(detector, config=detector.config.model_copy(update={"preparation": preparation}))
 
 
-def test_tables_go_with_the_predictions_that_are_replaced(detector, cohort, mine):
+def test_tables_go_with_the_predictions_that_are_replaced(detector, cohort, mine, prepared):
     predict(detector, scans_of_manifest(cohort)[:1], mine, rate=detector.points[-1].false_positive_rate, overwrite=True,
-            quiet=True)  # fmt: skip
+            cache=prepared, quiet=True)  # fmt: skip
     assert [row["case_id"] for row in rows(mine / LESIONS_TABLE)] == ["sub06"]
     assert {row["operating_point"] for row in rows(mine / LESIONS_TABLE)} == {detector.points[-1].name}
 

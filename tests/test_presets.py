@@ -23,14 +23,14 @@ ALIKE = {
 TRAINED = [name for name in PRESETS if name not in ALIKE]
 SLICES = ("patients_t1", "patients_flair")
 NOISY = dict.fromkeys(("best_t1", *SLICES), (24, 10, 6)) | {"patients_small_t1": (40, 14, 8)}
-"""Of which more steps are needed to see that the loss falls: how many, and of how many last and first it is the mean."""
+"""Of which more steps are needed to see that the loss falls: how many, and how many last and first are compared."""
 
 
 @pytest.fixture(scope="module")
-def scans(cohort):
+def scans(cohort, prepared):
     preparation = read_config(CONFIGS / "cevae_slice.yaml").preparation
     training, validation = (
-        prepare_healthy(cohort, split, preparation, quiet=True) for split in ("train", "validation")
+        prepare_healthy(cohort, split, preparation, cache=prepared, quiet=True) for split in ("train", "validation")
     )
     return training[:3], validation
 

@@ -67,12 +67,12 @@ def contents(path: Path) -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def written(cohort, tmp_path_factory) -> Path:
+def written(cohort, tmp_path_factory, prepared) -> Path:
     """All that predict, evaluate, figure and report write for one scan of each format."""
     folder = tmp_path_factory.mktemp("written")
     scans, out = folder / "scans", folder / "out"
     scans.mkdir()
-    fit(Config.model_validate(NORMATIVE), cohort, folder / "run", quiet=True)
+    fit(Config.model_validate(NORMATIVE), cohort, folder / "run", cache=prepared, quiet=True)
     ill = cohort.case("sub07")
     array = read_volume(cohort.images(ill)[0]).array.astype(np.uint8)
     lesion = read_volume(cohort.resolve(ill.label)).array.astype(np.uint8)

@@ -20,9 +20,9 @@ CONTENT = {
 
 
 @pytest.fixture(scope="module")
-def run(cohort, tmp_path_factory):
+def run(cohort, tmp_path_factory, prepared):
     folder = tmp_path_factory.mktemp("raised") / "run"
-    fit(Config.model_validate(CONTENT), cohort, folder, quiet=True)
+    fit(Config.model_validate(CONTENT), cohort, folder, cache=prepared, quiet=True)
     return folder
 
 
@@ -48,9 +48,9 @@ def test_few_healthy_scans_announce_nothing():
     assert raised_scores(np.full(4, 100.0), np.zeros(LEAST_SUBJECTS)) is not None
 
 
-def test_quartiles_are_stored_by_calibration_and_the_note_reaches_the_maps(run, cohort):
+def test_quartiles_are_stored_by_calibration_and_the_note_reaches_the_maps(run, cohort, prepared):
     detector = Detector.load(run)
-    scans = prepare_healthy(cohort, "validation", detector.config.preparation, quiet=True)
+    scans = prepare_healthy(cohort, "validation", detector.config.preparation, cache=prepared, quiet=True)
     measured = [lower_quartile(detector.score(scan)[scan.mask]) for scan in scans]
     np.testing.assert_allclose(detector.healthy.lower_quartile, measured, rtol=1e-6)
     assert "raised" not in " ".join(detector.native_maps(scans[0], detector.points[0]).notes)  # only three people

@@ -32,11 +32,11 @@ BRIGHT = DARK | {"score": DARK["score"] | {"polarity": "bright"}}
 
 
 @pytest.fixture(scope="module")
-def runs(cohort, tmp_path_factory):
+def runs(cohort, tmp_path_factory, prepared):
     folder = tmp_path_factory.mktemp("finished")
     for name, content in {"dark": DARK, "bright": BRIGHT}.items():
-        fit(Config.model_validate({"name": name, **content}), cohort, folder / name, quiet=True)
-    fit_ensemble([folder / "dark", folder / "bright"], cohort, folder / "both", name="both", quiet=True)
+        fit(Config.model_validate({"name": name, **content}), cohort, folder / name, cache=prepared, quiet=True)
+    fit_ensemble([folder / "dark", folder / "bright"], cohort, folder / "both", name="both", cache=prepared, quiet=True)
     return folder
 
 
@@ -66,9 +66,9 @@ def pooled(detector, manifest):
 
 
 @pytest.mark.parametrize("run", ["dark", "both"])
-def test_the_asked_share_of_the_new_scans_lies_above_the_new_thresholds(runs, site, tmp_path, run):
+def test_the_asked_share_of_the_new_scans_lies_above_the_new_thresholds(runs, site, tmp_path, run, prepared):
     old = load_detector(runs / run)
-    made = recalibrate(runs / run, healthy_scans(site), tmp_path / "out", quiet=True)
+    made = recalibrate(runs / run, healthy_scans(site), tmp_path / "out", cache=prepared, quiet=True)
     values = pooled(made.detector, site)
     np.testing.assert_array_equal(values, pooled(old, site))  # the score is the old one, voxel by voxel
     for point, before in zip(made.detector.points, old.points, strict=True):
@@ -79,9 +79,11 @@ def test_the_asked_share_of_the_new_scans_lies_above_the_new_thresholds(runs, si
     assert made.realised[0.01] > 0.013  # or this site would not have needed it
 
 
-def test_what_is_saved_is_a_detector_of_its_own_that_knows_where_it_comes_from(runs, site, tmp_path):
+def test_what_is_saved_is_a_detector_of_its_own_that_knows_where_it_comes_from(runs, site, tmp_path, prepared):
     old = Detector.load(runs / "dark")
-    made = recalibrate(runs / "dark", healthy_scans(site), tmp_path / "out", name="ours", quiet=True).detector
+    made = recalibrate(
+        runs / "dark", healthy_scans(site), tmp_path / "out", name="ours", cache=prepared, quiet=True
+    ).detector
     again = load_detector(tmp_path / "out")
     assert again.points == made.points
     assert (again.fingerprint, again.config.name) == (made.fingerprint, "ours")
@@ -95,68 +97,73 @@ def test_what_is_saved_is_a_detector_of_its_own_that_knows_where_it_comes_from(r
     assert trained_on(tmp_path / "out") == trained_on(runs / "dark") != set()
 
 
-def test_an_ensembles_members_stay_as_they_are_and_it_predicts(runs, site, cohort, tmp_path):
+def test_an_ensembles_members_stay_as_they_are_and_it_predicts(runs, site, cohort, tmp_path, prepared):
     old = load_detector(runs / "both")
-    made = recalibrate(runs / "both", healthy_scans(site), tmp_path / "out", quiet=True).detector
+    made = recalibrate(runs / "both", healthy_scans(site), tmp_path / "out", cache=prepared, quiet=True).detector
     assert isinstance(made, Ensemble)
     assert made.config.name == "both_recalibrated"
     assert {k: m.points for k, m in made.members.items()} == {k: m.points for k, m in old.members.items()}
-    _, failures = predict(made, scans_of_manifest(cohort), tmp_path / "maps", quiet=True)
+    _, failures = predict(made, scans_of_manifest(cohort), tmp_path / "maps", cache=prepared, quiet=True)
     assert not failures
     sidecar = json.loads((tmp_path / "maps" / "sub07_label-lesion_mask.json").read_text())
     assert sidecar["ThresholdSource"] == "0.01 of the brain voxels of 5 healthy validation scans lie above it"
     assert sidecar["Threshold"] == pytest.approx(0.5)  # the scale of the map moves with it
 
 
-def test_the_sidecar_says_how_sure_a_threshold_is(runs, cohort, tmp_path):
+def test_the_sidecar_says_how_sure_a_threshold_is(runs, cohort, tmp_path, prepared):
     detector = load_detector(runs / "dark")
     calibration = detector.config.calibration.model_copy(update={"confidence": 0.999})
     sure = replace(detector, config=detector.config.model_copy(update={"calibration": calibration}))
-    predict(sure, scans_of_manifest(cohort), tmp_path / "maps", quiet=True)
+    predict(sure, scans_of_manifest(cohort), tmp_path / "maps", cache=prepared, quiet=True)
     sidecar = json.loads((tmp_path / "maps" / "sub07_label-lesion_mask.json").read_text())
     assert sidecar["ThresholdSource"].endswith("lie above it, with 99.9 % confidence")
 
 
-def test_scans_that_were_learned_from_are_refused(runs, cohort, tmp_path):
+def test_scans_that_were_learned_from_are_refused(runs, cohort, tmp_path, prepared):
     for run in (runs / "dark", runs / "dark" / "detector", runs / "both"):
         with pytest.raises(MedvaeError, match=r'case "sub00" would set the thresholds.*trained on it'):
-            recalibrate(run, healthy_scans(cohort, ["train", "validation"]), tmp_path / "leak", quiet=True)
+            recalibrate(
+                run, healthy_scans(cohort, ["train", "validation"]), tmp_path / "leak", cache=prepared, quiet=True
+            )
     assert not (tmp_path / "leak").exists()
 
 
-def test_what_cannot_be_done_is_told_before_anything_is_written(runs, site, tmp_path):
+def test_what_cannot_be_done_is_told_before_anything_is_written(runs, site, tmp_path, prepared):
     healthy, out = healthy_scans(site), tmp_path / "out"
     with pytest.raises(MedvaeError, match="split test: has no healthy scan"):
-        recalibrate(runs / "dark", healthy_scans(site, ["test"]), out, where="m.json, split test", quiet=True)
+        recalibrate(
+            runs / "dark", healthy_scans(site, ["test"]), out, where="m.json, split test", cache=prepared, quiet=True
+        )
     with pytest.raises(MedvaeError, match="not empty"):
-        recalibrate(runs / "dark", healthy, runs, quiet=True)
+        recalibrate(runs / "dark", healthy, runs, cache=prepared, quiet=True)
     with pytest.raises(MedvaeError, match="holds no detector"):
-        recalibrate(tmp_path / "nothing", healthy, out, quiet=True)
+        recalibrate(tmp_path / "nothing", healthy, out, cache=prepared, quiet=True)
     with pytest.raises(MedvaeError, match=r'the name "two words"'):
-        recalibrate(runs / "dark", healthy, out, name="two words", quiet=True)
+        recalibrate(runs / "dark", healthy, out, name="two words", cache=prepared, quiet=True)
     two = HealthyScan(Scan("two", healthy[0].scan.images * 2), "two")
     with pytest.raises(MedvaeError, match=r'm.json: case "two": .* has 2 modalities, the detector was trained on 1'):
-        recalibrate(runs / "dark", [two], out, where="m.json", quiet=True)
+        recalibrate(runs / "dark", [two], out, where="m.json", cache=prepared, quiet=True)
     for lost in (tmp_path / "lost.nii.gz", tmp_path):
         scan = HealthyScan(Scan("lost", (lost,)), "lost")
         with pytest.raises(MedvaeError, match=r'the scans: case "lost": .*'):
-            recalibrate(runs / "dark", [healthy[0], scan], out, quiet=True)
+            recalibrate(runs / "dark", [healthy[0], scan], out, cache=prepared, quiet=True)
     assert not out.exists()
 
 
-def test_a_promise_of_the_config_needs_as_many_new_people(cohort, site, tmp_path):
+def test_a_promise_of_the_config_needs_as_many_new_people(cohort, site, tmp_path, prepared):
     calibration = DARK["calibration"] | {"family_wise": [0.4]}
     fit(
         Config.model_validate({"name": "sure", **DARK, "calibration": calibration}),
         cohort,
         tmp_path / "run",
+        cache=prepared,
         quiet=True,
     )
-    made = recalibrate(tmp_path / "run", healthy_scans(site), tmp_path / "four", quiet=True).detector
+    made = recalibrate(tmp_path / "run", healthy_scans(site), tmp_path / "four", cache=prepared, quiet=True).detector
     assert made.points[-1].name == "fwer_0.4"
     assert "4 healthy subjects" in made.points[-1].guarantee
     with pytest.raises(MedvaeError, match="cannot be promised by 1 healthy"):
-        recalibrate(tmp_path / "run", healthy_scans(site)[:1], tmp_path / "one", quiet=True)
+        recalibrate(tmp_path / "run", healthy_scans(site)[:1], tmp_path / "one", cache=prepared, quiet=True)
 
 
 def test_the_command_takes_files_or_a_manifest_and_says_what_the_old_thresholds_were_worth(runs, site, tmp_path):
@@ -176,8 +183,8 @@ def test_the_command_takes_files_or_a_manifest_and_says_what_the_old_thresholds_
     assert run(files[0], "--data", site.path, "--out", tmp_path / "c").exit_code == 2
 
 
-def test_it_says_which_scans_it_was_trained_on_and_which_set_its_thresholds(runs, cohort, site, tmp_path):
-    recalibrate(runs / "dark", healthy_scans(site), tmp_path / "out", quiet=True)
+def test_it_says_which_scans_it_was_trained_on_and_which_set_its_thresholds(runs, cohort, site, tmp_path, prepared):
+    recalibrate(runs / "dark", healthy_scans(site), tmp_path / "out", cache=prepared, quiet=True)
     for folder, validation in ((runs / "dark", cohort), (runs / "both", cohort), (tmp_path / "out", site)):
         expected = {
             case.id: {sha256(manifest.images(case)[0])}
@@ -188,10 +195,10 @@ def test_it_says_which_scans_it_was_trained_on_and_which_set_its_thresholds(runs
     assert used_scans(tmp_path) == {}
 
 
-def test_scans_that_a_program_made_are_named_until_real_ones_set_the_thresholds(cohort, site, tmp_path):
+def test_scans_that_a_program_made_are_named_until_real_ones_set_the_thresholds(cohort, site, tmp_path, prepared):
     told = DARK | {"calibration": DARK["calibration"] | {"made_of": "T1"}}
-    fit(Config.model_validate({"name": "made", **told}), cohort, tmp_path / "made", quiet=True)
-    recalibrate(tmp_path / "made", healthy_scans(site, ["validation"]), tmp_path / "real", quiet=True)
+    fit(Config.model_validate({"name": "made", **told}), cohort, tmp_path / "made", cache=prepared, quiet=True)
+    recalibrate(tmp_path / "made", healthy_scans(site, ["validation"]), tmp_path / "real", cache=prepared, quiet=True)
     scan, said = scans_of_manifest(cohort)[0], {}
     for name in ("made", "real"):
         (made,), _ = predict(load_detector(tmp_path / name), [scan], tmp_path / f"{name}_out", quiet=True)

@@ -31,8 +31,10 @@ DARK = {"name": "dark", "network": None, "score": {"kind": "intensity", "polarit
 
 
 @pytest.fixture(scope="module")
-def detector(cohort, tmp_path_factory):
-    return fit(Config.model_validate(DARK), cohort, tmp_path_factory.mktemp("runs") / "dark", quiet=True)
+def detector(cohort, tmp_path_factory, prepared):
+    return fit(
+        Config.model_validate(DARK), cohort, tmp_path_factory.mktemp("runs") / "dark", cache=prepared, quiet=True
+    )
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,9 +38,12 @@ def small(**changes) -> Config:
 
 
 @pytest.fixture(scope="module")
-def scans(cohort):
+def scans(cohort, prepared):
     config = small()
-    return tuple(prepare_healthy(cohort, split, config.preparation, quiet=True) for split in ("train", "validation"))
+    return tuple(
+        prepare_healthy(cohort, split, config.preparation, cache=prepared, quiet=True)
+        for split in ("train", "validation")
+    )
 
 
 def weights(network):
@@ -317,24 +321,24 @@ def test_tensorboard_holds_the_numbers_of_metrics_once_also_after_a_stop(tmp_pat
     assert pictures == [3, 6]
 
 
-def test_tensorboard_that_is_not_installed_is_told_before_anything_is_done(tmp_path, cohort, monkeypatch):
+def test_tensorboard_that_is_not_installed_is_told_before_anything_is_done(tmp_path, cohort, monkeypatch, prepared):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MedvaeError, match=r"Run: pip install tensorboard,"):
-        fit(small(training={"tensorboard": True}), cohort, tmp_path / "run", quiet=True)
+        fit(small(training={"tensorboard": True}), cohort, tmp_path / "run", cache=prepared, quiet=True)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("missing", [("accelerate",), ("batchgenerators",), ("accelerate", "batchgenerators")])
 def test_packages_of_training_that_are_not_installed_are_told_before_anything_is_done(
-    tmp_path, cohort, monkeypatch, missing
+    tmp_path, cohort, monkeypatch, missing, prepared
 ):
     find = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name in missing else find(name, *rest))
     with pytest.raises(MedvaeError, match=rf'needs {" and ".join(missing)},.* pip install "medvae-anomaly\[train\]"'):
-        fit(small(), cohort, tmp_path / "run", quiet=True)
+        fit(small(), cohort, tmp_path / "run", cache=prepared, quiet=True)
     assert not (tmp_path / "run").exists()
     untrained = small(network=None, score={"kind": "intensity"})
-    fit(untrained, cohort, tmp_path / "without", quiet=True)
+    fit(untrained, cohort, tmp_path / "without", cache=prepared, quiet=True)
     assert (tmp_path / "without" / "detector").is_dir()
 
 
@@ -363,7 +367,7 @@ def test_a_worker_of_training_that_the_system_killed_is_told(tmp_path, scans, mo
 
 def test_a_line_says_which_share_of_its_time_training_waited_for_tiles(tmp_path, monkeypatch):
     clock = iter([0.0, 0.0, 3.0, 3.0, 3.5, 4.0])  # begun, two batches of 3 and 0.5 s, written
-    monkeypatch.setattr("medvae.training.metrics.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("medvae.training.metrics.time", SimpleNamespace(monotonic=lambda: next(clock)))
     metrics, batches = Metrics(tmp_path / "metrics.jsonl"), TimedBatches(["a", "b"])
     assert [next(batches), next(batches)] == ["a", "b"]
     assert metrics.write(2, {"total": 1.5}, batches.take()) == 0.875
