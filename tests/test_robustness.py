@@ -68,7 +68,13 @@ def test_the_program_makes_its_table_and_goes_on(tmp_path, monkeypatch):
         few[index] = case.model_copy(update={"image": str(cohort.images(case)[0])})
     small = read_manifest(write_manifest(cohort.model_copy(update={"cases": few}), tmp_path / "small.json"))
     run = tmp_path / "run"
-    fit(read_config(REPOSITORY / "configs" / "normative_baseline.yaml"), small, run, quiet=True)
+    fit(
+        read_config(REPOSITORY / "configs" / "normative_baseline.yaml"),
+        small,
+        run,
+        cache=tmp_path / "out" / "prepared",
+        quiet=True,
+    )
     names = PROGRAM["main"].__globals__
     monkeypatch.setitem(names, "CHANGES", {name: CHANGES[name] for name in ("as it is", "noise of 5 %")})
     monkeypatch.setitem(names, "FAMILIES", {"tumour": ("medium",)})

@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from medvae.imaging.volume import read_volume
-from medvae.manifest import read_manifest
+from medvae.manifest import read_manifest, write_manifest
 
 PROGRAM = Path(__file__).resolve().parents[1] / "pipelines" / "synthetic_sequences.py"
 
@@ -69,13 +69,14 @@ def test_any_linear_scale_gives_the_same_and_any_seed_another(program, head):
     assert np.abs(first - other)[mask].mean() > 0.01
 
 
-def test_a_cohort_keeps_people_and_splits(program, cohort, tmp_path):
-    program["main"](cohort.path, "T2", 2, tmp_path / "made", None)
+def test_a_cohort_keeps_people_and_splits(program, cohort, tmp_path, prepared):
+    few = cohort.model_copy(update={"cases": [cohort.case(name) for name in ("sub00", "sub01", "sub04")]})
+    program["main"](write_manifest(few, cohort.path.with_name("few.json")), "T2", 2, tmp_path / "made", prepared)
     made = read_manifest(tmp_path / "made" / "manifest.json")
     assert made.modalities == ("T2",)
-    assert len(made.of_split("train", healthy=True)) == 2 * 4
+    assert len(made.of_split("train", healthy=True)) == 2 * 2
     assert {case.subject_id for case in made.of_split("validation", healthy=True)} == {
-        case.subject_id for case in cohort.of_split("validation", healthy=True)
+        case.subject_id for case in few.of_split("validation", healthy=True)
     }
     first, second = (read_volume(made.images(case)[0]).array for case in made.cases[:2])
     assert not np.allclose(first, second)
