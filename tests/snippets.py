@@ -23,6 +23,7 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import typer
@@ -156,10 +157,10 @@ class Reader:
     def __init__(self, folder: Path, cohort: Manifest, run: Path) -> None:
         self._folder, self._cohort, self._run = folder, cohort, run
         self._names: dict[str, object] = {"__name__": "__main__"}
-        for config in (ROOT / "configs").rglob("*.yaml"):
-            copy = folder / config.relative_to(ROOT)
+        for config, text in _quick_configs().items():
+            copy = folder / config
             copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_text(yaml.safe_dump(_quick(yaml.safe_load(config.read_text(encoding="utf-8")))))
+            copy.write_text(text)
 
     def follow(self, block: Block) -> None:
         """Run a block; one that cannot be run in a second has its imports looked up."""
@@ -197,6 +198,13 @@ class Reader:
         return case.model_copy(update={key: str(self._cohort.resolve(path)) for key, path in paths.items()})
 
 
+@cache
+def _quick_configs() -> dict[Path, str]:
+    """The presets, made small, by their places in the checkout."""
+    found = sorted((ROOT / "configs").rglob("*.yaml"))
+    return {p.relative_to(ROOT): yaml.safe_dump(_quick(yaml.safe_load(p.read_text(encoding="utf-8")))) for p in found}
+
+
 def _quick(config: dict) -> dict:
     if config.get("sampling", {}).get("kind", "slice") != "slice" or config.get("network", {}) is None:
         return config
@@ -231,8 +239,13 @@ def _without_brackets(words: list[str]) -> Iterator[str]:
             yield word
 
 
+@cache
+def _program():
+    return typer.main.get_command(app)
+
+
 def _check_medvae(words: list[str]) -> None:
-    command, name = typer.main.get_command(app), "medvae"
+    command, name = _program(), "medvae"
     while hasattr(command, "commands"):
         options = list(itertools.takewhile(lambda word: word.startswith("-"), words))
         if len(options) == len(words) or "--help" in options:

@@ -92,7 +92,7 @@ def test_operating_point_and_brain_mask_are_those_that_are_given(runs, scan, tmp
 
 def test_a_detector_of_two_sequences_takes_both_in_one_array(cohort, tmp_path, hasty_bending, prepared):
     cases = []
-    for case in cohort.cases:
+    for case in (cohort.case(f"sub0{number}") for number in (0, 1, 2, 4, 7)):
         image = nib.load(cohort.images(case)[0])
         t2 = np.where(image.get_fdata() > 0, 256 - image.get_fdata(), 0).astype(np.float32)
         nib.save(nib.Nifti1Image(t2, image.affine), tmp_path / f"{case.id}_t2.nii.gz")

@@ -347,7 +347,7 @@ def bent(volume: PreparedVolume, seed: int) -> PreparedVolume:
 
 def test_a_bent_atlas_is_sharper_and_lies_on_the_scan(volumes):
     """Brains that differ by a smooth field are one brain once they are bent."""
-    volumes = [bent(volume, seed) for seed, volume in enumerate(volumes)]
+    volumes = [bent(volume, seed) for seed, volume in enumerate(volumes[:3])]
     affine, bent_atlas = fit_atlas(volumes), fit_atlas(volumes, texture=True, deformable=True)
     covered = bent_atlas.cover[0] > 0.9
     assert bent_atlas.sd[0][covered].mean() < 0.8 * affine.sd[0][covered].mean()

@@ -19,7 +19,8 @@ from medvae.training.checkpoints import as_safetensors
 
 NETS = "monai.networks.nets"
 SEG = {"target": f"{NETS}.SegResNet", "options": {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}}
-PATCH = {"kind": "patch", "patch_size": [16, 16, 16], "patches_per_volume": 2, "batch_size": 2, "workers": 0}
+PATCH = {"kind": "patch", "patch_size": [16, 16, 16], "patch_overlap": 0, "patches_per_volume": 2, "batch_size": 2,
+         "workers": 0}  # fmt: skip
 FINDS = {
     "objective": {"kind": "discrepancy"}, "score": {"kind": "discrepancy", "polarity": "bright"},
     "augmentation": {"enabled": False},

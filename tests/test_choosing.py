@@ -82,6 +82,7 @@ def test_detectors_are_compared_and_the_work_is_not_done_again(cohort, tmp_path,
     monkeypatch.setitem(names, "SIZES_ML", {"medium": (2.0, 8.0)})
     monkeypatch.setitem(names, "REPEATS_OF_MS", 1)
     monkeypatch.setattr(np, "savez_compressed", np.savez)  # as good, and done at once
+    monkeypatch.setattr("medvae.evaluation.free_response.THRESHOLDS", 10)
     found = [str(tmp_path / "right"), str(tmp_path / "wrong")]
     out = tmp_path / "out"
     VALIDATION["main"](found, cohort.path, tmp_path / "cache", out)

@@ -1,6 +1,7 @@
 """What README and docs tell people to type works; `snippets` says how each block is checked."""
 
 import re
+from itertools import accumulate
 
 import pytest
 from snippets import PAGES, SHELL, Block, Reader, blocks, blocks_of, check_commands, check_document, check_imports
@@ -43,7 +44,7 @@ def test_python_runs_from_the_top_of_a_page_to_its_end(page, cohort, run, tmp_pa
 
 
 def test_there_is_something_to_check():
-    assert sum(check_commands(block.text) for block in blocks(*SHELL)) > 20
+    assert any(checked > 20 for checked in accumulate(check_commands(block.text) for block in blocks(*SHELL)))
     assert blocks("python")
     assert blocks("json")
     assert blocks("yaml")
