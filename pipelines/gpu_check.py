@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # the process that only watches needs no PyTorch
 
     from medvae.detection.base import Calibrated
     from medvae.manifest import Manifest
+    from medvae.preparation.prepared import PreparedVolume
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MANIFESTS = REPOSITORY / "data_manifests"
@@ -136,7 +137,9 @@ def trained(preset: str, overrides: Sequence[str], options: argparse.Namespace, 
     )  # fmt: skip
     cohort, cache = healthy_cohort(options), options.folder / "cache"
     training, scale = prepare_training(cohort, config.preparation, cache=cache, quiet=True)
-    validation = prepare_healthy(cohort, "validation", config.preparation, scale=scale, cache=cache, quiet=True)
+    validation: list[PreparedVolume] = []
+    if not options.tiny:  # the pictures of a validation take longer than a tiny network's steps
+        validation = prepare_healthy(cohort, "validation", config.preparation, scale=scale, cache=cache, quiet=True)
     inputs = NetworkInputs.fit(config.network_options, len(training[0].image), training)
     precision = accelerator_on(options.device, config.training.precision).mixed_precision
     run = options.folder / "runs" / file_name(preset, *overrides)
