@@ -2,6 +2,7 @@
 #   make demo   train on the included healthy brains, find lesions, draw and measure them (demo_run/)
 #   make test   check that everything works
 #   make coverage   the same, and how much of the code the tests reach
+#   make bench   time medvae's stages against MONAI and others (runs/bench.md)
 #   make docs   build the documentation site: open site/index.html
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test coverage docs lint format clean help
+.PHONY: demo test coverage bench docs lint format clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -22,6 +23,9 @@ test: $(INSTALLED) lint
 
 coverage: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/everything.py --out runs/bench.md
 
 docs: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'

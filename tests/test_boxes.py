@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medvae.imaging.boxes import box_of
+from medvae.imaging.boxes import box_of, faces
 from medvae.imaging.volume import Geometry, resample
 from medvae.preparation.registration import move_brain
 
@@ -15,6 +15,15 @@ def test_the_box_is_tight_and_its_margin_ends_with_the_array():
     assert box_of(mask) == (slice(0, 3), slice(5, 6), slice(9, 14))
     assert box_of(mask, margin=2) == (slice(0, 5), slice(3, 8), slice(7, 14))
     assert box_of(np.zeros((2, 3, 4), bool)) == (slice(0, 2), slice(0, 3), slice(0, 4))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_faces_are_those_of_take(order):
+    array = np.array(np.random.default_rng(0).random((4, 5, 6)), order=order)
+    taken = [array.take(end, axis) for axis in range(3) for end in (0, -1)]
+    for face, expected in zip(faces(array), taken, strict=True):
+        assert np.array_equal(face, expected)
+        assert np.shares_memory(face, array)
 
 
 def test_a_part_of_a_grid_lies_where_its_voxels_lie():

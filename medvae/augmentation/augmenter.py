@@ -61,14 +61,16 @@ class Augmenter:
         sample = Sample(tuple(seed), channels=len(image), dimensions=mask.ndim - 1, voxel_mm=self._voxel_mm)
         image, mask = image.copy(), mask.copy()
         for voxelwise, group in itertools.groupby(self._changes, key=lambda c: isinstance(c, VoxelAugmentation)):
-            voxels = int(mask.sum())
+            voxels = int(np.count_nonzero(mask))
             if not voxels:
                 break
             if voxelwise:  # the brain's voxels are taken out once
-                values = image[:, mask[0]]
+                flat, brain = image.reshape(len(image), -1), np.flatnonzero(mask)
+                values = flat.take(brain, axis=1)
                 for each in (change for change in group if isinstance(change, VoxelAugmentation)):
                     values = each.apply_to_voxels(values, each.draw_for_array(rng, sample, voxels))
-                image[:, mask[0]] = values
+                flat[:, brain] = values
+                image = flat.reshape(image.shape)
                 continue
             for change in group:
                 image, mask = change.apply_to_array(image, mask, change.draw_for_array(rng, sample, voxels))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -88,26 +89,35 @@ class Spatial(AffineAugmentation[SpatialOptions, Pose]):
 
     def apply_to_array(self, image: np.ndarray, mask: np.ndarray, drawn: Pose) -> tuple[np.ndarray, np.ndarray]:
         """With batchgenerators' coordinates; image linear (order 1 decides the time), mask nearest, 0 from outside."""
-        from batchgenerators.augmentations.utils import (
-            create_zero_centered_coordinate_mesh,
-            interpolate_img,
-            rotate_coords_2d,
-            rotate_coords_3d,
-            scale_coords,
-        )
+        from batchgenerators.augmentations.utils import rotate_coords_2d, rotate_coords_3d, scale_coords
+        from scipy.ndimage import map_coordinates  # to the type that is wanted: interpolate_img goes by way of float64
 
         spatial = mask.shape[1:]
-        coordinates = create_zero_centered_coordinate_mesh(spatial)
+        coordinates = _centred_mesh(spatial)
         if self._turns:
             rotate = rotate_coords_2d if len(spatial) == 2 else rotate_coords_3d
             coordinates = rotate(coordinates, *drawn.angles)
+        else:
+            coordinates = coordinates.copy()
         if self._scales:
             coordinates = scale_coords(coordinates, drawn.scale)
         for axis, length in enumerate(spatial):
             coordinates[axis] += length / 2.0 - 0.5
-        moved = [interpolate_img(channel, coordinates, 1, "constant", cval=0) for channel in image]
-        brain = interpolate_img(mask[0].astype(np.float32), coordinates, 0, "constant", cval=0, is_seg=True)
-        return np.stack(moved), brain[None] > 0.5
+        moved = np.empty_like(image)
+        for channel, result in zip(image, moved, strict=True):
+            map_coordinates(channel, coordinates, result, order=1, mode="constant")
+        brain = map_coordinates(mask[0].view(np.uint8), coordinates, np.uint8, order=0, mode="constant")
+        return moved, brain[None].view(bool)
+
+
+@functools.lru_cache(maxsize=4)
+def _centred_mesh(spatial: tuple[int, ...]) -> np.ndarray:
+    """batchgenerators' coordinates ``(D, *spatial)`` of a tile, from its centre."""
+    from batchgenerators.augmentations.utils import create_zero_centered_coordinate_mesh
+
+    mesh = create_zero_centered_coordinate_mesh(spatial)
+    mesh.flags.writeable = False  # every caller gets the same array
+    return mesh
 
 
 def _angles(dimensions: int) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from medvae.imaging.boxes import faces
+
 CONSTANT_SHARE, BORDER_SHARE = 0.05, 0.75
 """Shares of the voxels at the border of a volume: from which a corner's value may be a constant background, and from
 which one or two such values together are. Noise around a head has neither."""
@@ -20,7 +22,7 @@ def backgrounds(array: np.ndarray) -> tuple[float, ...]:
     array
         ``(X, Y, Z)``, finite.
     """
-    border = np.concatenate([array.take(end, axis).ravel() for axis in range(3) for end in (0, -1)])
+    border = np.concatenate([face.ravel() for face in faces(array)])
     shares = {float(corner): float(np.mean(border == corner)) for corner in np.unique(array[np.ix_(*((0, -1),) * 3)])}
     values = sorted((v for v, share in shares.items() if share >= CONSTANT_SHARE), key=lambda v: -shares[v])
     surrounded = len(values) <= 2 and sum(shares[value] for value in values) >= BORDER_SHARE

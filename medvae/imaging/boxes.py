@@ -1,4 +1,4 @@
-"""The box of a mask: what lies outside the brain need not be smoothed, interpolated or registered."""
+"""The box of a mask, outside of which nothing need be smoothed, interpolated or registered; the faces of a volume."""
 
 from __future__ import annotations
 
@@ -19,3 +19,11 @@ def box_of(mask: np.ndarray, margin: int = 0) -> Box:
         first, last = (held[0], held[-1]) if held.size else (0, size - 1)
         sides.append(slice(max(0, int(first) - margin), min(size, int(last) + 1 + margin)))
     return (sides[0], sides[1], sides[2])
+
+
+def faces(array: np.ndarray) -> list[np.ndarray]:
+    """The six outer faces of a volume ``(X, Y, Z)``, first and last along each axis in turn, as views.
+
+    ``array.take(end, axis)`` first copies all of an array in Fortran order, as scans are.
+    """
+    return [np.moveaxis(array, axis, 0)[end] for axis in range(3) for end in (0, -1)]

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from medvae.errors import MedvaeError, MedvaeWarning
+from medvae.imaging.boxes import faces
 
 
 def nan_background(array: np.ndarray) -> np.ndarray:
@@ -20,7 +21,7 @@ def nan_background(array: np.ndarray) -> np.ndarray:
     if not bad.any():
         return bad
     pieces, count = ndimage.label(bad)
-    border = np.concatenate([pieces.take(end, axis).ravel() for axis in range(3) for end in (0, -1)])
+    border = np.concatenate([face.ravel() for face in faces(pieces)])
     outer = np.zeros(count + 1, bool)
     outer[border] = True
     outer[0] = False

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from medvae.errors import MedvaeError
 from medvae.imaging.background import backgrounds
-from medvae.imaging.boxes import box_of
+from medvae.imaging.boxes import box_of, faces
 from medvae.imaging.volume import Geometry
 
 LARGEST_BRAIN_ML = 2200.0
@@ -107,8 +107,7 @@ def mask_from_background(
             f"{source}: what is not background measures {volume_ml / 1000:.1f} l, more than any brain "
             f"({LARGEST_BRAIN_ML / 1000:.1f} l): this looks like a whole head. {_ADVICE}"
         )
-    faces = [mask.take(end, axis) for axis in range(3) for end in (0, -1)]
-    touched = [face for face in faces if face.mean() > 0.1]
+    touched = [face for face in faces(mask) if face.mean() > 0.1]
     if len(touched) >= 2:
         raise HeadFound(
             f"{source}: what is not background runs into the border of the volume on {len(touched)} of its 6 sides: "
