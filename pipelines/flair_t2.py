@@ -6,8 +6,8 @@
 DATA holds a folder per data set, as for real_scans.py: brats18, open_ms, elderly_t1_flair_2mm. What is missing is
 skipped. The elderly are whole heads: their brain mask is that of the labels of their T1, brought onto the FLAIR's grid,
 and the truth of their lesions was made by a program on the FLAIR. Nothing learns from these scans and no threshold is
-set on them. Beside flair-2mm and t2-2mm their baselines are measured: the smoothed rank of brightness, and the same
-without smoothing, which is the usual brightness threshold after histogram equalisation.
+set on them. Beside flair-2mm and t2-2mm are measured their members without a network, and as baselines the smoothed rank
+of brightness, and the same without smoothing, which is the usual brightness threshold after histogram equalisation.
 
 *Written.* table.md; manifests/, predictions/; prepared scans in --cache. A prediction that is there is not repeated.
 """
@@ -71,6 +71,8 @@ GROUPS = (
     Group("ms", "T2", "t2-2mm", r"open_ms/(?P<id>patient[^/]+)/T2\.nii\.gz", "open_ms/{id}/lesions.nii.gz"),
 )  # fmt: skip
 
+MEMBERS = {"FLAIR": "flair-2mm/members/flair_bright", "T2": "t2-2mm/members/t2_bright"}
+"""The part of the detector that has no network."""
 BASELINES = {"FLAIR": "flair-rank-2mm", "T2": "t2-rank-2mm"}
 """Without a network, and learned from no scan."""
 
@@ -157,7 +159,8 @@ def main(data: Path, out: Path, cache: Path, only: list[str], also: Mapping[str,
             continue
         ranks = load_detector(BASELINES[group.sequence])
         more = [load_detector(also[group.sequence])] if group.sequence in also else []
-        for detector in (load_detector(group.detector), ranks, unsmoothed(ranks), *more):
+        shipped = (load_detector(name) for name in (group.detector, MEMBERS[group.sequence]))
+        for detector in (*shipped, ranks, unsmoothed(ranks), *more):
             folder = out / "predictions" / detector.config.name / group.name
             rows.append([cohort.name, *measured(detector, cohort, folder, cache)])
             print(rows[-1], flush=True)

@@ -3,8 +3,9 @@
     python pipelines/make_pretrained.py MANIFEST --cache CACHE --runs runs/t1 --out medvae/pretrained/t1-2mm
     python pipelines/make_pretrained.py MANIFEST --config configs/best_t1.yaml --out one
     python pipelines/make_pretrained.py MANIFEST --keep t1-2mm --config configs/cevae_t1.yaml --out more/t1-2mm
+    python pipelines/make_pretrained.py MANIFEST --keep t2-2mm --kept-set score.guided_mm=10 --weight 1 --weight 2 --out more/t2-2mm
     python pipelines/make_pretrained.py runs/flair/healthy/manifest.json --config configs/patients_flair.yaml \\
-        --config configs/flair_bright.yaml --weight 1 --weight 0.6 --runs runs/flair --out medvae/pretrained/flair-2mm
+        --config configs/flair_bright.yaml --weight 1 --weight 1 --runs runs/flair --out medvae/pretrained/flair-2mm
 
 MANIFEST is ``data_manifests/lists/healthy_t1.json`` in the folder of its data sets, or any other healthy T1 cohort.
 Each ``--config`` is trained in a run of its own name in ``--runs``, one after the other. Interrupted training
@@ -41,7 +42,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 STAGES = ("best_t1",)
 """Networks that go on to become members."""
 MEMBERS = ("patients_small_t1", "best_t1_dark", "patients_t1")
-WEIGHTS = (6.0, 3.0, 1.0)
+WEIGHTS = (4.0, 2.0, 2.0)
 
 
 def kept_members(
@@ -159,7 +160,7 @@ def _tell(name: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="the healthy cohort")
-    parser.add_argument("--config", type=Path, action="append", help="once for each member (default: t1-2mm's)")
+    parser.add_argument("--config", type=Path, action="append", help="once for each member (default: t1-2mm's, or none beside --keep)")
     parser.add_argument("--keep", metavar="DETECTOR", help="finished detector whose members are taken as they are")
     parser.add_argument("--without", action="append", default=[], metavar="NAME", help="not to be a member")
     parser.add_argument("--kept-set", action="append", metavar="KEY=VALUE", help="option of the kept members' scores")
@@ -170,11 +171,11 @@ if __name__ == "__main__":
     chosen = parser.parse_args()
     try:
         configs, without, weights = chosen.config, chosen.without, chosen.weight
-        if not configs:
+        if not configs and not chosen.keep:
             configs = [CONFIGS / f"{name}.yaml" for name in STAGES + MEMBERS]
             without, weights = without or STAGES, weights or WEIGHTS
         main(
-            chosen.manifest, configs, chosen.cache, chosen.runs, chosen.out, keep=chosen.keep, without=without,
+            chosen.manifest, configs or [], chosen.cache, chosen.runs, chosen.out, keep=chosen.keep, without=without,
             kept_set=chosen.kept_set, weights=weights,
         )  # fmt: skip
     except MedvaeError as error:

@@ -180,7 +180,7 @@ class RandomWalkerConfig(Strict):
     edges of the scan seldom (Grady 2006). Strengths are multiples of the mask's threshold, both counted from the
     healthy median."""
 
-    seeds_above: float = Field(2.0, ge=1)
+    seeds_above: float = Field(2.25, ge=1)
     """Voxels of a finding that surely belong to it; where it has none above this, its strongest fifth."""
     background_below: float = Field(0.7, ge=0, le=1)
     """Voxels around a finding that surely do not belong to it."""
