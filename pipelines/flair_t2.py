@@ -6,8 +6,8 @@
 DATA holds a folder per data set, as for real_scans.py: brats18, open_ms, elderly_t1_flair_2mm. What is missing is
 skipped. The elderly are whole heads: their brain mask is that of the labels of their T1, brought onto the FLAIR's grid,
 and the truth of their lesions was made by a program on the FLAIR. Nothing learns from these scans and no threshold is
-set on them. Beside flair-2mm and t2-2mm are measured their members without a network, and as baselines the smoothed rank
-of brightness, and the same without smoothing, which is the usual brightness threshold after histogram equalisation.
+set on them. Beside flair-2mm and t2-2mm are measured their members without a network, and as baselines the smoothed
+rank of brightness, and the same without smoothing, which is the usual threshold after histogram equalisation.
 
 *Written.* table.md; manifests/, predictions/; prepared scans in --cache. A prediction that is there is not repeated.
 """

@@ -3,7 +3,7 @@
     python pipelines/make_pretrained.py MANIFEST --cache CACHE --runs runs/t1 --out medvae/pretrained/t1-2mm
     python pipelines/make_pretrained.py MANIFEST --config configs/best_t1.yaml --out one
     python pipelines/make_pretrained.py MANIFEST --keep t1-2mm --config configs/cevae_t1.yaml --out more/t1-2mm
-    python pipelines/make_pretrained.py MANIFEST --keep t2-2mm --kept-set score.guided_mm=10 --weight 1 --weight 2 --out more/t2-2mm
+    python pipelines/make_pretrained.py MANIFEST --keep t1-2mm --weight 4 --weight 2 --weight 2 --out other/t1-2mm
     python pipelines/make_pretrained.py runs/flair/healthy/manifest.json --config configs/patients_flair.yaml \\
         --config configs/flair_bright.yaml --weight 1 --weight 1 --runs runs/flair --out medvae/pretrained/flair-2mm
 
@@ -69,7 +69,10 @@ def kept_members(
         detector = replace(member, config=config)
         scans = prepare_healthy(cohort, "validation", config.preparation, scale=detector.scale, cache=cache)
         scores = [detector.score(scan) for scan in scans]
-        made[name] = detector.recalibrated(scans, scores, people, sites_of(cohort))
+        thresholds = detector.recalibrated(scans, scores, people, sites_of(cohort))
+        of = {"made_of": config.calibration.made_of}  # the cohort is as it was
+        calibration = thresholds.config.calibration.model_copy(update=of)
+        made[name] = replace(thresholds, config=thresholds.config.model_copy(update={"calibration": calibration}))
     return made
 
 
@@ -160,7 +163,9 @@ def _tell(name: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="the healthy cohort")
-    parser.add_argument("--config", type=Path, action="append", help="once for each member (default: t1-2mm's, or none beside --keep)")
+    parser.add_argument(
+        "--config", type=Path, action="append", help="once for each member (default: t1-2mm's; beside --keep none)"
+    )
     parser.add_argument("--keep", metavar="DETECTOR", help="finished detector whose members are taken as they are")
     parser.add_argument("--without", action="append", default=[], metavar="NAME", help="not to be a member")
     parser.add_argument("--kept-set", action="append", metavar="KEY=VALUE", help="option of the kept members' scores")

@@ -292,4 +292,4 @@ def test_the_packaged_detector_is_for_t1_and_its_files_are_what_they_were():
     detector = load_detector("t1-2mm")
     assert detector.modalities == ("T1",)
     assert {member.modalities for member in detector.members.values()} == {("T1",)}
-    assert detector.fingerprint == "1d569959997eafde514793e0867c2f6eb8da7c51002ca5833709bb3b2dc4d40b"
+    assert detector.fingerprint == "5283d1202d16282fbed4062f57f325882ab99799ac98921feea9fc3196d89812"
