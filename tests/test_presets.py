@@ -17,7 +17,11 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 PRESETS = sorted(p.stem for p in CONFIGS.glob("*.yaml") if read_config(p).network is not None)
 ALIKE = {
     "best_t1_large": ("best_t1", {"name", "seed", "objective.lesions.smallness", "objective.appearance.bias_field"}),
-    "patients_t2": ("patients_flair", {"name", "objective.patients.sequence"}),
+    "patients_t2": (
+        "patients_flair",
+        {"name", "objective.patients.sequence", "score.smoothing_mm"}
+        | {f"postprocessing.random_walker.{name}" for name in ("seeds_above", "background_below")},
+    ),
 }
 """Presets of which one that is trained here differs in these values only."""
 TRAINED = [name for name in PRESETS if name not in ALIKE]

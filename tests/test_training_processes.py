@@ -29,6 +29,7 @@ terms = learner.objective.training_terms(learner.network, x, mask, (0, 0, rank),
 learner.accelerator.backward(terms.total)
 if rank == 0:
     torch.save((processes, [p.grad for p in learner.bare.parameters() if p.grad is not None]), sys.argv[1])
+learner.accelerator.wait_for_everyone()  # one that leaves while the other still talks to it is ended by its threads
 learner.accelerator.end_training()
 """
 
