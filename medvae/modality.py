@@ -49,6 +49,20 @@ def modality_of_file(path: Path | str) -> str | None:
     return None
 
 
+def without_modality(name: str) -> str:
+    """The name of a scan without its sequence: ``"sub-01"`` of ``"sub-01_FLAIR"``; as it is if it has none."""
+    pieces = re.split(r"[_.\s]", name)
+    for place in reversed(range(len(pieces))):
+        if _BIDS_ENTITY.match(pieces[place]):
+            continue
+        if modality_of_file(pieces[place]) is not None:
+            before, _, last = pieces[place].rpartition("-")
+            whole = modality_name(pieces[place]) in _SPELLINGS
+            kept = [] if whole or modality_name(last) not in _SPELLINGS else [before]
+            return "_".join(filter(None, [*pieces[:place], *kept, *pieces[place + 1 :]]))
+    return name
+
+
 def same_modalities(one: Sequence[str], other: Sequence[str]) -> bool:
     """Whether both are the same sequences in the same order, as far as both are known."""
     if UNKNOWN in one or UNKNOWN in other:

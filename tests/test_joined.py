@@ -13,11 +13,11 @@ from medvae.detection import by_sequence as choosing
 from medvae.detection.by_sequence import is_joint, joint_detector
 from medvae.detection.detector import Detector
 from medvae.detection.joined import POINT, Joined, joined_map
-from medvae.detection.scan import Scan, scan_of
+from medvae.detection.scan import Scan, scan_of, scans_of_people
 from medvae.errors import MedvaeError
 from medvae.evaluation.options import EvaluationOptions
 from medvae.evaluation.study import evaluate
-from medvae.imaging.volume import Geometry, read_volume, write_volume
+from medvae.imaging.volume import Geometry, read_volume, resample, write_volume
 from medvae.manifest import Case, Manifest, read_manifest, write_manifest
 from medvae.prediction import predict, scans_of_manifest
 from tests.conftest import STANDARD_GRID, make_brain
@@ -93,14 +93,68 @@ def test_what_one_sequence_alone_shows_counts_for_less(joint, patient, tmp_path)
     assert again[0].lesion_volume_ml == made.lesion_volume_ml
 
 
-def test_sequences_that_lie_apart_are_refused(joint, patient, tmp_path):
+def joined_again(joint, patient, tmp_path, array, grid):
+    """The map and the notes of a patient, as it was and with another T2."""
+    (scan,), t2 = scans_of_manifest(patient), patient.path.parent / "t2.nii.gz"
+    maps = []
+    for name in ("before", "after"):
+        (made,), failures = predict(joint, [scan], tmp_path / name, quiet=True)
+        assert not failures
+        maps.append(read_volume(made.map).array)
+        write_volume(t2, array, grid)
+    return *maps, made.notes
+
+
+def alike(one, other):
+    inside = (one > 0) & (other > 0)
+    return np.corrcoef(one[inside], other[inside])[0, 1]
+
+
+def test_sequences_may_lie_on_other_grids_of_one_space(joint, patient, tmp_path):
+    thick = np.array(STANDARD_GRID.affine) @ np.diag([0.75, 0.75, 2, 1])
+    grid = Geometry(thick, (106, 128, 40))
+    t2 = resample(read_volume(patient.path.parent / "t2.nii.gz").array, STANDARD_GRID, grid, order=0)
+    before, after, notes = joined_again(joint, patient, tmp_path, t2, grid)
+    assert after.shape == before.shape
+    assert np.count_nonzero((before > 0) != (after > 0)) < 0.05 * np.count_nonzero(before)
+    assert alike(before, after) > 0.95
+    assert not [note for note in notes if "by the headers" in note]
+
+
+def test_sequences_whose_headers_put_them_apart_are_brought_together_and_it_is_said(joint, patient, tmp_path):
     moved = np.array(STANDARD_GRID.affine)
-    moved[0, 3] += 6
-    folder = patient.path.parent
-    write_volume(folder / "t2.nii.gz", read_volume(folder / "t2.nii.gz").array, Geometry(moved, STANDARD_GRID.shape))
+    moved[0, 3] += 30
+    t2 = read_volume(patient.path.parent / "t2.nii.gz").array
+    before, after, notes = joined_again(joint, patient, tmp_path, t2, Geometry(moved, STANDARD_GRID.shape))
+    assert alike(before, after) > 0.9
+    said = "T2: by the headers its brain lies 30 mm from that of the first sequence"
+    assert [note for note in notes if note.startswith(said)]
+
+
+def test_sequences_that_lie_apart_and_cannot_be_registered_are_refused(joint, patient, tmp_path):
+    moved, half = np.array(STANDARD_GRID.affine), np.zeros(STANDARD_GRID.shape, np.uint8)
+    moved[0, 3] += 60
+    half[20:60, 20:76, 36:44] = read_volume(patient.path.parent / "t2.nii.gz").array[20:60, 20:76, 36:44]  # a slab
     (scan,) = scans_of_manifest(patient)
+    write_volume(patient.path.parent / "t2.nii.gz", half, Geometry(moved, STANDARD_GRID.shape))
     _, failures = predict(joint, [scan], tmp_path / "out", quiet=True)
-    assert "lies on another grid than" in failures["p"]
+    assert "does not lie on that of" in failures["p"]
+    assert "Bring the sequences of this person onto each other first" in failures["p"]
+
+
+def test_files_that_differ_in_the_sequence_are_a_person():
+    names = ["a/p1_T1w.nii.gz", "a/p1_FLAIR.nii.gz", "a/p2-flair.nii", "a/p2-T1.nii", "b/T1.mgz", "b/flair.mgz"]
+    found = scans_of_people(names)
+    assert [(scan.id, scan.modalities) for scan in found] == [
+        ("p1", ("T1", "FLAIR")), ("p2", ("FLAIR", "T1")), ("b", ("T1", "FLAIR"))
+    ]  # fmt: skip
+    assert [str(path) for path in found[1].images] == names[2:4]
+    with pytest.raises(MedvaeError, match="p1.nii: its name ends in no sequence"):
+        scans_of_people(["p1.nii", "p1_T1.nii"])
+    with pytest.raises(MedvaeError, match="p1_T1w.nii: is T1 of a person, as p1_T1.nii is"):
+        scans_of_people(["p1_T1.nii", "p1_T1w.nii"])
+    with pytest.raises(MedvaeError, match="p1: people in several folders are called so"):
+        scans_of_people(["a/p1_T1.nii", "b/p1_T1.nii"])
 
 
 def test_it_takes_two_sequences_or_more():
@@ -135,5 +189,13 @@ def test_command_and_function_join_what_a_manifest_declares(patient, tmp_path, m
     assert "detectors: flair-rank-2mm for FLAIR, t2-rank-2mm for T2, by" in told.stdout
     assert (out / "p.png").is_file()
     folder = patient.path.parent
+    for name in ("flair", "t2"):
+        (folder / f"q_{name}.nii.gz").write_bytes((folder / f"{name}.nii.gz").read_bytes())
+    files = [str(folder / f"q_{name}.nii.gz") for name in ("flair", "t2")]
+    told = CliRunner().invoke(app, ["predict", "joint", *files, "--out", str(tmp_path / "files"), "-q"])
+    assert told.exit_code == 0, told.output
+    assert (tmp_path / "files" / "q_desc-anomaly_probseg.nii.gz").read_bytes() == (
+        out / "p_desc-anomaly_probseg.nii.gz"
+    ).read_bytes()
     maps = medvae.predict({"FLAIR": folder / "flair.nii.gz", "T2": folder / "t2.nii.gz"}, "joint")
     np.testing.assert_allclose(maps.anomaly, read_volume(out / "p_desc-anomaly_probseg.nii.gz").array, atol=1e-6)

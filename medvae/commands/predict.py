@@ -36,7 +36,8 @@ def predict(
         typer.Argument(
             metavar="RUN",
             help="Run or detector folder, the name of a detector that comes with medvae, auto: the one of these for "
-            "the scans' sequence, or joint: those of all sequences of a manifest, averaged (docs/FLAIR_T2.md).",
+            "the scans' sequence, or joint: those of all sequences of each person, averaged (p1_T1.nii.gz and "
+            "p1_FLAIR.nii.gz, or a manifest; docs/FLAIR_T2.md).",
         ),
     ],
     scans: Annotated[
@@ -124,6 +125,7 @@ def predict(
     from medvae.detection.base import Calibrated
     from medvae.detection.by_sequence import by_sequence, choose_detector, is_auto, is_joint, joint_detector
     from medvae.detection.ensemble import load_detector
+    from medvae.detection.scan import scans_of_people
     from medvae.detection.scan_names import NameBy, file_name
     from medvae.dicom.study import is_study, named_after
     from medvae.manifest import read_manifest
@@ -142,10 +144,18 @@ def predict(
     cohort = read_manifest(manifest) if manifest else None
     by: NameBy | None = next((known for known in ("file", "parent") if known == name_by), None)
     named = [named_after(path) for path in scans or ()]
-    chosen = scans_of_manifest(cohort, split) if cohort else scans_of_files(named, name_by=by)
+    together = is_joint(run) and not studies
+    if cohort:
+        chosen = scans_of_manifest(cohort, split)
+    else:
+        chosen = scans_of_people(named) if together else scans_of_files(named, name_by=by)
     if not chosen:
         raise MedvaeError(f"{manifest}: has no case in split {', '.join(split)}. Choose another with --split.")
-    renamed = [scan for scan in chosen if cohort is None and name_by is None and scan.id != file_name(scan.images[0])]
+    renamed = [
+        scan
+        for scan in chosen
+        if cohort is None and name_by is None and not together and scan.id != file_name(scan.images[0])
+    ]
     if renamed:
         names = ", ".join(scan.id for scan in renamed[:4]) + ", …" * (len(renamed) > 4)
         say(f"note: {len(renamed)} files are called alike; they are named by their folders: {names}", err=True)
@@ -165,7 +175,7 @@ def predict(
             raise MedvaeError("\n".join(lost.values()))
     if is_joint(run):
         if studies:
-            raise MedvaeError("joint: takes the sequences of a person from a manifest; DICOM is predicted by one.")
+            raise MedvaeError("joint: takes files, or a manifest; DICOM is predicted by one sequence.")
         joined = joint_detector(chosen, device=device)
         names = ", ".join(f"{one.config.name} for {name}" for name, one in joined.members.items())
         say(f"detectors: {names}, by {chosen[0].declared_in}")

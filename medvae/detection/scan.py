@@ -11,7 +11,7 @@ from medvae.detection.base import Calibrated
 from medvae.detection.scan_names import NameBy, file_name, names_of
 from medvae.errors import MedvaeError
 from medvae.manifest import Case, Manifest
-from medvae.modality import UNKNOWN, modality_name, modality_of_file, places_of
+from medvae.modality import UNKNOWN, modality_name, modality_of_file, places_of, without_modality
 from medvae.preparation.prepare import prepare_scan
 from medvae.preparation.prepared import PreparedVolume
 
@@ -108,6 +108,38 @@ def scans_of_files(paths: Sequence[Path | str], *, name_by: NameBy | None = None
     """
     files = list(map(Path, paths))
     return [_scan_of_file(name, path) for name, path in zip(names_of(files, name_by), files, strict=True)]
+
+
+def scans_of_people(paths: Sequence[Path | str]) -> list[Scan]:
+    """A scan of several sequences for each person, from files whose names differ in the sequence alone.
+
+    ``p1_T1.nii.gz`` and ``p1_FLAIR.nii.gz`` of one folder are ``p1``; ``p1/T1.nii.gz`` and ``p1/FLAIR.nii.gz`` too. The
+    images are in the order in which the files are given.
+
+    Raises
+    ------
+    MedvaeError
+        If a name ends in no sequence, or two files of a person in the same one.
+    """
+    people: dict[tuple[Path, str], dict[str, Path]] = {}
+    for path in map(Path, paths):
+        sequence = modality_of_file(path)
+        if sequence is None:
+            raise MedvaeError(
+                f"{path}: its name ends in no sequence, as p1_T1.nii.gz and p1_FLAIR.nii.gz do. Rename it, or list the "
+                f"sequences of each person in a manifest."
+            )
+        found = people.setdefault((path.parent, without_modality(file_name(path))), {})
+        if sequence in found:
+            raise MedvaeError(f"{path}: is {sequence} of a person, as {found[sequence]} is. Give one of them.")
+        found[sequence] = path
+    names = [name or file_name(folder.absolute()) for folder, name in people]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise MedvaeError(f"{', '.join(twice)}: people in several folders are called so. List them in a manifest.")
+    return [
+        Scan(name, tuple(found.values()), None, tuple(found), "the names of its files")
+        for name, found in zip(names, people.values(), strict=True)
+    ]
 
 
 def scans_of_manifest(manifest: Manifest, splits: Sequence[str] = ("test",)) -> list[Scan]:
