@@ -149,9 +149,9 @@ def test_files_that_differ_in_the_sequence_are_a_person():
         ("p1", ("T1", "FLAIR")), ("p2", ("FLAIR", "T1")), ("b", ("T1", "FLAIR"))
     ]  # fmt: skip
     assert [str(path) for path in found[1].images] == names[2:4]
-    with pytest.raises(MedvaeError, match="p1.nii: its name ends in no sequence"):
+    with pytest.raises(MedvaeError, match=r"p1\.nii: its name ends in no sequence"):
         scans_of_people(["p1.nii", "p1_T1.nii"])
-    with pytest.raises(MedvaeError, match="p1_T1w.nii: is T1 of a person, as p1_T1.nii is"):
+    with pytest.raises(MedvaeError, match=r"p1_T1w\.nii: is T1 of a person, as p1_T1\.nii is"):
         scans_of_people(["p1_T1.nii", "p1_T1w.nii"])
     with pytest.raises(MedvaeError, match="p1: people in several folders are called so"):
         scans_of_people(["a/p1_T1.nii", "b/p1_T1.nii"])

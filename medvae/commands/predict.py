@@ -151,11 +151,8 @@ def predict(
         chosen = scans_of_people(named) if together else scans_of_files(named, name_by=by)
     if not chosen:
         raise MedvaeError(f"{manifest}: has no case in split {', '.join(split)}. Choose another with --split.")
-    renamed = [
-        scan
-        for scan in chosen
-        if cohort is None and name_by is None and not together and scan.id != file_name(scan.images[0])
-    ]
+    named_here = cohort is not None or together or name_by is not None
+    renamed = [scan for scan in chosen if not named_here and scan.id != file_name(scan.images[0])]
     if renamed:
         names = ", ".join(scan.id for scan in renamed[:4]) + ", …" * (len(renamed) > 4)
         say(f"note: {len(renamed)} files are called alike; they are named by their folders: {names}", err=True)
