@@ -46,7 +46,7 @@ def joint_detector(scans: Sequence[Scan], *, device: str = DEVICE) -> Joined:
     declared = {scan.modalities for scan in scans}
     if len(declared) > 1 or None in declared:
         raise MedvaeError(
-            f"{JOINT}: is for scans of several sequences each, as a manifest lists them or the names of files say, with "
+            f"{JOINT}: is for scans of several sequences each, as a manifest lists them or file names say, with "
             f"the same ones for all. For files of one sequence name its detector, or auto."
         )
     (names,) = declared
