@@ -1,6 +1,7 @@
 """Several sequences of a person, joined."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from medvae.config import Config
 from medvae.detection import by_sequence as choosing
 from medvae.detection.by_sequence import is_joint, joint_detector
 from medvae.detection.detector import Detector
-from medvae.detection.joined import POINT, Joined, joined_map
+from medvae.detection.joined import POINT, Joined, joined_map, way_to
 from medvae.detection.scan import Scan, scan_of, scans_of_people
 from medvae.errors import MedvaeError
 from medvae.evaluation.options import EvaluationOptions
@@ -129,6 +130,20 @@ def test_sequences_whose_headers_put_them_apart_are_brought_together_and_it_is_s
     assert alike(before, after) > 0.9
     said = "T2: by the headers its brain lies 30 mm from that of the first sequence"
     assert [note for note in notes if note.startswith(said)]
+
+
+def test_headers_that_agree_with_the_brains_are_believed_before_a_registration_that_failed(joint, patient):
+    (scan,) = scans_of_manifest(patient)
+    first, other = (
+        scan_of({name: image}).prepare(joint.members[name])
+        for name, image in zip(joint.modalities, scan.images, strict=True)
+    )
+    assert way_to(other, first)[1] == ""
+    off = np.eye(4)
+    off[1, 3] = 12
+    way, told = way_to(replace(other, transform=off @ other.transform), first)
+    assert told == ""
+    assert np.array_equal(way, np.eye(4))
 
 
 def test_sequences_that_lie_apart_and_cannot_be_registered_are_refused(joint, patient, tmp_path):

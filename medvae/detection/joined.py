@@ -120,39 +120,40 @@ def way_to(volume: PreparedVolume, first: PreparedVolume) -> tuple[np.ndarray, s
     Returns
     -------
     transform, told
-        ``(4, 4)``, from places in ``first``, in mm, to those in ``volume``: the identity where headers and
-        registrations to the template agree. Nothing is told then.
+        ``(4, 4)``, from places in ``first``, in mm, to those in ``volume``: the identity, of which nothing is told,
+        unless the registrations to the template say otherwise and the brains lie on each other better as they say.
 
     Raises
     ------
     MedvaeError
         If the headers put the brains apart, and one of them could not be registered.
     """
+    stay = np.eye(4)
     if volume is first:
-        return np.eye(4), ""
+        return stay, ""
     if volume.quality is None or first.quality is None:
-        if _overlap(volume, first) < LEAST_OVERLAP:
+        if _overlap(volume, first, stay) < LEAST_OVERLAP:
             raise MedvaeError(
                 f"{volume.source.path}: its brain does not lie on that of {first.source.path}, and cannot be "
                 f"registered. Bring the sequences of this person onto each other first."
             )
-        return np.eye(4), ""
+        return stay, ""
     way = volume.transform @ np.linalg.inv(first.transform)
     inside = np.argwhere(first.mask)[::101]
     places = np.column_stack([inside, np.ones(len(inside))]) @ (first.transform @ first.grid.geometry.affine).T
     apart = float(np.linalg.norm((places @ way.T - places)[:, :3], axis=1).mean())
-    if apart <= APART_MM:
-        return np.eye(4), ""
+    if apart <= APART_MM or _overlap(volume, first, way) <= _overlap(volume, first, stay):
+        return stay, ""
     return way, (
         f"by the headers its brain lies {apart:.0f} mm from that of the first sequence. It was brought there by "
         f"way of the template, to a few mm; register the files for more."
     )
 
 
-def _overlap(volume: PreparedVolume, first: PreparedVolume) -> float:
-    """Dice of the two brains where their headers put them."""
+def _overlap(volume: PreparedVolume, first: PreparedVolume, way: np.ndarray) -> float:
+    """Dice of the two brains, one of them brought onto the other."""
     grids = volume.source.geometry, first.source.geometry
-    there = resample(volume.source_mask.astype(np.float32), *grids) > 0.5
+    there = resample(volume.source_mask.astype(np.float32), *grids, transform=way) > 0.5
     here = first.source_mask
     return 2 * int((there & here).sum()) / max(1, int(there.sum()) + int(here.sum()))
 
