@@ -37,30 +37,29 @@ def modality_of_file(path: Path | str) -> str | None:
     ``sub-01_FLAIR.nii.gz`` and ``p7_flair_brain.nii`` are FLAIR, ``IXI012-HH-1211-T1.nii.gz`` is T1,
     ``sub-01_ce-gadolinium_T1w.nii.gz`` is T1c; ``sub-01_space-T1w_mask.nii.gz`` says nothing.
     """
-    pieces = [piece for piece in re.split(r"[_.\s]", Path(path).name) if piece]
-    for piece in reversed(pieces):
-        if _BIDS_ENTITY.match(piece):
-            continue
-        for candidate in (piece, piece.rsplit("-", 1)[-1]):
-            name = modality_name(candidate)
-            if name in _SPELLINGS:
-                agent = name == "T1" and any(other.lower().startswith("ce-") for other in pieces)
-                return "T1c" if agent else name
-    return None
+    found, _ = _split(Path(path).name)
+    agent = found == "T1" and re.search(r"(^|[_.\s])ce-", Path(path).name, re.I)
+    return "T1c" if agent else found
 
 
 def without_modality(name: str) -> str:
     """The name of a scan without its sequence: ``"sub-01"`` of ``"sub-01_FLAIR"``; as it is if it has none."""
-    pieces = re.split(r"[_.\s]", name)
+    return _split(name)[1]
+
+
+def _split(name: str) -> tuple[str | None, str]:
+    """The sequence at the end of a name, and the name without it."""
+    pieces = [piece for piece in re.split(r"[_.\s]", name) if piece]
     for place in reversed(range(len(pieces))):
-        if _BIDS_ENTITY.match(pieces[place]):
+        piece = pieces[place]
+        if _BIDS_ENTITY.match(piece):
             continue
-        if modality_of_file(pieces[place]) is not None:
-            before, _, last = pieces[place].rpartition("-")
-            whole = modality_name(pieces[place]) in _SPELLINGS
-            kept = [] if whole or modality_name(last) not in _SPELLINGS else [before]
-            return "_".join(filter(None, [*pieces[:place], *kept, *pieces[place + 1 :]]))
-    return name
+        before, _, last = piece.rpartition("-")
+        for candidate, kept in ((piece, ""), (last, before)):
+            found = modality_name(candidate)
+            if found in _SPELLINGS:
+                return found, "_".join(filter(None, [*pieces[:place], kept, *pieces[place + 1 :]]))
+    return None, name
 
 
 def same_modalities(one: Sequence[str], other: Sequence[str]) -> bool:

@@ -164,6 +164,9 @@ def test_files_that_differ_in_the_sequence_are_a_person():
         ("p1", ("T1", "FLAIR")), ("p2", ("FLAIR", "T1")), ("b", ("T1", "FLAIR"))
     ]  # fmt: skip
     assert [str(path) for path in found[1].images] == names[2:4]
+    bids = ["sub-1_ses-a_acq-mprage_T1w.nii.gz", "sub-1_ses-a_FLAIR.nii.gz", "sub-1_ses-a_ce-gd_T1w.nii.gz"]
+    (person,) = scans_of_people(bids)
+    assert (person.id, person.modalities) == ("sub-1_ses-a", ("T1", "FLAIR", "T1c"))
     with pytest.raises(MedvaeError, match=r"p1\.nii: its name ends in no sequence"):
         scans_of_people(["p1.nii", "p1_T1.nii"])
     with pytest.raises(MedvaeError, match=r"p1_T1w\.nii: is T1 of a person, as p1_T1\.nii is"):

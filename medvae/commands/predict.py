@@ -145,6 +145,8 @@ def predict(
     by: NameBy | None = next((known for known in ("file", "parent") if known == name_by), None)
     named = [named_after(path) for path in scans or ()]
     together = is_joint(run) and not studies
+    if together and name_by:
+        raise typer.BadParameter("--name-by: joint names people by what the names of their files have in common.")
     if cohort:
         chosen = scans_of_manifest(cohort, split)
     else:

@@ -17,6 +17,7 @@ from medvae.preparation.prepared import PreparedVolume
 
 FILE_NAME = "the name of its file"
 
+_BIDS_PERSON = re.compile(r"(?:^|(?<=_))(?:sub|ses)-[^_]+")
 _NO_NAME = re.compile(r"[/\\\x00-\x1f\x7f]")
 
 
@@ -113,8 +114,8 @@ def scans_of_files(paths: Sequence[Path | str], *, name_by: NameBy | None = None
 def scans_of_people(paths: Sequence[Path | str]) -> list[Scan]:
     """A scan of several sequences for each person, from files whose names differ in the sequence alone.
 
-    ``p1_T1.nii.gz`` and ``p1_FLAIR.nii.gz`` of one folder are ``p1``; ``p1/T1.nii.gz`` and ``p1/FLAIR.nii.gz`` too. The
-    images are in the order in which the files are given.
+    ``p1_T1.nii.gz`` and ``p1_FLAIR.nii.gz`` of one folder are ``p1``; ``p1/T1.nii.gz`` and ``p1/FLAIR.nii.gz`` too. Of
+    the entities of BIDS, ``sub-`` and ``ses-`` count. The images are in the order in which the files are given.
 
     Raises
     ------
@@ -129,7 +130,7 @@ def scans_of_people(paths: Sequence[Path | str]) -> list[Scan]:
                 f"{path}: its name ends in no sequence, as p1_T1.nii.gz and p1_FLAIR.nii.gz do. Rename it, or list the "
                 f"sequences of each person in a manifest."
             )
-        found = people.setdefault((path.parent, without_modality(file_name(path))), {})
+        found = people.setdefault((path.parent, _person(file_name(path))), {})
         if sequence in found:
             raise MedvaeError(f"{path}: is {sequence} of a person, as {found[sequence]} is. Give one of them.")
         found[sequence] = path
@@ -140,6 +141,11 @@ def scans_of_people(paths: Sequence[Path | str]) -> list[Scan]:
         Scan(name, tuple(found.values()), None, tuple(found), "the names of its files")
         for name, found in zip(names, people.values(), strict=True)
     ]
+
+
+def _person(name: str) -> str:
+    whose = _BIDS_PERSON.findall(name) if name.startswith("sub-") else []
+    return "_".join(whose) or without_modality(name)
 
 
 def scans_of_manifest(manifest: Manifest, splits: Sequence[str] = ("test",)) -> list[Scan]:
