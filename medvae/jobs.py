@@ -19,10 +19,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TextIO, TypeVar
 
-from medvae.cores import THREADS, available_cores, available_memory
+from medvae.cores import available_cores, available_memory, one_thread
 from medvae.errors import MedvaeError, MedvaeWarning
 from medvae.imaging.content import allow_large, large_allowed
-from medvae.workers import starting_workers
+from medvae.workers import start_method, starting_workers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -165,28 +165,20 @@ def attempt(task: Callable[[Item], Result], item: Item) -> Result | MedvaeError:
 
 def _submit(pool: ProcessPoolExecutor, item: Any) -> Future[Outcome]:
     """Hand an item to a pool, which starts a process for it if all are busy."""
-    environment = {name: os.environ.get(name) for name in THREADS}
-    with starting_workers():  # Ctrl-C is for this process, which then ends them
-        os.environ.update(dict.fromkeys(THREADS, "1"))
+    with starting_workers(), one_thread():  # Ctrl-C is for this process, which then ends them
         try:
             return pool.submit(_run, item)
         except BrokenProcessPool as error:  # an idle worker was killed
             future: Future[Outcome] = Future()
             future.set_exception(error)
             return future
-        finally:
-            for name, value in environment.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 @contextlib.contextmanager
 def _pool(jobs: int, task: bytes) -> Iterator[ProcessPoolExecutor]:
     """Processes that end at once when the block is left by an error or Ctrl-C."""
     before = set(multiprocessing.active_children())
-    # Spawned, not forked: the progress display has a thread, and a fork may copy a lock that it holds.
-    pool = ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(task, large_allowed())
-    )
+    pool = ProcessPoolExecutor(jobs, start_method(), initializer=_begin, initargs=(task, large_allowed()))
     try:
         yield pool
     except BaseException:

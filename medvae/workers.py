@@ -3,18 +3,48 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import multiprocessing.forkserver
 import sys
 import types
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.context import BaseContext
 
+from medvae.cores import one_thread
 from medvae.interrupts import ctrl_c_later
 
 _MAIN = "__main__"
+_ahead = False
+
+
+def import_ahead(*modules: str) -> None:
+    """Begin to import what workers will need, in a process beside this one, from which they are forked then.
+
+    PyTorch and MONAI take a process two seconds; so they are imported once, while this process imports them as well.
+    It has no thread that a fork could catch holding a lock: this one has, of the progress display. For commands, whose
+    process is their own: in a program of somebody else, the server would be that of all its processes. Elsewhere than
+    on Linux, workers are spawned and import for themselves.
+    """
+    global _ahead
+    if _ahead or not sys.platform.startswith("linux"):
+        return
+    _ahead = True
+    multiprocessing.set_forkserver_preload(list(modules))
+    with starting_workers(), one_thread():
+        multiprocessing.forkserver.ensure_running()
+
+
+def start_method() -> BaseContext:
+    """How workers are started."""
+    return multiprocessing.get_context("forkserver" if _ahead else "spawn")
 
 
 @contextlib.contextmanager
 def starting_workers() -> Iterator[None]:
     """Processes started in this block do not run the main script again, and Ctrl-C waits until it is left."""
+    if sys.platform != "win32":
+        resource_tracker.ensure_running()  # it would be started in the block, and let Ctrl-C through from then on
     with ctrl_c_later(), without_main():
         yield
 

@@ -53,3 +53,31 @@ def test_a_worker_that_the_system_killed_is_told_as_such(cohort, monkeypatch):
     monkeypatch.setattr(cohort_check, "_check_at", _end)
     with pytest.raises(MedvaeError, match=r"was killed, probably because memory ran out.*--jobs 1"):
         cohort_check.check_cohort(cohort.path, jobs=2, quiet=True)
+
+
+AHEAD = """
+import os, sys
+from medvae.workers import import_ahead
+import_ahead("json.tool", "no.such.module")
+from medvae.jobs import shared_out
+print("json.tool" in sys.modules, os.environ["OMP_NUM_THREADS"])
+with shared_out([("OMP_NUM_THREADS", "import_ahead")] * 4, seen.of_worker, jobs=2) as results:
+    print(*{result for _, result in results})
+print(os.environ["OMP_NUM_THREADS"])
+"""
+
+SEEN = """
+import os, sys
+def of_worker(_):
+    return os.environ["OMP_NUM_THREADS"], "json.tool" in sys.modules, os.getppid() == int(os.environ["COMMAND"])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workers are spawned there")
+def test_workers_are_forked_from_a_process_of_one_thread_that_has_imported_ahead(tmp_path):
+    (tmp_path / "seen.py").write_text(SEEN)
+    (tmp_path / "mine.py").write_text("import os, seen\nos.environ['COMMAND'] = str(os.getpid())" + AHEAD)
+    environment = {**os.environ, "OMP_NUM_THREADS": "3"}
+    done = subprocess.run([sys.executable, tmp_path / "mine.py"], capture_output=True, text=True, env=environment)
+    assert done.stdout.splitlines() == ["False 3", "('1', True, False)", "3"]
+    assert not done.stderr

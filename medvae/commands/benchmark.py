@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from medvae.commands.shared import Device, Jobs, On, OnOption, Quiet, device_on, stopped_says, workers
+from medvae.commands.shared import (
+    Device,
+    Jobs,
+    On,
+    OnOption,
+    Quiet,
+    device_on,
+    import_for_workers,
+    stopped_says,
+    workers,
+)
 from medvae.errors import MedvaeError
 
 EXAMPLE = "medvae benchmark configs/studies/included_t1.yaml --out runs/included_t1"
@@ -34,6 +44,8 @@ def benchmark(
     has changed. A method that fails becomes a row that says why; the rest continues.
     Writes leaderboard.md, .csv and .tex, results.json and pictures. Exit code 1 if a row failed.
     """
+    if not dry_run:
+        import_for_workers(on, jobs, None, "medvae.worker_imports")
     from medvae.benchmark.study import read_study
 
     settings = read_study(study)

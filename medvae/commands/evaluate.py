@@ -15,6 +15,7 @@ from medvae.commands.shared import (
     On,
     OnOption,
     Quiet,
+    import_for_workers,
     say,
     stopped_says,
     workers,
@@ -68,15 +69,18 @@ def evaluate(
     cases in DIR. Masks that medvae post-processed are measured as written, too. The Dice marked "oracle" uses the truth
     to choose its threshold and is an upper bound, not a result. Exit code 1 if a map is missing or unusable.
     """
+    from medvae.manifest import read_manifest
+
+    cohort = read_manifest(manifest)
+    measured = [case for case in cohort.cases if case.split in split and not case.unlabelled]
+    import_for_workers(on, jobs, len(measured) // CASES_PER_PROCESS, "medvae.evaluation.study")
     from medvae.evaluation.options import EvaluationOptions
     from medvae.evaluation.study import difference
     from medvae.evaluation.study import evaluate as evaluate_folder
     from medvae.evaluation.writing import write_study
     from medvae.files import write_text
-    from medvae.manifest import read_manifest
     from medvae.reporting import tables
 
-    cohort = read_manifest(manifest)
     options = EvaluationOptions(
         splits=split,
         pattern=pattern,
@@ -87,7 +91,6 @@ def evaluate(
         protocol=protocol,
         free_response=free_response,
     )
-    measured = [case for case in cohort.cases if case.split in split and not case.unlabelled]
     needs = [predictions, *(against or []), *(path for case in measured for path in cohort.images(case))]
     with (
         stopped_says("Stopped; nothing was written."),

@@ -17,6 +17,7 @@ from medvae.commands.shared import (
     OnOption,
     Quiet,
     device_on,
+    import_for_workers,
     overwrites,
     say,
     stopped_says,
@@ -121,6 +122,11 @@ def predict(
         raise typer.BadParameter("give scans, or --manifest, and not both.")
     if fpr is not None and at is not None:
         raise typer.BadParameter("give --fpr, or --at, and not both.")
+    from medvae.manifest import read_manifest
+
+    cohort = read_manifest(manifest) if manifest else None
+    count = sum(case.split in split for case in cohort.cases) if cohort else len(scans or ())
+    import_for_workers(on, jobs, count, "medvae.worker_imports")
     from medvae.derivatives import FINDINGS_TABLE, LESIONS_TABLE
     from medvae.detection.base import Calibrated
     from medvae.detection.by_sequence import by_sequence, choose_detector, is_auto, is_joint, joint_detector
@@ -128,7 +134,6 @@ def predict(
     from medvae.detection.scan import scans_of_people
     from medvae.detection.scan_names import NameBy, file_name
     from medvae.dicom.study import is_study, named_after
-    from medvae.manifest import read_manifest
     from medvae.prediction import open_predictions, scans_of_files, scans_of_manifest
     from medvae.prediction import predict as predict_scans
 
@@ -141,7 +146,6 @@ def predict(
     detector: Calibrated | None = None
     if not (is_auto(run) or is_joint(run)):
         detector = load_detector(run, device=device)
-    cohort = read_manifest(manifest) if manifest else None
     by: NameBy | None = next((known for known in ("file", "parent") if known == name_by), None)
     named = [named_after(path) for path in scans or ()]
     together = is_joint(run) and not studies

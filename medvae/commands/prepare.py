@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from medvae.commands.shared import AllowLarge, ManifestFile, On, OnOption, Overrides, Quiet, stopped_says, workers
+from medvae.commands.shared import (
+    AllowLarge,
+    ManifestFile,
+    On,
+    OnOption,
+    Overrides,
+    Quiet,
+    import_for_workers,
+    stopped_says,
+    workers,
+)
 from medvae.errors import MedvaeError
 
 EXAMPLE = "medvae prepare cohort.json --config configs/cevae_slice.yaml --out cache --jobs 4"
@@ -37,6 +47,7 @@ def prepare(
     Scans already in the cache are kept, so the same command continues after Ctrl-C; a scan that fails does not
     stop the others. Writes preparation.csv and preparation.json into the cache. Exit code 1 if a scan failed.
     """
+    import_for_workers(on, jobs if on else jobs or 1, None, "medvae.preparation.cohort", "medvae.preparation.n4")
     from medvae.config import read_config
     from medvae.manifest import read_manifest
 

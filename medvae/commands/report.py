@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from medvae.commands.shared import CASES_PER_PROCESS, AllowLarge, Jobs, Quiet, how_many, say, stopped_says
+from medvae.commands.shared import (
+    CASES_PER_PROCESS,
+    AllowLarge,
+    Jobs,
+    Quiet,
+    how_many,
+    import_for_workers,
+    say,
+    stopped_says,
+)
 
 EXAMPLE = "medvae report overlays --manifest data_manifests/included_t1.json --out report"
 
@@ -39,6 +48,7 @@ def report(
     with a movable threshold. Everything opens from disk, without internet access. With --manifest the predictions are
     measured, unless --evaluation gives the numbers. A scan that cannot be found or read is reported; the rest is made.
     """
+    import_for_workers(None, jobs or 1, None, "medvae.reporting.report")
     from medvae.manifest import read_manifest
     from medvae.reporting.cases import predicted_names
     from medvae.reporting.report import write_report

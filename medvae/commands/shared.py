@@ -18,6 +18,7 @@ from medvae import __version__
 from medvae.cores import available_cores
 from medvae.errors import MedvaeError
 from medvae.terminal import printable
+from medvae.workers import import_ahead
 
 if TYPE_CHECKING:
     from medvae.jobs import Workers
@@ -117,6 +118,15 @@ def how_many(
     elif wanted > cores and not gpu:
         say(f"note: {wanted} processes take turns on {there}; fewer --jobs are as fast.", err=True)
     return wanted
+
+
+def import_for_workers(on: str | None, jobs: int | None, count: int | None, *modules: str) -> None:
+    """Begin to import what the processes will need that work on ``count`` scans (None: many), if there will be several.
+
+    To be called before the command imports it for itself.
+    """
+    if on is None and (count is None or count > 1) and (jobs or available_cores()) > 1:
+        import_ahead(*modules)
 
 
 @contextmanager
