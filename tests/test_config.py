@@ -70,6 +70,7 @@ def test_overrides_reach_nested_values_with_the_right_type(tmp_path):
         ({"name": "a", "sampling": {"kind": "patch", "patch_size": [96, 96, 96]}}, [], "larger than the standard grid"),
         ({"name": "a", "objective": {"geco_target": -0.2, "kl_warmup_steps": 5}}, [], "both change β"),
         ({"name": "a", "objective": {"geco_target": -0.2, "beta": 0}}, [], "adapts β"),
+        ({"name": "a", "preparation": {"registration": "if_possible"}}, [], "scores that compare no places"),
         ({}, [], 'key "name" is missing'),
     ],
 )
@@ -78,6 +79,11 @@ def test_mistakes_are_named(tmp_path, content, overrides, words):
     with pytest.raises(MedvaeError) as caught:
         read_config(path, overrides)
     assert words in str(caught.value)
+
+
+def test_a_denoising_network_compares_no_places():
+    parts = {"preparation": {"registration": "if_possible"}, "objective": {"kind": "dae"}}
+    assert Config.model_validate({"name": "a", **parts}).preparation.registration == "if_possible"
 
 
 @pytest.mark.parametrize("kinds", ["[smoth]", "[dark, smoth]"])

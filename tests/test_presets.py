@@ -16,6 +16,13 @@ from medvae.training.loop import train
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 PRESETS = sorted(p.stem for p in CONFIGS.glob("*.yaml") if read_config(p).network is not None)
 ALIKE = {
+    "dae_flair": (
+        "dae_slice",
+        {"name", "sampling.plane", "training.steps", "preparation.registration", "preparation.bias_field"}
+        | {f"score.{name}" for name in ("polarity", "smoothing_mm", "normative", "guided_mm")}
+        | {"score.surround_mm", "score.surround_weight", "calibration.made_of", "calibration.mask_at"}
+        | {"calibration.false_positive_rates"},
+    ),
     "best_t1_large": ("best_t1", {"name", "seed", "objective.lesions.smallness", "objective.appearance.bias_field"}),
     "patients_t2": (
         "patients_flair",

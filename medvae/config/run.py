@@ -96,7 +96,7 @@ class Config(Strict):
     @model_validator(mode="after")
     def _compares_places(self) -> Config:
         network = self.network
-        learned = network is not None and (network.atlas or self.objective.kind != "discrepancy")
+        learned = network is not None and (network.atlas or self.objective.kind not in ("discrepancy", "dae"))
         places = learned or self.score.normative or SCORES[self.score.kind].needs_atlas
         if places and self.preparation.registration == "if_possible":
             raise ValueError(

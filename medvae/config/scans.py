@@ -27,9 +27,9 @@ class PreparationConfig(Strict):
     """"n4" corrects the bias field (Tustison et al. 2010, doi:10.1109/TMI.2010.2046908)."""
     registration: Literal["auto", "none", "affine", "if_possible"] = "auto"
     """"affine" registers the scan to the MNI152 template; "none" leaves it where it is; "auto" registers it unless its
-    brain already lies on the template's; "if_possible" is "auto" for scores that compare no places (ranks, or a
-    learned discrepancy without an atlas): where the registration fails, the centre of the brain is moved onto that of
-    the template's."""
+    brain already lies on the template's; "if_possible" is "auto" for scores that compare no places (ranks, the residual
+    of a denoising network, or a learned discrepancy without an atlas): where the registration fails, the centre of the
+    brain is moved onto that of the template's."""
     intensity: Literal["percentile", "zscore", "landmarks", "white_matter"] = "percentile"
     """"percentile": the chosen percentiles in the brain become 0 and 1. "zscore": mean 0 and SD 1 in the brain.
     "landmarks": the percentiles and the deciles between them become those of the healthy training scans (Nyúl et al.
