@@ -63,14 +63,14 @@ def worst_first(maps: Path, manifest: Manifest) -> tuple[list[CaseResult], str]:
     return sorted(cases, key=lambda case: (case.number("dice", point), -case.number("lesion_ml"))), point
 
 
-def column(maps: Path, manifest: Manifest, name: str) -> Column:
+def column(maps: Path, manifest: Manifest, name: str, title: str) -> Column:
     """The axial slice of a scan that holds most of its lesion."""
     (case,), problems = read_cases(maps, ids=[name], manifest=manifest)
     if problems:
         raise MedvaeError("\n".join(problems.values()))
     scan = read_volume(case.found_scan)
     shown = Shown.of(
-        case.id, scan.geometry, scan.array, read_overlay(case.map).array, read_overlay(case.mask).array,
+        title, scan.geometry, scan.array, read_overlay(case.map).array, read_overlay(case.mask).array,
         threshold=case.threshold, truth=case.truth(),
     )  # fmt: skip
     return Column(shown, AXIS["axial"], largest_slices(shown, AXIS["axial"], 1)[0])
@@ -90,7 +90,9 @@ def main(study: Path, config: Path, row: str, out: Path) -> None:
                  f"{case.number('dice', point):.3f}",
                  *(f"{ml * case.number(name, point):.1f}" for name in ("flagged", "true"))]
             )  # fmt: skip
-        columns += [column(maps, manifest, case.id) for case in ranked[:1]]
+        for case in ranked[:1]:
+            name = case.id if kind == PATIENTS else kind
+            columns.append(column(maps, manifest, case.id, f"{name}, {case.number('lesion_ml'):.1f} ml"))
     print_table(f"{row}: scans with lesions, the worst of each kind first", header, rows)
     table = write_text(out / "table.md", markdown_table(header, rows))
     print(f"written: {table}, {draw_montage(columns, out / 'failures.png')}")

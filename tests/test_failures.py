@@ -47,7 +47,7 @@ def test_every_lesion_scan_has_a_row_and_the_worst_of_each_kind_comes_first_and_
     assert dice[2] < dice[3]
     assert {float(row[2]) for row in rows} == {2.3}  # 6 × 8 × 6 voxels of 8 mm³
     assert all(float(row[6]) <= float(row[5]) for row in rows)
-    assert [one.shown.name for one in drawn] == [rows[0][1], rows[2][1]]
+    assert [one.shown.name for one in drawn] == [f"{rows[0][1]}, 2.3 ml", "tumour, 2.3 ml"]
     assert (tmp_path / "out" / "failures.png").stat().st_size > 0
 
 
