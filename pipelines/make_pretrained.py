@@ -3,16 +3,16 @@
     python pipelines/make_pretrained.py MANIFEST --cache CACHE --runs runs/t1 --out medvae/pretrained/t1-2mm
     python pipelines/make_pretrained.py MANIFEST --config configs/best_t1.yaml --out one
     python pipelines/make_pretrained.py MANIFEST --keep t1-2mm --config configs/cevae_t1.yaml --out more/t1-2mm
-    python pipelines/make_pretrained.py MANIFEST --keep t1-2mm --weight 4 --weight 2 --weight 2 --out other/t1-2mm
+    python pipelines/make_pretrained.py MANIFEST --keep t1-2mm --weight 4 --weight 2 --weight 2 --weight 3 --out t1-2mm
     python pipelines/make_pretrained.py runs/flair/healthy/manifest.json --config configs/patients_flair.yaml \\
         --config configs/flair_bright.yaml --weight 1 --weight 1 --runs runs/flair --out medvae/pretrained/flair-2mm
 
 MANIFEST is ``data_manifests/lists/healthy_t1.json`` in the folder of its data sets, or any other healthy T1 cohort.
 Each ``--config`` is trained in a run of its own name in ``--runs``, one after the other. Interrupted training
 continues, and existing runs of ``medvae train`` (for instance made in parallel) are used as they are. A config without
-a network shares atlas and intensity scale of the first that has an atlas. ``--keep`` takes the members of a finished
-detector as they are, with thresholds from this cohort; ``--kept-set`` changes options of their scores. What
-``--without`` names becomes no member: one that is kept no longer, or one that is trained because another goes on from
+a network shares atlas and intensity scale of the first that has an atlas, trained or kept. ``--keep`` takes the members
+of a finished detector as they are, with thresholds from this cohort; ``--kept-set`` changes options of their scores.
+What ``--without`` names becomes no member: one that is kept no longer, or one that is trained because another goes on from
 it (``training.start_from``, which names runs in runs/t1). Several members become an ensemble, those kept first. Weights
 and normative maps are rounded to half precision before any threshold is set, so the packed detector is exactly the
 calibrated one.
@@ -41,8 +41,8 @@ from medvae.training.run_folder import record_cohort, refuse_learned
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 STAGES = ("best_t1",)
 """Networks that go on to become members."""
-MEMBERS = ("patients_small_t1", "best_t1_dark", "patients_t1")
-WEIGHTS = (4.0, 2.0, 2.0)
+MEMBERS = ("patients_small_t1", "best_t1_dark", "patients_t1", "best_t1_bright")
+WEIGHTS = (4.0, 2.0, 2.0, 3.0)
 
 
 def kept_members(
@@ -109,7 +109,7 @@ def main(
     packed = [config for config in wanted if config.name not in without]
     with_network = [config for config in wanted if config.network is not None]
     fitted = {config.name: fit(config, cohort, runs / config.name, cache=cache, resume=True) for config in with_network}
-    with_atlas = next((detector for detector in fitted.values() if detector.atlas is not None), None)
+    with_atlas = next((one for one in (*fitted.values(), *kept.values()) if one.atlas is not None), None)
     people = [case.subject_id for case in cohort.of_split("validation", healthy=True)]
     sites = sites_of(cohort)
     members = kept_members(folder, kept, kept_set or [], cohort, people, cache) if folder else {}

@@ -16,6 +16,16 @@ from medvae.training.loop import train
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 PRESETS = sorted(p.stem for p in CONFIGS.glob("*.yaml") if read_config(p).network is not None)
 ALIKE = {
+    "dae_t1": (
+        "dae_slice",
+        {"name", "network.bias_field", "sampling.plane", "training.steps"}
+        | {f"preparation.{name}" for name in ("bias_field", "intensity")}
+        | {
+            f"score.{name}"
+            for name in ("one_sided", "normative_first", "smoothing_mm", "surround_mm", "surround_weight")
+        }
+        | {f"calibration.{name}" for name in ("mask_at", "false_positive_rates")},
+    ),
     "dae_flair": (
         "dae_slice",
         {"name", "sampling.plane", "training.steps", "preparation.registration", "preparation.bias_field"}
