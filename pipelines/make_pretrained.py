@@ -13,9 +13,9 @@ continues, and existing runs of ``medvae train`` (for instance made in parallel)
 a network shares atlas and intensity scale of the first that has an atlas, trained or kept. ``--keep`` takes the members
 of a finished detector as they are, with thresholds from this cohort; ``--kept-set`` changes options of their scores.
 What ``--without`` names becomes no member: one that is kept no longer, or one that is trained because another goes on
-from it (``training.start_from``, which names runs in runs/t1). Several members become an ensemble, those kept first. Weights
-and normative maps are rounded to half precision before any threshold is set, so the packed detector is exactly the
-calibrated one.
+from it (``training.start_from``, which names runs in runs/t1). Several members become an ensemble, those kept first.
+Weights and normative maps are rounded to half precision before any threshold is set, so the packed detector is exactly
+the calibrated one.
 """
 
 from __future__ import annotations
