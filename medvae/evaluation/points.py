@@ -80,11 +80,8 @@ def validation_points(folder: Path, manifest: Manifest, pattern: str, *, resampl
     if not cases:
         return []
     files = find_maps(folder, manifest, cases, pattern, resampled=resampled)
-    counted = []
-    for case in cases:
-        voxels = read_case(manifest, case, files[case.id], resampled=resampled)
-        counted.append(SparseCounts.of(voxels.scores[voxels.brain], voxels.truth[voxels.brain]))
-    pooled = SparseCounts.merged(counted)
+    read = (read_case(manifest, case, files[case.id], resampled=resampled) for case in cases)
+    pooled = SparseCounts.merged(SparseCounts.of(one.scores[one.brain], one.truth[one.brain]) for one in read)
     return [Point(f"fpr_{rate:g}", rate, pooled.threshold(rate)) for rate in RATES]
 
 

@@ -12,12 +12,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medvae.errors import MedvaeError
 from medvae.evaluation.bootstrap import FEW_SUBJECTS, RESAMPLES, Interval, paired_difference
 from medvae.evaluation.case import MeasuredCase, measure_case
 from medvae.evaluation.conventions import as_measured
-from medvae.evaluation.curves import SparseCounts
 from medvae.evaluation.free_response import (
     CaseFindings,
     FindingRules,
@@ -87,7 +87,8 @@ def evaluate(
     cases, notes = _measure(job, jobs=jobs, quiet=quiet)
     pooled = pooled_numbers(cases, job.missing)
     if pooled.get("oracle_dice", math.nan) > 0:
-        pooled |= protocol_numbers(job.rules, cases.pool, lambda name: job.read(manifest.case(name)))
+        by_id = {case.id: case for case in job.cases}
+        pooled |= protocol_numbers(job.rules, cases, lambda name: job.read(by_id[name]))
     regions, region_intervals = region_results(cases.ill, job.points, job.options.resamples)
     return Study(
         method=method or job.method or job.folder.name,
@@ -230,11 +231,14 @@ def _measure(job: _Job, *, jobs: int | Workers, quiet: bool) -> tuple[MeasuredCa
     """Measure each case; notes on cases follow those of the job."""
     measured = [(number, case) for number, case in enumerate(job.measured)]
     found: dict[int, tuple[MeasuredCase, tuple[str, ...]] | MedvaeError] = {}
+    names: dict[Any, Any] = {}
     with (
         Progress("Measuring", len(measured), quiet=quiet) as progress,
         shared_out(measured, _MeasureCase(job), jobs) as results,
     ):
         for (number, case), result in results:
+            if not isinstance(result, MedvaeError):
+                result = result[0].with_names_of(names), result[1]
             found[number] = result
             progress.update(len(found), case=case.id)
     cases, notes, problems = [], list(job.notes), []
@@ -286,7 +290,7 @@ def _free_response(job: _Job, cases: MeasuredCases, *, jobs: int | Workers) -> F
     counted = {case.result.id for case in cases.every if case.result.healthy or case.result.ill}
     with_map = [c for c in job.cases if c.id in counted and (job.files[c.id] is not None or not c.healthy)]
     rules = FindingRules(
-        thresholds_of(SparseCounts.merged([case.counts for case in cases.every])),
+        thresholds_of(cases.all_counts),
         job.options.overlap,
         job.options.smallest_ml,
         job.points[0].threshold if job.points else math.inf,
