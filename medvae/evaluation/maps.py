@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from medvae.derivatives import case_folder
 from medvae.errors import MedvaeError
 from medvae.imaging.labels import LabelMap, label_map
 from medvae.imaging.readers import on_grid_of, require_same_grid
@@ -57,7 +58,7 @@ def find_maps(
         raise MedvaeError(f"{folder}: is not a folder; a folder of anomaly maps ({pattern}) was expected.")
     if "{id}" not in pattern:
         raise MedvaeError(f'"{pattern}": a pattern names the case as {{id}}, for instance "{{id}}_map.nii.gz".')
-    files = {case.id: folder / pattern.replace("{id}", case.id) for case in cases}
+    files = {case.id: map_of(folder, pattern, case.id) for case in cases}
     found = {name: file if file.exists() else None for name, file in files.items()}
     if not any(found.values()):
         raise MedvaeError(_nothing_found(folder, manifest, files, pattern))
@@ -73,6 +74,11 @@ def find_maps(
         if any(problems):
             raise MedvaeError("\n".join(problem for problem in problems if problem))
     return found
+
+
+def map_of(folder: Path, pattern: str, case_id: str) -> Path:
+    """The place of a case's map; where medvae gave each scan a folder, a pattern without one means that folder."""
+    return (folder if "/" in pattern else case_folder(folder, case_id)) / pattern.replace("{id}", case_id)
 
 
 def sidecar_of(file: Path) -> dict[str, Any]:
