@@ -251,7 +251,7 @@ def test_a_file_is_read_once_when_it_has_settled_and_again_when_it_is_fresh(scan
     for _ in range(3):
         assert caching.known_sha256(scan, cache) == sha256(scan)
     assert len(reads) == 3
-    (record,) = (cache / "inputs").glob("*.json")
+    (record,) = (cache / "inputs").glob("*/*.json")
     for damage in (cut_in_half, lambda p: p.write_text("[]"), lambda p: p.write_text('{"path": 1}')):
         damage(record)
         assert caching.known_sha256(scan, cache) == sha256(scan)
