@@ -116,6 +116,16 @@ def test_resamples_in_blocks_are_those_in_one_piece(monkeypatch):
     assert intervals() == expected
 
 
+def test_no_resamples_give_no_interval():
+    curves = SubjectCurves.of(counted(scans_of(9, 1, 500)))
+    found = [*curve_intervals(curves, resamples=0).values()]
+    found.append(sum_interval(subject_sums([(f"s{i}", [i, 9]) for i in range(9)]), lambda a, b: a / b, resamples=0))
+    level = case_level(["a", "b", "c"], [True, False, False], {"max": [3.0, 2.0, 1.0]}, resamples=0)
+    for interval in [*found, *level.scores["max"].values()]:
+        assert math.isfinite(interval.value)
+        assert math.isnan(interval.low)
+
+
 def ranks_by_pairs(subjects, diseased, scores, weights):
     """The definition: every lesion scan is compared with every other scan."""
     people = list(dict.fromkeys(subjects))

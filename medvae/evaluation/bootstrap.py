@@ -117,10 +117,9 @@ def draw(n_subjects: int, resamples: int = RESAMPLES, seed: int = SEED) -> np.nd
 
 def blocks(n_subjects: int, resamples: int = RESAMPLES, seed: int = SEED) -> Iterator[np.ndarray]:
     """The rows of `draw`, some at a time: all of ten thousand subjects would take 160 MB."""
-    rng, left = np.random.default_rng(seed), resamples
-    while left > 0:
-        rows = min(left, max(1, _WEIGHTS // max(1, n_subjects)))
-        left -= rows
+    rng, most = np.random.default_rng(seed), max(1, _WEIGHTS // max(1, n_subjects))
+    for start in range(0, max(1, resamples), most):  # of no resamples, one block without a row
+        rows = min(most, resamples - start)
         yield rng.multinomial(n_subjects, np.full(n_subjects, 1 / n_subjects), size=rows)
 
 

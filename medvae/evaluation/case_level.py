@@ -108,7 +108,7 @@ def case_numbers(
         "healthy": healthy.own_above(own, np.zeros(len(own), np.int64)),
     }
     found: dict[str, list[np.ndarray]] = {name: [] for name in NUMBERS}
-    for start in range(0, len(weights), _CHUNK):
+    for start in range(0, max(1, len(weights)), _CHUNK):
         times = weights[start : start + _CHUNK].astype(np.float64)
         mine = times[:, own]
         true, false = lesion.above(times, rank[ill]), healthy.above(times, rank[ill])

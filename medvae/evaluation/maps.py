@@ -17,11 +17,14 @@ from medvae.imaging.readers import on_grid_of, require_same_grid
 from medvae.imaging.volume import Geometry, Volume, read_placement, read_volume, resample
 from medvae.manifest import Case, Manifest
 from medvae.preparation.extraction import brain_mask
+from medvae.progress import Progress
 from medvae.schema import read_document
 from medvae.sources import other_source
 
 OUTSIDE_SHARE = 0.01
 """Share of a lesion outside the brain above which a note is added."""
+A_MOMENT = 500
+"""So many maps are looked at before anybody asks what is going on."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,11 @@ class CaseVoxels:
 
 
 def find_maps(
-    folder: Path, manifest: Manifest, cases: Sequence[Case], pattern: str, *, resampled: bool
+    folder: Path, manifest: Manifest, cases: Sequence[Case], pattern: str, *, resampled: bool, quiet: bool = True
 ) -> dict[str, Path | None]:
-    """The map of each case by id, None if missing; only headers are read.
+    """The map of each case by id, None if missing; of maps only headers are read, and of scans the checksum.
+
+    That of many is shown by a progress display, unless ``quiet``.
 
     Raises
     ------
@@ -63,16 +68,20 @@ def find_maps(
     if not any(found.values()):
         raise MedvaeError(_nothing_found(folder, manifest, files, pattern))
     there = [(case, file) for case in cases if (file := found[case.id]) is not None]
-    others = [problem for case, file in there if (problem := _source_problem(manifest, case, file))]
+    others: list[str] = []
+    problems: list[str] = []
+    with Progress("Looking at maps", len(there), quiet=quiet or len(there) <= A_MOMENT) as progress:
+        for done, (case, file) in enumerate(there, start=1):
+            others += filter(None, [_source_problem(manifest, case, file)])
+            problems += [] if resampled else filter(None, [_grid_problem(manifest, case, file)])
+            progress.update(done, case=case.id)
     if others:
         raise MedvaeError(
             "\n".join(others) + f"\n{folder}: {len(others)} of {len(there)} maps are of other scans than the cases of "
             f"{manifest.path}; nothing was measured. Predict these cases into a folder of their own."
         )
-    if not resampled:
-        problems = [_grid_problem(manifest, case, file) for case, file in there]
-        if any(problems):
-            raise MedvaeError("\n".join(problem for problem in problems if problem))
+    if problems:
+        raise MedvaeError("\n".join(problems))
     return found
 
 

@@ -83,7 +83,7 @@ def evaluate(
         If there is no such protocol or no prediction; and for maps on another grid than their scan, maps that are not
         finite in the brain, and labels that the manifest does not define (each is named).
     """
-    job = _set_up(Path(predictions), manifest, options or EvaluationOptions())
+    job = _set_up(Path(predictions), manifest, options or EvaluationOptions(), quiet=quiet)
     cases, notes = _measure(job, jobs=jobs, quiet=quiet)
     pooled = pooled_numbers(cases, job.missing)
     if pooled.get("oracle_dice", math.nan) > 0:
@@ -182,14 +182,14 @@ class _Job:
         return as_measured(found, self.rules)
 
 
-def _set_up(folder: Path, manifest: Manifest, options: EvaluationOptions) -> _Job:
+def _set_up(folder: Path, manifest: Manifest, options: EvaluationOptions, *, quiet: bool) -> _Job:
     """Find cases, maps, masks and operating points; only headers and sidecars of the measured cases are read."""
     rules = named_protocol(options.protocol)
     cases = [case for case in manifest.cases if case.split in options.splits and not case.unlabelled]
     if folder.is_dir() and not cases:
         raise MedvaeError(f"{manifest.path}: has no labelled or healthy case in split {', '.join(options.splits)}.")
     resampled = options.resampled or rules.zeros_for_failures
-    files = find_maps(folder, manifest, cases, options.pattern, resampled=resampled)
+    files = find_maps(folder, manifest, cases, options.pattern, resampled=resampled, quiet=quiet)
     points, method, notes = _points(folder, manifest, files, options, set_here=rules.operating_points)
     masks = own_masks(files) if options.masks and rules.operating_points else {}
     if masks:
