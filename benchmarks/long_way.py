@@ -68,11 +68,12 @@ def seconds_and_megabytes() -> tuple[float, float]:
 
 
 def open_files() -> Counter[str]:
-    """What this process has open."""
+    """The files that this process has open."""
     found: Counter[str] = Counter()
     for handle in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
-            found[os.readlink(handle)] += 1
+            if (path := os.readlink(handle)).startswith("/"):  # and not a pipe to a process
+                found[path] += 1
     return found
 
 
@@ -86,7 +87,7 @@ def run_stage(stage: str, arguments: list[str], out: Path) -> None:
     most, ended = [0.0], threading.Event()
 
     def watch() -> None:
-        while not ended.wait(0.2):
+        while not ended.wait(1):
             most[0] = max(most[0], seconds_and_megabytes()[1])
 
     shown = Progress.update

@@ -62,7 +62,8 @@ class PredictedCase:
     @property
     def predictions(self) -> Path:
         """Folder of the predictions, which that of its files may lie in."""
-        return self.folder.parent if has_scan_folders(self.folder.parent) else self.folder
+        own = self.folder.name == self.id and has_scan_folders(self.folder.parent)
+        return self.folder.parent if own else self.folder
 
     @property
     def map(self) -> Path:
