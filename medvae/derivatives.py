@@ -96,8 +96,11 @@ def read_mask_sidecar(path: Path) -> dict[str, Any]:
 
 
 def case_folder(out: Path, name: str) -> Path:
-    """The folder in which the files of a scan lie, or will lie: ``out``, or one of its own in it."""
-    return out / name if has_scan_folders(out) else out
+    """The folder in which the files of a scan lie, or will lie: ``out``, or one of its own in it.
+
+    A scan called ``..`` or ``.`` has none of its own, as these are folders already.
+    """
+    return out / name if has_scan_folders(out) and name.strip(".") else out
 
 
 def has_scan_folders(out: Path) -> bool:
@@ -119,17 +122,16 @@ def case_folders(out: Path) -> Sequence[Path]:
     if not has_scan_folders(out):
         return (out,)
     with os.scandir(out) as entries:
-        return sorted(out / entry.name for entry in entries if entry.is_dir())
+        return (out, *sorted(out / entry.name for entry in entries if entry.is_dir()))
 
 
 def finished(out: Path) -> dict[str, Path]:
     """The sidecars of the masks of all finished scans of a folder by the scans' names, sorted by these."""
-    found: dict[str, Path] = {}
-    if has_scan_folders(out):
-        sidecars = {folder.name: folder / f"{folder.name}{MASK_SIDECAR}" for folder in case_folders(out)}
-        found = {name: path for name, path in sidecars.items() if path.is_file()}
-    elif out.is_dir():
-        found = {path.name.removesuffix(MASK_SIDECAR): path for path in out.glob(f"*{MASK_SIDECAR}")}
+    found = {path.name.removesuffix(MASK_SIDECAR): path for path in out.glob(f"*{MASK_SIDECAR}")}
+    for folder in case_folders(out)[1:]:
+        path = folder / f"{folder.name}{MASK_SIDECAR}"
+        if path.is_file():
+            found[folder.name] = path
     return dict(sorted(found.items()))
 
 

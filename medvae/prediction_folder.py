@@ -131,7 +131,7 @@ def require_own_name(out: Path, scan: Scan) -> None:
 
 def _remove_predictions(out: Path) -> None:
     """Remove every file that medvae wrote for the scans of a folder; what marks the folder as medvae's stays."""
-    for folder in (out, *case_folders(out), *out.glob("sub-*/anat"), *out.glob("sub-*/ses-*/anat")):  # as BIDS has it
+    for folder in (*case_folders(out), *out.glob("sub-*/anat"), *out.glob("sub-*/ses-*/anat")):  # as BIDS has it
         names = {path.name.removesuffix(end) for end in (MAP_SUFFIX, MASK_SIDECAR) for path in folder.glob(f"*{end}")}
         for name in names:
             remove_case(folder, name)

@@ -160,10 +160,16 @@ def test_a_bids_data_set_is_the_same_of_both(made, tmp_path):
     assert SCAN_FOLDERS not in read_document(other["dataset_description.json"])
 
 
-def test_no_scan_is_called_by_dots(tmp_path):
+def test_a_scan_called_by_dots_stays_in_the_folder(made, mine, cohort, prepared):
+    detector, (_, scan) = load_detector(made / "run"), scans_of_manifest(cohort)
     for name in (".", ".."):
-        with pytest.raises(MedvaeError, match="cannot be the name of a scan"):
-            Scan(name, (tmp_path / "scan.nii.gz",))
+        (one,), failures = predict(detector, [Scan(name, scan.images)], mine, cache=prepared, quiet=True)
+        assert not failures
+        assert one.map.resolve().parent == mine
+    assert predicted_names(mine) == [".", "..", "sub06", "sub07"]
+    assert [row["mask"] for row in read_rows(mine / "lesions.tsv")][:2] == [
+        "._label-lesion_mask.nii.gz", ".._label-lesion_mask.nii.gz",
+    ]  # fmt: skip
 
 
 def test_folders_of_other_programs_are_read_as_they_are(tmp_path):

@@ -35,7 +35,7 @@ class Scan:
     """Where the sequences are declared: the manifest, or "the file's name"."""
 
     def __post_init__(self) -> None:
-        if not self.id.strip(".") or _NO_NAME.search(self.id):
+        if not self.id or _NO_NAME.search(self.id):
             raise MedvaeError(f"{self.id!r} cannot be the name of a scan: files are called by it. Choose another id.")
 
     @classmethod
