@@ -348,3 +348,10 @@ def test_no_file_of_a_cache_holds_the_folder_of_a_scan_or_the_words_of_its_heade
         assert b"DOE" not in content
         if path.name == "volume.json" and (header := json.loads(content)["source"]["header"]):
             assert b"DOE" not in base64.b64decode(header)
+
+
+def test_what_is_not_there_is_not_searched_for(cohort, tmp_path, monkeypatch):
+    """An error that proposes the nearest name would read a folder of thousands, twice for each scan."""
+    monkeypatch.setattr("medvae.parsing._nearest", lambda path: pytest.fail(f"{path} was searched for"))
+    scan = cohort.images(cohort.cases[0])
+    assert caching.find(caching.request(scan, PreparationConfig(), mask=None, cache=tmp_path / "cache")) is None

@@ -271,7 +271,7 @@ def known_sha256(path: Path | str, cache: Path | str) -> str:
     absolute = os.path.abspath(path)
     name = hashlib.sha256(os.fsencode(absolute)).hexdigest()
     record = Path(cache) / INPUTS / name[:2] / f"{name[2:]}.json"
-    with contextlib.suppress(MedvaeError, TypeError, KeyError):
+    with contextlib.suppress(OSError, MedvaeError, TypeError, KeyError):
         found = _read(record)
         if found["stamp"] == list(stamp) and len(found["sha256"]) == 64:
             return found["sha256"]
@@ -344,6 +344,8 @@ def _remove_damaged(wanted: Request) -> None:
 
 
 def _read(path: Path) -> Any:
+    if not path.is_file():  # the usual case, for which nobody has to look for a file of a similar name
+        raise FileNotFoundError(path)
     return parse_json(read_text(path), path)
 
 
