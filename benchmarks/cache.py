@@ -44,7 +44,7 @@ def main() -> None:
         for case in cases:
             prepare_case(manifest, case, config, cache=cache)
         found = [seconds(prepare_case, manifest, case, config, cache=cache) for case in cases for _ in range(20)]
-        for record in (cache / caching.INPUTS).glob("*.json"):
+        for record in (cache / caching.INPUTS).glob("*/*.json"):
             record.unlink()
         first = [seconds(prepare_case, manifest, case, config, cache=cache) for case in cases]
     prepared, hashed, opened = map(statistics.median, (anew, first, found))

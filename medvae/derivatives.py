@@ -1,12 +1,21 @@
-"""Names of what `medvae predict` writes: BIDS derivatives."""
+"""Names and places of what `medvae predict` writes: BIDS derivatives.
+
+The files of a scan lie in the folder of the predictions; in one that was begun with more than `TOGETHER` scans, in a
+folder for each scan, ``OUT/ID``. `case_folder` knows which, for whoever writes or reads them.
+"""
 
 from __future__ import annotations
 
+import functools
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from medvae.errors import MedvaeError
+from medvae.files import file_stamp
 from medvae.schema import parse, read_document, read_object
 
 MAP_SUFFIX = "_desc-anomaly_probseg.nii.gz"
@@ -24,6 +33,11 @@ DESCRIPTION = "dataset_description.json"
 VIEWERS = "viewers"
 """Folder of additional files for viewers, apart from those that a person opens."""
 LESIONS_TABLE, FINDINGS_TABLE = "lesions.tsv", "findings.tsv"
+TOGETHER = 1000
+"""So many scans may lie in one folder; with more at once, it is begun with a folder for each. That is up to nine files
+for a scan: few people want to open a folder of more than ten thousand."""
+SCAN_FOLDERS = "ScanFolders"
+"""Key of `DESCRIPTION` in a folder of predictions that was begun with a folder for each scan."""
 FAILURES = "failures.json"
 """Errors of the scans on which the last `predict` failed; absent if there were none."""
 
@@ -79,6 +93,46 @@ def read_mask_sidecar(path: Path) -> dict[str, Any]:
     content = read_document(path)
     parse(_MaskSidecar, content, path)
     return content
+
+
+def case_folder(out: Path, name: str) -> Path:
+    """The folder in which the files of a scan lie, or will lie: ``out``, or one of its own in it.
+
+    A scan called ``..`` or ``.`` has none of its own, as these are folders already.
+    """
+    return out / name if has_scan_folders(out) and name.strip(".") else out
+
+
+def has_scan_folders(out: Path) -> bool:
+    """Whether a folder of predictions was begun with a folder for each scan."""
+    marker = os.path.abspath(out / DESCRIPTION)
+    try:
+        return _says_scan_folders(marker, file_stamp(marker))
+    except (MedvaeError, OSError):  # there is none, or it is another program's
+        return False
+
+
+@functools.lru_cache(maxsize=256)
+def _says_scan_folders(marker: str, stamp: tuple[int, ...]) -> bool:
+    return read_object(Path(marker)).get(SCAN_FOLDERS) is True
+
+
+def case_folders(out: Path) -> Sequence[Path]:
+    """Every folder in which scans' files may lie."""
+    if not has_scan_folders(out):
+        return (out,)
+    with os.scandir(out) as entries:
+        return (out, *sorted(out / entry.name for entry in entries if entry.is_dir()))
+
+
+def finished(out: Path) -> dict[str, Path]:
+    """The sidecars of the masks of all finished scans of a folder by the scans' names, sorted by these."""
+    found = {path.name.removesuffix(MASK_SIDECAR): path for path in out.glob(f"*{MASK_SIDECAR}")}
+    for folder in case_folders(out)[1:]:
+        path = folder / f"{folder.name}{MASK_SIDECAR}"
+        if path.is_file():
+            found[folder.name] = path
+    return dict(sorted(found.items()))
 
 
 def made_by(marker: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 ``OUT/ID_label-lesion_mask.nii.gz``      uint8, 1 where the map lies above the threshold, post-processed if asked for
 ``OUT/ID_desc-spread_probseg.nii.gz``    float32 in [0, 0.5], SD of the maps of an ensemble's members
 each with a JSON sidecar, and ``OUT/dataset_description.json``; of all scans, the tables of `medvae.prediction_tables`.
+With many scans the files of each lie in ``OUT/ID`` (`medvae.derivatives.case_folder`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from medvae import __version__
-from medvae.derivatives import MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX, VIEWERS, read_mask_sidecar
+from medvae.derivatives import MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX, case_folder, read_mask_sidecar
 from medvae.detection.base import Calibrated, Maps
 from medvae.detection.by_sequence import choose_detector, is_auto, is_joint, joint_detector
 from medvae.detection.ensemble import load_detector
@@ -26,7 +27,7 @@ from medvae.detection.joined import Joined
 from medvae.detection.operating_points import OperatingPoint
 from medvae.detection.scan import Scan, scan_of, scans_of_files, scans_of_manifest
 from medvae.errors import MedvaeError
-from medvae.files import json_bytes, remove_leftovers, written_together
+from medvae.files import json_bytes, written_together
 from medvae.imaging.volume import volume_bytes
 from medvae.jobs import Workers, shared_out
 from medvae.locks import locked
@@ -34,6 +35,7 @@ from medvae.prediction_folder import (
     content_of,
     open_folder,
     record_failures,
+    remove_abandoned,
     remove_case,
     require_own_name,
     sidecar_path,
@@ -51,6 +53,8 @@ Stage = Literal["preparing", "scoring", "writing"]
 """What is done with a scan, in this order."""
 TABLES_EVERY_S = 30.0
 """Time after which the tables are written again while scans are predicted: they may take days."""
+TABLES_SHARE = 0.05
+"""Share of the time that writing them may take: those of many scans are written less often."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ def predict(
     at: str | None = None,
     cache: Path | None = None,
     overwrite: bool = False,
+    scan_folders: bool | None = None,
     device: str | None = None,
     jobs: int | Workers = 1,
     then: Callable[[Prediction], Prediction] | None = None,
@@ -109,6 +114,9 @@ def predict(
     overwrite
         Remove the predictions of another detector, or of this one at another operating point, from ``out``: those of
         all scans, but no file that medvae did not write. Also replace the prediction of another scan of the same name.
+    scan_folders
+        Whether a new ``out`` gets a folder for each scan; by default if there are more than
+        `medvae.derivatives.TOGETHER`. One that was begun goes on as it was.
     device
         Device, as in `medvae.devices.find_device`; the detector's present one by default.
     jobs
@@ -136,9 +144,9 @@ def predict(
     mask_at = _mask_at(detector, rate, at)
     if device is not None:
         detector = detector.on(device)
-    open_predictions(detector, out, rate=rate, at=at, overwrite=overwrite)
+    open_predictions(detector, out, rate=rate, at=at, overwrite=overwrite, scans=len(scans), scan_folders=scan_folders)
     found: dict[int, Prediction | MedvaeError] = {}
-    failed, tables_written = 0, time.monotonic()
+    failed, tables_due = 0, time.monotonic() + TABLES_EVERY_S
     try:
         with (
             Progress("Predicting", len(scans), quiet=quiet) as progress,
@@ -148,26 +156,34 @@ def predict(
                 found[index] = result
                 failed += isinstance(result, MedvaeError)
                 progress.update(len(found), scan=scan.id, failed=str(failed))
-                if time.monotonic() - tables_written > TABLES_EVERY_S:
+                if (begun := time.monotonic()) > tables_due:
                     with contextlib.suppress(MedvaeError):  # open in a spreadsheet, say: the last one tells
                         write_tables(out)
-                    tables_written = time.monotonic()
+                    took = time.monotonic() - begun
+                    tables_due = time.monotonic() + max(TABLES_EVERY_S, took / TABLES_SHARE)
     finally:  # after Ctrl-C too
         ordered = sorted(found.items())
         predictions = [one for _, one in ordered if isinstance(one, Prediction)]
         failures = {scans[index].id: str(one) for index, one in ordered if isinstance(one, MedvaeError)}
-        for folder in (out, out / VIEWERS):  # of a process that had to be ended by force
-            remove_leftovers(folder)
+        remove_abandoned(out)  # of a process that had to be ended by force
         record_failures(out, [item.id for item in predictions], failures)
         write_tables(out)
     return predictions, failures
 
 
 def open_predictions(
-    detector: Calibrated, out: Path, *, rate: float | None = None, at: str | None = None, overwrite: bool = False
+    detector: Calibrated,
+    out: Path,
+    *,
+    rate: float | None = None,
+    at: str | None = None,
+    overwrite: bool = False,
+    scans: int = 1,
+    scan_folders: bool | None = None,
 ) -> None:
     """Open the folder of `predict` before it does, for files that it needs; arguments and errors are the same."""
-    open_folder(out, detector, detector.point(_mask_at(detector, rate, at)), overwrite=overwrite)
+    point = detector.point(_mask_at(detector, rate, at))
+    open_folder(out, detector, point, overwrite=overwrite, scans=scans, scan_folders=scan_folders)
 
 
 def _mask_at(detector: Calibrated, rate: float | None, at: str | None) -> float | str:
@@ -335,7 +351,7 @@ def _write(
         done = sidecar_path(files.mask)
         changed = done.exists() and read_object(done).get("SourcesSha256") != list(content.checksums)
         if changed:  # and nothing of the old maps may look like what belongs to the new ones
-            remove_case(out, scan.id)
+            remove_case(files.mask.parent, scan.id)
         give_names()
     return replace(files, notes=(*files.notes, _AGAIN)) if changed else files
 
@@ -455,7 +471,8 @@ def _quality(volume: PreparedVolume) -> dict[str, object] | None:
 def _files(
     out: Path, scan: Scan, volume_ml: float, threshold: float, p_value: float | None, notes: Sequence[str] = ()
 ) -> Prediction:
-    anomaly, mask = out / f"{scan.id}{MAP_SUFFIX}", out / f"{scan.id}{MASK_SUFFIX}"
+    folder = case_folder(out, scan.id)
+    anomaly, mask = folder / f"{scan.id}{MAP_SUFFIX}", folder / f"{scan.id}{MASK_SUFFIX}"
     return Prediction(scan.id, scan.images[0], anomaly, mask, volume_ml, threshold, p_value, tuple(notes))
 
 

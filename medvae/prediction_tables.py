@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medvae.derivatives import FINDINGS_TABLE, LESIONS_TABLE, MASK_SIDECAR, read_mask_sidecar
+from medvae.derivatives import FINDINGS_TABLE, LESIONS_TABLE, MASK_SUFFIX, finished, read_mask_sidecar
 from medvae.errors import MedvaeError
 from medvae.files import SETTLED_NS, file_stamp, json_bytes, told, written_together
 from medvae.locks import locked
@@ -89,6 +89,7 @@ LESIONS = (
     ),
     Column("notes", "What was announced.", lambda sidecar: " ".join(sidecar.get("Notes") or ())),
     Column("detector", "Name of the detector.", _field("Model")),
+    Column("mask", "File of the lesion mask, relative to this table; the other files lie beside it.", _field("mask")),
 )
 FINDINGS = (
     Column("case_id", "Name of the scan, by which its files are called.", _field("case_id")),
@@ -161,8 +162,7 @@ def write_tables(out: Path) -> None:
         If the folder cannot be written.
     """
     with locked(out):
-        sidecars = sorted(out.glob(f"*{MASK_SIDECAR}"), key=lambda path: path.name.removesuffix(MASK_SIDECAR))
-        rows = [found for path in sidecars if (found := _rows(path)) is not None]
+        rows = [found for name, path in finished(out).items() if (found := _rows(path, name, out)) is not None]
         if not rows:
             with told(out):
                 for path in table_files(out):
@@ -187,28 +187,27 @@ class _Rows:
     findings: str
 
 
-def _rows(path: Path) -> _Rows | None:
-    """The lines of a sidecar, which is read again only if it has changed."""
+def _rows(path: Path, name: str, out: Path) -> _Rows | None:
+    """The lines of a scan's sidecar, which is read again only if it has changed."""
+    way = path.relative_to(out).with_name(f"{name}{MASK_SUFFIX}").as_posix()
     try:
         stamp = file_stamp(path)
         settled = time.time_ns() - max(stamp[1:]) > SETTLED_NS
-        return _known_rows(os.path.abspath(path), stamp) if settled else _read_rows(path)
+        return (_known_rows if settled else _read_rows)(os.path.abspath(path), name, way, stamp)
     except (MedvaeError, OSError):
         return None
 
 
-@functools.lru_cache(maxsize=2**16)
-def _known_rows(path: str, stamp: tuple[int, ...]) -> _Rows:
-    return _read_rows(Path(path))
-
-
-def _read_rows(path: Path) -> _Rows:
-    sidecar = read_mask_sidecar(path)
-    case = {"case_id": path.name.removesuffix(MASK_SIDECAR)}
+def _read_rows(path: str, name: str, way: str, stamp: tuple[int, ...]) -> _Rows:
+    sidecar = read_mask_sidecar(Path(path))
+    case = {"case_id": name, "mask": way}
     findings = [
         case | finding | {"finding": number} for number, finding in enumerate(sidecar.get("Findings") or (), start=1)
     ]
     return _Rows(_lines(LESIONS, [sidecar | case]), _lines(FINDINGS, findings))
+
+
+_known_rows = functools.lru_cache(maxsize=2**16)(_read_rows)
 
 
 def _lines(columns: Sequence[Column], contents: Iterable[Mapping[str, Any]]) -> str:

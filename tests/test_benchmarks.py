@@ -128,6 +128,14 @@ def test_programs_print_tables(told):
     assert "| 3D, 2 patches of 64³ | default |" in printed
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="memory and open files are read from /proc")
+def test_many_cases_go_a_long_way(tmp_path):
+    command = [sys.executable, PROGRAMS / "long_way.py", "--cases", "10", "--stages", "prepare", "--folder", tmp_path]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "| `medvae prepare` | 10 | 0." in told
+    assert "exit status" not in told
+
+
 def test_all_of_them_go_into_one_page(tmp_path):
     command = [sys.executable, PROGRAMS / "everything.py", "--quick", "--programs", "cache.py", "--out"]
     subprocess.run([*command, tmp_path / "runs" / "bench.md"], check=True, capture_output=True)

@@ -251,7 +251,7 @@ def test_a_file_is_read_once_when_it_has_settled_and_again_when_it_is_fresh(scan
     for _ in range(3):
         assert caching.known_sha256(scan, cache) == sha256(scan)
     assert len(reads) == 3
-    (record,) = (cache / "inputs").glob("*.json")
+    (record,) = (cache / "inputs").glob("*/*.json")
     for damage in (cut_in_half, lambda p: p.write_text("[]"), lambda p: p.write_text('{"path": 1}')):
         damage(record)
         assert caching.known_sha256(scan, cache) == sha256(scan)
@@ -348,3 +348,10 @@ def test_no_file_of_a_cache_holds_the_folder_of_a_scan_or_the_words_of_its_heade
         assert b"DOE" not in content
         if path.name == "volume.json" and (header := json.loads(content)["source"]["header"]):
             assert b"DOE" not in base64.b64decode(header)
+
+
+def test_what_is_not_there_is_not_searched_for(cohort, tmp_path, monkeypatch):
+    """An error that proposes the nearest name would read a folder of thousands, twice for each scan."""
+    monkeypatch.setattr("medvae.parsing._nearest", lambda path: pytest.fail(f"{path} was searched for"))
+    scan = cohort.images(cohort.cases[0])
+    assert caching.find(caching.request(scan, PreparationConfig(), mask=None, cache=tmp_path / "cache")) is None

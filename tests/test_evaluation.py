@@ -145,7 +145,7 @@ def test_a_few_thresholds_give_what_all_give():
     cases = sparse(cohort_counts(6, 1, 30_000))
     weights = draw(6, 20)
     some, every = (SubjectCurves.of(cases, thresholds=n) for n in (1000, 10**6))
-    assert len(some.true_positives[0]) < 3000 < len(every.true_positives[0])
+    assert len(some.lesion[0]) < 3000 < len(every.lesion[0])
     for name, values in some.numbers(weights).items():
         tolerance = 2e-3 if name == "fpr_at_95_tpr" else 5e-4  # it jumps from threshold to threshold
         np.testing.assert_allclose(values, every.numbers(weights)[name], atol=tolerance)

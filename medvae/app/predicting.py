@@ -142,7 +142,14 @@ def write_page(made: Prediction, id: str, folder: Path) -> int:
     from medvae.reporting.report_cases import case_writer, make_case
 
     (case,), _ = read_cases(folder / PREDICTIONS, ids=[made.id], scans={made.id: made.scan})
-    shared = {"around": [None, None], "number": 1, "count": 1, "version": __version__, "address": f"/scans/{id}"}
+    shared = {
+        "around": [None, None],
+        "number": 1,
+        "count": 1,
+        "version": __version__,
+        "address": f"/scans/{id}",
+        "up": "",
+    }
     write = case_writer(page_templates("medvae.app").get_template("scan.html"), folder / PAGE, case, shared)
     row, _ = make_case(case, None, PAGE_NAME, write, lambda text: text.replace(f"{folder}/", ""))
     return int(row.findings)

@@ -185,7 +185,7 @@ def _numbers(study: Study) -> dict[Quantity, float]:
 def _resampled(study: Study) -> dict[Quantity, np.ndarray]:
     resamples = study.settings.resamples
     found: dict[Quantity, np.ndarray] = {}
-    if sum(int(counts.lesion.sum()) for _, _, counts in study.counts):
+    if any(counts.sparse().lesion.any() for _, _, counts in study.counts):
         curves = SubjectCurves.of([(subject, counts) for _, subject, counts in study.counts])
         drawn = curves.numbers(draw(len(curves.subjects), resamples))
         found |= {Quantity(name): values for name, values in drawn.items()}

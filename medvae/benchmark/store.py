@@ -31,7 +31,7 @@ TIMING = "timing.json"
 def keep(measured: Measured, folder: Path) -> None:
     """Write to ``folder``, whole or not at all."""
     study = measured.study
-    counts = [one for _, _, one in study.counts]
+    counts = [one.sparse() for _, _, one in study.counts]
     arrays = {
         name: np.concatenate([getattr(one, name) for one in counts] or [np.zeros(0)]).astype(np.uint32)
         for name in ("bins", "lesion", "healthy")
@@ -63,7 +63,7 @@ def recall(folder: Path) -> Measured:
             ]
         ill = [(case.id, case.subject) for case in study.per_case if case.ill]
         counts = [
-            (*who, SparseCounts(bins, lesion.astype(np.int64), healthy.astype(np.int64)))
+            (*who, SparseCounts(bins, lesion.astype(np.int64), healthy.astype(np.int64)).packed())
             for who, bins, lesion, healthy in zip(ill, *(parts if ill else ((), (), ())), strict=True)
         ]
         with np.load(folder / RESAMPLED) as arrays:

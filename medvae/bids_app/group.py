@@ -52,7 +52,7 @@ def write_group(data_set: DataSet, out: Path, *, participants: Iterable[str] | N
     rows: list[dict[str, str]] = []
     without = []
     for label in listed:
-        own = [_row(path) for path in _sidecars(out / f"sub-{label}")]
+        own = [_row(path, out) for path in _sidecars(out / f"sub-{label}")]
         if not own:
             without.append(label)
         done = {row["case_id"] for row in own}
@@ -79,9 +79,10 @@ def _failures(errors: Mapping[str, Any], label: str) -> list[dict[str, str]]:
     return [_named(name.rpartition("_")[0]) | {"notes": cell(errors[name])} for name in own]
 
 
-def _row(path: Path) -> dict[str, str]:
+def _row(path: Path, out: Path) -> dict[str, str]:
     name = path.name.removesuffix(MASK_SIDECAR)
-    sidecar = read_mask_sidecar(path) | {"case_id": name}
+    mask = path.relative_to(out).with_name(f"{name}{MASK_SUFFIX}").as_posix()
+    sidecar = read_mask_sidecar(path) | {"case_id": name, "mask": mask}
     return _named(name) | {column.name: cell(column.of(sidecar)) for column in LESIONS}
 
 

@@ -23,6 +23,8 @@ from medvae.commands.shared import (
 from medvae.errors import MedvaeError
 from medvae.evaluation.protocols import PROTOCOLS
 
+SAID = 20
+"""Notes, and cases without a map, that are told on the terminal; the files name all."""
 EXAMPLE = "medvae evaluate overlays --manifest data_manifests/included_t1.json --out results"
 
 
@@ -115,13 +117,16 @@ def evaluate(
     write_text(out / "table.md", "\n".join(f"{n}\n\n{tables.markdown_table(*table)}" for n, table in parts.items()))
     for name, table in parts.items():
         tables.print_table(name, *table)
-    for note in dict.fromkeys([*study.notes, *(note for other in others.values() for note in other.notes)]):
+    notes = list(dict.fromkeys([*study.notes, *(note for other in others.values() for note in other.notes)]))
+    for note in notes[:SAID]:
         say(f"note: {note}", err=True)
+    if len(notes) > SAID:
+        say(f"note: {len(notes) - SAID} more notes are in {out / 'results.json'}", err=True)
     typer.echo(f"written: {out / 'results.json'}")
     failed = {str(predictions): study.missing} | {name: other.missing for name, other in others.items()}
     problems = [
-        f"{folder}: no map for {len(cases)} cases: {', '.join(cases)}. They count as failures: nothing found in scans "
-        f"with a lesion. Run the method on them, or name another --split."
+        f"{folder}: no map for {len(cases)} cases: {', '.join(cases[:SAID])}{', …' * (len(cases) > SAID)}. They count "
+        f"as failures: nothing found in scans with a lesion. Run the method on them, or name another --split."
         for folder, cases in failed.items()
         if cases
     ]

@@ -23,6 +23,7 @@ from medvae.commands.shared import (
     stopped_says,
     workers,
 )
+from medvae.derivatives import TOGETHER
 from medvae.errors import MedvaeError
 
 MEMORY_GB = 2.0
@@ -72,6 +73,13 @@ def predict(
         bool,
         overwrites("what another detector or operating point, or another scan of the same name, left in the folder"),
     ] = False,
+    scan_folders: Annotated[
+        bool | None,
+        typer.Option(
+            help="Whether OUT has a folder for each scan, or all files together; by default folders if it is begun "
+            f"with more than {TOGETHER} scans. OUT goes on as it was begun."
+        ),
+    ] = None,
     series: Annotated[
         str | None,
         typer.Option(
@@ -105,7 +113,8 @@ def predict(
     ID_desc-anomaly_probseg.nii.gz holds values from 0 to 1 (0.5 is the threshold of the first operating point),
     ID_label-lesion_mask.nii.gz is 1 above the threshold, after post-processing (t1-2mm drops findings that
     nowhere reach a high value; see the sidecar). ID.itksnap opens both over the scan in ITK-SNAP. lesions.tsv lists all
-    scans of the folder, findings.tsv all findings with their volume, place and brain region.
+    scans of the folder, findings.tsv all findings with their volume, place and brain region. With more than 1000 scans
+    each has a folder of its own in OUT, called by its name; lesions.tsv says where.
 
     Of a DICOM folder or zip, the one 3D MR series that fits the detector is taken and lies as NIfTI in OUT/converted,
     under the folder's name; where several fit, they are listed, and --series names one.
@@ -188,7 +197,9 @@ def predict(
         say(f"detector: {choice.name}, {choice.reason}")
         detector = load_detector(choice.name, device=device)
     if studies:
-        open_predictions(detector, out, rate=fpr, at=at, overwrite=overwrite)
+        open_predictions(
+            detector, out, rate=fpr, at=at, overwrite=overwrite, scans=len(chosen), scan_folders=scan_folders
+        )
         chosen, not_converted = convert_scans(chosen, made_of, out, failed=lost, overwrite=overwrite)
         lost |= not_converted
 
@@ -209,6 +220,7 @@ def predict(
             at=at,
             cache=cache,
             overwrite=overwrite,
+            scan_folders=scan_folders,
             jobs=number,
             then=then,
             quiet=quiet,

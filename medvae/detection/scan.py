@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -135,7 +136,7 @@ def scans_of_people(paths: Sequence[Path | str]) -> list[Scan]:
             raise MedvaeError(f"{path}: is {sequence} of a person, as {found[sequence]} is. Give one of them.")
         found[sequence] = path
     names = [name or file_name(folder.absolute()) for folder, name in people]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted(name for name, times in Counter(names).items() if times > 1):
         raise MedvaeError(f"{', '.join(twice)}: people in several folders are called so. List them in a manifest.")
     return [
         Scan(name, tuple(found.values()), None, tuple(found), "the names of its files")

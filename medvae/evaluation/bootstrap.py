@@ -12,12 +12,12 @@ Intervals are percentile intervals (Efron and Tibshirani, *An Introduction to th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from medvae.evaluation.curves import SparseCounts, curve_numbers
+from medvae.evaluation.curves import PackedCounts, SparseCounts, curve_numbers
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -27,43 +27,72 @@ FEW_SUBJECTS = 5
 THRESHOLDS = 1000
 """Thresholds for each of the three ways of placing them."""
 _CHUNK = 100  # resamples at a time: some 10 MB per array
+_SUBJECTS = 500
+"""Subjects at a time whose rows are widened to floating-point numbers: 12 MB."""
+_WEIGHTS = 1 << 23
+"""Numbers of a block of resamples, 64 MB; those of up to 4,000 subjects are one block."""
 
 
 @dataclass(frozen=True)
 class SubjectCurves:
-    """Lesion and healthy voxels of each subject at or above common thresholds, the highest first, ``(S, T)`` each."""
+    """Lesion and healthy voxels of each subject between common thresholds, the highest first.
+
+    Each subject has a row of ``(T,)`` counts of each kind, in the smallest type that holds the largest of them.
+    """
 
     subjects: tuple[str, ...]
-    true_positives: np.ndarray
-    false_positives: np.ndarray
+    lesion: Sequence[np.ndarray]
+    healthy: Sequence[np.ndarray]
     correction: dict[str, float]
     """Each number from all thresholds minus that from these, on the original cohort."""
 
     @classmethod
-    def of(cls, cases: Sequence[tuple[str, SparseCounts]], *, thresholds: int = THRESHOLDS) -> SubjectCurves:
+    def of(
+        cls, cases: Sequence[tuple[str, SparseCounts | PackedCounts]], *, thresholds: int = THRESHOLDS
+    ) -> SubjectCurves:
         """Merge the scans of each subject, given as (subject, counts), on thresholds chosen from all scans."""
-        subjects = tuple(dict.fromkeys(name for name, _ in cases))
-        pooled = SparseCounts.merged([counts for _, counts in cases])
+        pooled = SparseCounts.merged(counts for _, counts in cases)
         edges = _common_edges(pooled, thresholds)
-        tables = np.zeros((2, len(subjects), len(edges)))
+        scans: dict[str, list[SparseCounts | PackedCounts]] = {}
         for name, counts in cases:
-            place = np.searchsorted(edges, counts.bins, side="right") - 1  # edges are the lowest bins of groups
-            for table, values in zip(tables, (counts.lesion, counts.healthy), strict=True):
-                table[subjects.index(name)] += np.bincount(place, values, minlength=len(edges))
-        true, false = np.cumsum(tables[:, :, ::-1], axis=-1)
-        exact, rough = pooled.summary(), curve_numbers(true.sum(axis=0), false.sum(axis=0))
-        return cls(subjects, true, false, {name: getattr(exact, name) - float(value) for name, value in rough.items()})
+            scans.setdefault(name, []).append(counts)
+        tables: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        for own in scans.values():
+            rows = np.zeros((2, len(edges)), np.int64)
+            for one in own:
+                counted = one.sparse()
+                place = np.searchsorted(edges, counted.bins, side="right") - 1  # edges are the lowest bins of groups
+                for row, values in zip(rows, (counted.lesion, counted.healthy), strict=True):
+                    np.add.at(row, place, values)
+            for table, row in zip(tables, rows[:, ::-1], strict=True):
+                table.append(row.astype(np.min_scalar_type(row.max(initial=0))))
+        found = cls(tuple(scans), *tables, correction={})
+        exact, rough = pooled.summary(), found._uncorrected(np.ones((1, len(scans))))
+        correction = {name: getattr(exact, name) - float(values[0]) for name, values in rough.items()}
+        return replace(found, correction=correction)
 
     def numbers(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """The pooled curve numbers (see `curve_numbers`) of subjects drawn ``weights`` ``(R, S)`` times, ``(R,)``."""
-        parts = [
-            curve_numbers(rows @ self.true_positives, rows @ self.false_positives)
-            for rows in np.array_split(weights.astype(np.float64), max(1, math.ceil(len(weights) / _CHUNK)))
-        ]
+        parts = [self._uncorrected(rows) for rows in np.array_split(weights, max(1, math.ceil(len(weights) / _CHUNK)))]
         return {
             name: np.clip(np.concatenate([part[name] for part in parts]) + correction, 0, 1)
             for name, correction in self.correction.items()
         }
+
+    def _uncorrected(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        return curve_numbers(_above(weights, self.lesion), _above(weights, self.healthy))
+
+
+def _above(weights: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Voxels at or above each threshold, of subjects drawn ``weights`` times, ``(R, T)``.
+
+    The sums of counts are whole numbers below 2^53, and therefore exact in whatever order they are made.
+    """
+    between = np.zeros((len(weights), len(rows[0]) if rows else 0))
+    for start in range(0, len(rows), _SUBJECTS):
+        part = slice(start, start + _SUBJECTS)
+        between += weights[:, part].astype(np.float64) @ np.array(rows[part], dtype=np.float64)
+    return np.cumsum(between, axis=-1)
 
 
 @dataclass(frozen=True)
@@ -86,6 +115,14 @@ def draw(n_subjects: int, resamples: int = RESAMPLES, seed: int = SEED) -> np.nd
     return np.random.default_rng(seed).multinomial(n_subjects, np.full(n_subjects, 1 / n_subjects), size=resamples)
 
 
+def blocks(n_subjects: int, resamples: int = RESAMPLES, seed: int = SEED) -> Iterator[np.ndarray]:
+    """The rows of `draw`, some at a time: all of ten thousand subjects would take 160 MB."""
+    rng, most = np.random.default_rng(seed), max(1, _WEIGHTS // max(1, n_subjects))
+    for start in range(0, max(1, resamples), most):  # of no resamples, one block without a row
+        rows = min(most, resamples - start)
+        yield rng.multinomial(n_subjects, np.full(n_subjects, 1 / n_subjects), size=rows)
+
+
 def interval(value: float, resampled: np.ndarray, n_subjects: int) -> Interval:
     """The percentile interval of a number over the resamples where it is defined; NaN with fewer than 2 subjects."""
     kept = resampled[np.isfinite(resampled)]
@@ -99,8 +136,11 @@ def curve_intervals(curves: SubjectCurves, *, resamples: int = RESAMPLES, seed: 
     """Intervals of pooled AUROC, AP, oracle Dice and FPR at 95 % TPR."""
     n_subjects = len(curves.subjects)
     point = curves.numbers(np.ones((1, n_subjects)))
-    drawn = curves.numbers(draw(n_subjects, resamples, seed))
-    return {name: interval(float(point[name][0]), drawn[name], n_subjects) for name in point}
+    parts = [curves.numbers(weights) for weights in blocks(n_subjects, resamples, seed)]
+    return {
+        name: interval(float(point[name][0]), np.concatenate([part[name] for part in parts]), n_subjects)
+        for name in point
+    }
 
 
 def subject_sums(cases: Sequence[tuple[str, Sequence[float]]]) -> np.ndarray:
@@ -131,12 +171,13 @@ def sum_interval(
         From each of the summed numbers, ``(R,)``, to the number, ``(R,)``.
     """
     value = float(of_sums(sums, number, np.ones((1, len(sums))))[0])
-    return interval(value, of_sums(sums, number, draw(len(sums), resamples, seed)), len(sums))
+    drawn = [of_sums(sums, number, weights) for weights in blocks(len(sums), resamples, seed)]
+    return interval(value, np.concatenate(drawn), len(sums))
 
 
 def paired_difference(
-    a: Sequence[tuple[str, SparseCounts]],
-    b: Sequence[tuple[str, SparseCounts]],
+    a: Sequence[tuple[str, SparseCounts | PackedCounts]],
+    b: Sequence[tuple[str, SparseCounts | PackedCounts]],
     *,
     resamples: int = RESAMPLES,
     seed: int = SEED,
@@ -160,12 +201,17 @@ def paired_difference(
     if sorted(first.subjects) != sorted(second.subjects):
         raise ValueError("the two methods were not measured on the same subjects")
     n_subjects = len(first.subjects)
-    order = [first.subjects.index(name) for name in second.subjects]
-    weights = np.concatenate([np.ones((1, n_subjects)), draw(n_subjects, resamples, seed)])
-    one, other = first.numbers(weights), second.numbers(weights[:, order])
+    place = {name: index for index, name in enumerate(first.subjects)}
+    order = [place[name] for name in second.subjects]
+
+    def minus(weights: np.ndarray) -> dict[str, np.ndarray]:
+        one, other = first.numbers(weights), second.numbers(weights[:, order])
+        return {name: one[name] - other[name] for name in one}
+
+    point, parts = minus(np.ones((1, n_subjects))), [minus(w) for w in blocks(n_subjects, resamples, seed)]
     return {
-        name: interval(float(one[name][0] - other[name][0]), one[name][1:] - other[name][1:], n_subjects)
-        for name in one
+        name: interval(float(point[name][0]), np.concatenate([part[name] for part in parts]), n_subjects)
+        for name in point
     }
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from medvae.evaluation.brats import lesion_wise
 from medvae.evaluation.case_level import case_scores
-from medvae.evaluation.curves import SparseCounts
+from medvae.evaluation.curves import PackedCounts, SparseCounts
 from medvae.evaluation.flagged import CaseAtPoint, Flagged
 from medvae.evaluation.maps import CaseVoxels
 from medvae.evaluation.metrics import PointMetric, RegionMetric, VoxelMetric, registered
@@ -23,9 +24,24 @@ class MeasuredCase:
     """The measurements of one case, from which pooled numbers are computed."""
 
     result: CaseResult
-    counts: SparseCounts = field(repr=False)
+    counts: PackedCounts = field(repr=False)
     at: Mapping[str, CaseAtPoint] = field(repr=False)
     """By the name of the operating point."""
+
+    def with_names_of(self, known: dict[Any, Any]) -> MeasuredCase:
+        """The same with the names of its numbers taken from ``known``, which gets those it does not hold.
+
+        Each case brings names of its own from another process: of thousands of cases they would need more memory than
+        the numbers.
+        """
+        numbers = {known.setdefault(quantity, quantity): number for quantity, number in self.result.numbers.items()}
+        at = {
+            known.setdefault(point, point): replace(
+                found, numbers={known.setdefault(name, name): number for name, number in found.numbers.items()}
+            )
+            for point, found in self.at.items()
+        }
+        return MeasuredCase(replace(self.result, numbers=numbers), self.counts, at)
 
 
 def measure_case(
@@ -71,7 +87,7 @@ def measure_case(
         for region, mask in (regions or {}).items():
             wise = lesion_wise(flagged.mask, mask, voxels.geometry.spacing_mm)
             numbers |= {Quantity(m.name, point.name, region): m.of_case(wise) for m in registered(RegionMetric)}
-    return MeasuredCase(CaseResult(case.id, case.subject_id, case.healthy, missing, numbers), counts, at)
+    return MeasuredCase(CaseResult(case.id, case.subject_id, case.healthy, missing, numbers), counts.packed(), at)
 
 
 def _flagged(voxels: CaseVoxels, point: Point, overlap: float, smallest_ml: float) -> Flagged:

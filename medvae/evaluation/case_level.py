@@ -19,7 +19,7 @@ from itertools import compress
 
 import numpy as np
 
-from medvae.evaluation.bootstrap import FEW_SUBJECTS, Interval, draw, interval
+from medvae.evaluation.bootstrap import FEW_SUBJECTS, Interval, blocks, interval
 
 SCORES = ("mean", "p99", "max")
 NUMBERS = ("auroc", "ap")
@@ -65,13 +65,16 @@ def case_level(
         return CaseLevel(n_lesion, n - n_lesion)
     few = fewest_people(subjects, diseased) < FEW_SUBJECTS  # two patients among a hundred healthy subjects count as two
     n_subjects = len(set(subjects))
-    weights = np.concatenate([np.ones((1, n_subjects), np.int64), draw(n_subjects, resamples)])
     found = {}
     for name, values in scores.items():
-        drawn = case_numbers(subjects, diseased, values, weights)
+        point = case_numbers(subjects, diseased, values, np.ones((1, n_subjects)))
+        parts = [case_numbers(subjects, diseased, values, weights) for weights in blocks(n_subjects, resamples)]
         found[name] = {
-            number: replace(interval(float(of[0]), of[1:], n_subjects), means_little=few)
-            for number, of in drawn.items()
+            number: replace(
+                interval(float(point[number][0]), np.concatenate([part[number] for part in parts]), n_subjects),
+                means_little=few,
+            )
+            for number in NUMBERS
         }
     return CaseLevel(n_lesion, n - n_lesion, n_lesion / n, found)
 
@@ -92,36 +95,60 @@ def case_numbers(
         ``auroc`` and ``ap``, ``(R,)`` each; NaN if nobody with a lesion scan, or with a healthy one, was drawn. With
         every subject drawn once they are those of all scans.
     """
-    people = list(dict.fromkeys(subjects))
-    person = np.array([people.index(one) for one in subjects])
+    place = {name: index for index, name in enumerate(dict.fromkeys(subjects))}
+    person, n = np.array([place[one] for one in subjects]), len(place)
     ill, values = np.asarray(diseased, dtype=bool), np.asarray(scores, dtype=np.float64)
-    member = (person[:, None] == np.arange(len(people))).astype(np.float64)
     own = person[ill]
-    # Scans of each subject at least as high as each lesion scan, (lesion scans, people); ties count half in AUROC.
-    high = (values >= values[ill][:, None]).astype(np.float64)
-    equal = values == values[ill][:, None]
-    true, false = (high[:, kind] @ member[kind] for kind in (ill, ~ill))
-    beaten = (~high.astype(bool) + 0.5 * equal)[:, ~ill] @ member[~ill]
-    healthy = np.broadcast_to(member[~ill].sum(axis=0), beaten.shape)
-
+    rank = np.unique(values, return_inverse=True)[1]
+    lesion, healthy = _Scans(person[ill], rank[ill]), _Scans(person[~ill], rank[~ill])
+    mine_of = {  # of the scans of the own person, those that count for each lesion scan
+        "true": lesion.own_above(own, rank[ill]),
+        "false": healthy.own_above(own, rank[ill]),
+        "ties": healthy.own_above(own, rank[ill], equal_only=True),
+        "healthy": healthy.own_above(own, np.zeros(len(own), np.int64)),
+    }
     found: dict[str, list[np.ndarray]] = {name: [] for name in NUMBERS}
-    for start in range(0, len(weights), _CHUNK):
+    for start in range(0, max(1, len(weights)), _CHUNK):
         times = weights[start : start + _CHUNK].astype(np.float64)
-        mine, n = times[:, own], len(people)
+        mine = times[:, own]
+        true, false = lesion.above(times, rank[ill]), healthy.above(times, rank[ill])
+        ties, every = false - healthy.above(times, rank[ill] + 1), healthy.above(times, np.zeros(1, np.int64))
         with np.errstate(invalid="ignore", divide="ignore"):
             factor = np.where(mine < n, (n - 1) / (n - mine), 0.0)
 
             def among(
-                table: np.ndarray, times: np.ndarray = times, mine: np.ndarray = mine, factor: np.ndarray = factor
+                once: np.ndarray, sums: np.ndarray, mine: np.ndarray = mine, factor: np.ndarray = factor
             ) -> np.ndarray:
                 """Sums over the subject's own scans once, and over those of the others drawn, ``(R, lesion scans)``."""
-                once = table[np.arange(len(own)), own]
-                return once + (times @ table.T - mine * once) * factor
+                return once + (sums - mine * once) * factor
 
-            hits, alarms = among(true), among(false)
-            ranks = {"auroc": among(beaten) / among(healthy), "ap": hits / (hits + alarms)}
-            both = times @ member[~ill].sum(axis=0) > 0
+            hits, alarms = among(mine_of["true"], true), among(mine_of["false"], false)
+            beaten = among(mine_of["healthy"] - mine_of["false"] + 0.5 * mine_of["ties"], every - false + 0.5 * ties)
+            ranks = {"auroc": beaten / among(mine_of["healthy"], every), "ap": hits / (hits + alarms)}
             for name, of_scan in ranks.items():
                 total = np.where(mine > 0, mine * of_scan, 0.0).sum(axis=1) / mine.sum(axis=1)
-                found[name].append(np.where(both, total, math.nan))
+                found[name].append(np.where(every[:, 0] > 0, total, math.nan))
     return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+class _Scans:
+    """Scans of one kind in the order of their scores: how many lie above a score costs a sum over all, once."""
+
+    def __init__(self, person: np.ndarray, rank: np.ndarray) -> None:
+        order = np.argsort(rank, kind="stable")
+        self._person, self._rank = person[order], rank[order]
+        self._most = int(rank.max(initial=0)) + 2
+        self._own = np.sort(person * self._most + rank)  # by person, and by score within each
+
+    def above(self, times: np.ndarray, rank: np.ndarray) -> np.ndarray:
+        """Scans at or above each rank, of people drawn ``times`` ``(R, S)``: ``(R, ranks)``."""
+        counted = np.zeros((len(times), len(self._person) + 1))
+        np.cumsum(times[:, self._person[::-1]], axis=1, out=counted[:, 1:])
+        return np.take(counted, len(self._rank) - np.searchsorted(self._rank, rank), axis=1)
+
+    def own_above(self, person: np.ndarray, rank: np.ndarray, *, equal_only: bool = False) -> np.ndarray:
+        """Scans of each person at or above a rank, or only those at it."""
+        rank = np.minimum(rank, self._most - 1)
+        least = person * self._most + rank
+        most = least + 1 if equal_only else (person + 1) * self._most
+        return np.searchsorted(self._own, most) - np.searchsorted(self._own, least)

@@ -10,17 +10,21 @@ from typing import Any
 
 import numpy as np
 
+from medvae.derivatives import case_folder
 from medvae.errors import MedvaeError
 from medvae.imaging.labels import LabelMap, label_map
 from medvae.imaging.readers import on_grid_of, require_same_grid
 from medvae.imaging.volume import Geometry, Volume, read_placement, read_volume, resample
 from medvae.manifest import Case, Manifest
 from medvae.preparation.extraction import brain_mask
+from medvae.progress import Progress
 from medvae.schema import read_document
 from medvae.sources import other_source
 
 OUTSIDE_SHARE = 0.01
 """Share of a lesion outside the brain above which a note is added."""
+A_MOMENT = 500
+"""So many maps are looked at before anybody asks what is going on."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,11 @@ class CaseVoxels:
 
 
 def find_maps(
-    folder: Path, manifest: Manifest, cases: Sequence[Case], pattern: str, *, resampled: bool
+    folder: Path, manifest: Manifest, cases: Sequence[Case], pattern: str, *, resampled: bool, quiet: bool = True
 ) -> dict[str, Path | None]:
-    """The map of each case by id, None if missing; only headers are read.
+    """The map of each case by id, None if missing; of maps only headers are read, and of scans the checksum.
+
+    That of many is shown by a progress display, unless ``quiet``.
 
     Raises
     ------
@@ -57,22 +63,31 @@ def find_maps(
         raise MedvaeError(f"{folder}: is not a folder; a folder of anomaly maps ({pattern}) was expected.")
     if "{id}" not in pattern:
         raise MedvaeError(f'"{pattern}": a pattern names the case as {{id}}, for instance "{{id}}_map.nii.gz".')
-    files = {case.id: folder / pattern.replace("{id}", case.id) for case in cases}
+    files = {case.id: map_of(folder, pattern, case.id) for case in cases}
     found = {name: file if file.exists() else None for name, file in files.items()}
     if not any(found.values()):
         raise MedvaeError(_nothing_found(folder, manifest, files, pattern))
     there = [(case, file) for case in cases if (file := found[case.id]) is not None]
-    others = [problem for case, file in there if (problem := _source_problem(manifest, case, file))]
+    others: list[str] = []
+    problems: list[str] = []
+    with Progress("Looking at maps", len(there), quiet=quiet or len(there) <= A_MOMENT) as progress:
+        for done, (case, file) in enumerate(there, start=1):
+            others += filter(None, [_source_problem(manifest, case, file)])
+            problems += [] if resampled else filter(None, [_grid_problem(manifest, case, file)])
+            progress.update(done, case=case.id)
     if others:
         raise MedvaeError(
             "\n".join(others) + f"\n{folder}: {len(others)} of {len(there)} maps are of other scans than the cases of "
             f"{manifest.path}; nothing was measured. Predict these cases into a folder of their own."
         )
-    if not resampled:
-        problems = [_grid_problem(manifest, case, file) for case, file in there]
-        if any(problems):
-            raise MedvaeError("\n".join(problem for problem in problems if problem))
+    if problems:
+        raise MedvaeError("\n".join(problems))
     return found
+
+
+def map_of(folder: Path, pattern: str, case_id: str) -> Path:
+    """The place of a case's map; where medvae gave each scan a folder, a pattern without one means that folder."""
+    return (folder if "/" in pattern else case_folder(folder, case_id)) / pattern.replace("{id}", case_id)
 
 
 def sidecar_of(file: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from medvae.derivatives import MAP_SUFFIX, MASK_SUFFIX
 from medvae.errors import MedvaeError
 from medvae.evaluation.curves import SparseCounts
-from medvae.evaluation.maps import find_maps, read_case, sidecar_of
+from medvae.evaluation.maps import find_maps, map_of, read_case, sidecar_of
 from medvae.evaluation.result import GIVEN
 from medvae.manifest import Manifest
 
@@ -74,17 +74,12 @@ def validation_points(folder: Path, manifest: Manifest, pattern: str, *, resampl
     MedvaeError
         If such a map exists but cannot be used.
     """
-    cases = [
-        c for c in manifest.of_split("validation", healthy=True) if (folder / pattern.replace("{id}", c.id)).exists()
-    ]
+    cases = [c for c in manifest.of_split("validation", healthy=True) if map_of(folder, pattern, c.id).exists()]
     if not cases:
         return []
     files = find_maps(folder, manifest, cases, pattern, resampled=resampled)
-    counted = []
-    for case in cases:
-        voxels = read_case(manifest, case, files[case.id], resampled=resampled)
-        counted.append(SparseCounts.of(voxels.scores[voxels.brain], voxels.truth[voxels.brain]))
-    pooled = SparseCounts.merged(counted)
+    read = (read_case(manifest, case, files[case.id], resampled=resampled) for case in cases)
+    pooled = SparseCounts.merged(SparseCounts.of(one.scores[one.brain], one.truth[one.brain]) for one in read)
     return [Point(f"fpr_{rate:g}", rate, pooled.threshold(rate)) for rate in RATES]
 
 

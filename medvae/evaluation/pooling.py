@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -46,6 +47,16 @@ class MeasuredCases:
         """Cases whose voxels are pooled."""
         return list(self.every) if self.healthy_pooled else self.ill
 
+    @cached_property
+    def pooled_counts(self) -> SparseCounts:
+        """The voxels of `pool`."""
+        return SparseCounts.merged(case.counts for case in self.pool)
+
+    @cached_property
+    def all_counts(self) -> SparseCounts:
+        """The voxels of all cases."""
+        return self.pooled_counts if self.healthy_pooled else SparseCounts.merged(case.counts for case in self.every)
+
 
 def pooled_numbers(cases: MeasuredCases, missing: Sequence[str] = ()) -> dict[str, float]:
     """Case counts, and the curve numbers over the pooled voxels; ``missing`` are the cases without a map."""
@@ -54,24 +65,22 @@ def pooled_numbers(cases: MeasuredCases, missing: Sequence[str] = ()) -> dict[st
         "n_subjects": len(subjects(cases.ill)), "n_healthy_subjects": len(subjects(cases.well)),
     }  # fmt: skip
     if cases.ill:
-        summary = SparseCounts.merged([case.counts for case in cases.pool]).summary()
+        summary = cases.pooled_counts.summary()
         for metric in registered(VoxelMetric):
             if metric.of_pool is not None:
                 pooled[metric.name] = metric.of_pool(summary)
     return pooled
 
 
-def protocol_numbers(
-    rules: Protocol, pool: Sequence[MeasuredCase], read: Callable[[str], CaseVoxels]
-) -> dict[str, float]:
+def protocol_numbers(rules: Protocol, cases: MeasuredCases, read: Callable[[str], CaseVoxels]) -> dict[str, float]:
     """The pooled numbers of some protocols only; cases are read again, by id, to find small components."""
-    counts, found = SparseCounts.merged([case.counts for case in pool]), {}
+    counts, found = cases.pooled_counts, {}
     if rules.trapezoid:
         found["auprc_trapezoid"] = trapezoid_area(counts)
     if rules.smallest_component:
         found["oracle_dice"], found["oracle_threshold"] = best_threshold(counts, rules.dice_steps)
         hits = flagged = lesion = 0
-        for case in pool:
+        for case in cases.pool:
             voxels = read(case.result.id)
             above = (voxels.scores > found["oracle_threshold"]) & voxels.brain
             kept = without_small(above, rules.smallest_component)
@@ -92,7 +101,7 @@ def point_result(point: Point, cases: MeasuredCases) -> PointResult:
 def pooled_intervals(cases: MeasuredCases, points: Sequence[Point], resamples: int) -> dict[Quantity, Interval]:
     """Intervals over subjects of the pooled curve numbers and of those of each operating point."""
     found: dict[Quantity, Interval] = {}
-    if sum(int(case.counts.lesion.sum()) for case in cases.ill):
+    if cases.ill:
         counts = [(case.result.subject, case.counts) for case in cases.pool]
         curves = curve_intervals(SubjectCurves.of(counts), resamples=resamples)
         found |= {Quantity(name): interval for name, interval in curves.items()}
@@ -154,7 +163,7 @@ def scan_numbers(results: Sequence[CaseResult], resamples: int) -> CaseLevel:
 
 def all_voxel_numbers(cases: MeasuredCases) -> dict[str, float]:
     """AP and AUROC over the voxels of all cases, healthy ones too."""
-    summary = SparseCounts.merged([case.counts for case in cases.every]).summary()
+    summary = cases.all_counts.summary()
     return {
         "ap": summary.ap,
         "auroc": summary.auroc,

@@ -9,7 +9,7 @@ from typing import Literal
 
 from medvae.evaluation.bootstrap import RESAMPLES, Interval
 from medvae.evaluation.case_level import CaseLevel
-from medvae.evaluation.curves import SparseCounts
+from medvae.evaluation.curves import PackedCounts
 from medvae.evaluation.free_response import FreeResponse
 from medvae.evaluation.lesions import OVERLAP, SMALLEST_ML, SizeClass
 from medvae.evaluation.metrics import Metric, PointMetric, RegionMetric, ScanMetric, named_metric, registered
@@ -200,7 +200,7 @@ class Study:
     """SHA-256 of the first image that each map was made from, by case, as far as the maps' sidecars say."""
     maker: str = ""
     """Fingerprint of the detector that made the maps, if their sidecars say it."""
-    counts: list[tuple[str, str, SparseCounts]] = field(default_factory=list, repr=False)
+    counts: list[tuple[str, str, PackedCounts]] = field(default_factory=list, repr=False)
     """Case, subject and voxel counts of each pooled case, to compare methods; not written to disk."""
 
     def interval(self, metric: str, at: str | None = None, part: str | None = None) -> Interval | None:

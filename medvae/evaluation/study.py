@@ -12,12 +12,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medvae.errors import MedvaeError
 from medvae.evaluation.bootstrap import FEW_SUBJECTS, RESAMPLES, Interval, paired_difference
 from medvae.evaluation.case import MeasuredCase, measure_case
 from medvae.evaluation.conventions import as_measured
-from medvae.evaluation.curves import SparseCounts
 from medvae.evaluation.free_response import (
     CaseFindings,
     FindingRules,
@@ -83,11 +83,12 @@ def evaluate(
         If there is no such protocol or no prediction; and for maps on another grid than their scan, maps that are not
         finite in the brain, and labels that the manifest does not define (each is named).
     """
-    job = _set_up(Path(predictions), manifest, options or EvaluationOptions())
+    job = _set_up(Path(predictions), manifest, options or EvaluationOptions(), quiet=quiet)
     cases, notes = _measure(job, jobs=jobs, quiet=quiet)
     pooled = pooled_numbers(cases, job.missing)
     if pooled.get("oracle_dice", math.nan) > 0:
-        pooled |= protocol_numbers(job.rules, cases.pool, lambda name: job.read(manifest.case(name)))
+        by_id = {case.id: case for case in job.cases}
+        pooled |= protocol_numbers(job.rules, cases, lambda name: job.read(by_id[name]))
     regions, region_intervals = region_results(cases.ill, job.points, job.options.resamples)
     return Study(
         method=method or job.method or job.folder.name,
@@ -181,14 +182,14 @@ class _Job:
         return as_measured(found, self.rules)
 
 
-def _set_up(folder: Path, manifest: Manifest, options: EvaluationOptions) -> _Job:
+def _set_up(folder: Path, manifest: Manifest, options: EvaluationOptions, *, quiet: bool) -> _Job:
     """Find cases, maps, masks and operating points; only headers and sidecars of the measured cases are read."""
     rules = named_protocol(options.protocol)
     cases = [case for case in manifest.cases if case.split in options.splits and not case.unlabelled]
     if folder.is_dir() and not cases:
         raise MedvaeError(f"{manifest.path}: has no labelled or healthy case in split {', '.join(options.splits)}.")
     resampled = options.resampled or rules.zeros_for_failures
-    files = find_maps(folder, manifest, cases, options.pattern, resampled=resampled)
+    files = find_maps(folder, manifest, cases, options.pattern, resampled=resampled, quiet=quiet)
     points, method, notes = _points(folder, manifest, files, options, set_here=rules.operating_points)
     masks = own_masks(files) if options.masks and rules.operating_points else {}
     if masks:
@@ -230,11 +231,14 @@ def _measure(job: _Job, *, jobs: int | Workers, quiet: bool) -> tuple[MeasuredCa
     """Measure each case; notes on cases follow those of the job."""
     measured = [(number, case) for number, case in enumerate(job.measured)]
     found: dict[int, tuple[MeasuredCase, tuple[str, ...]] | MedvaeError] = {}
+    names: dict[Any, Any] = {}
     with (
         Progress("Measuring", len(measured), quiet=quiet) as progress,
         shared_out(measured, _MeasureCase(job), jobs) as results,
     ):
         for (number, case), result in results:
+            if not isinstance(result, MedvaeError):
+                result = result[0].with_names_of(names), result[1]
             found[number] = result
             progress.update(len(found), case=case.id)
     cases, notes, problems = [], list(job.notes), []
@@ -286,7 +290,7 @@ def _free_response(job: _Job, cases: MeasuredCases, *, jobs: int | Workers) -> F
     counted = {case.result.id for case in cases.every if case.result.healthy or case.result.ill}
     with_map = [c for c in job.cases if c.id in counted and (job.files[c.id] is not None or not c.healthy)]
     rules = FindingRules(
-        thresholds_of(SparseCounts.merged([case.counts for case in cases.every])),
+        thresholds_of(cases.all_counts),
         job.options.overlap,
         job.options.smallest_ml,
         job.points[0].threshold if job.points else math.inf,

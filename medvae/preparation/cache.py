@@ -269,8 +269,9 @@ def known_sha256(path: Path | str, cache: Path | str) -> str:
     """
     stamp = _stamp(path)
     absolute = os.path.abspath(path)
-    record = Path(cache) / INPUTS / f"{hashlib.sha256(os.fsencode(absolute)).hexdigest()}.json"
-    with contextlib.suppress(MedvaeError, TypeError, KeyError):
+    name = hashlib.sha256(os.fsencode(absolute)).hexdigest()
+    record = Path(cache) / INPUTS / name[:2] / f"{name[2:]}.json"
+    with contextlib.suppress(OSError, MedvaeError, TypeError, KeyError):
         found = _read(record)
         if found["stamp"] == list(stamp) and len(found["sha256"]) == 64:
             return found["sha256"]
@@ -310,8 +311,8 @@ def open_cache(cache: Path | str) -> Path:
 
 def remove_abandoned(cache: Path | str) -> None:
     """Remove what killed processes left half-written."""
-    for folder in (Path(cache), Path(cache) / INPUTS):
-        remove_leftovers(folder)
+    remove_leftovers(cache)
+    remove_leftovers(Path(cache) / INPUTS, deep=True)
 
 
 @functools.cache
@@ -343,6 +344,8 @@ def _remove_damaged(wanted: Request) -> None:
 
 
 def _read(path: Path) -> Any:
+    if not path.is_file():  # the usual case, for which nobody has to look for a file of a similar name
+        raise FileNotFoundError(path)
     return parse_json(read_text(path), path)
 
 

@@ -83,12 +83,13 @@ def prepare_cohort(
     folder = cache.open_cache(folder)
     cache.remove_abandoned(folder)
     records: dict[str, CaseRecord] = {}
+    failed: list[str] = []
     with Progress("Preparing", len(cases), quiet=quiet) as progress:
 
         def add(record: CaseRecord) -> None:
             records[record.id] = record
-            failed = sum(r.state == "failed" for r in records.values())
-            progress.update(len(records), case=record.id, failed=str(failed))
+            failed.extend([record.id] * (record.state == "failed"))
+            progress.update(len(records), case=record.id, failed=str(len(failed)))
 
         def work() -> Iterator[_Item]:
             """The cases that the cache does not hold; looked for while the workers are busy with the ones before."""

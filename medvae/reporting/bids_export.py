@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from medvae.derivatives import DESCRIPTION, MAP_SUFFIX, MASK_SUFFIX, SPREAD_SUFFIX, made_by
+from medvae.derivatives import DESCRIPTION, MAP_SUFFIX, MASK_SUFFIX, SCAN_FOLDERS, SPREAD_SUFFIX, made_by
 from medvae.errors import MedvaeError
 from medvae.files import is_empty, remove_leftovers, write_bytes, write_json, write_text
 from medvae.reporting.cases import find_predictions, with_scans
@@ -59,9 +59,10 @@ def write_bids(
         such are named when the others are.
     """
     folder, out = Path(folder), Path(out)
-    predicted = [item for item in find_predictions(folder) if item.id not in without]
-    predicted = [item for item in predicted if only is None or item.id in only]
-    description = read_object(folder / DESCRIPTION)
+    skipped, wanted = set(without), None if only is None else set(only)
+    predicted = [item for item in find_predictions(folder) if item.id not in skipped]
+    predicted = [item for item in predicted if wanted is None or item.id in wanted]
+    description = {key: value for key, value in read_object(folder / DESCRIPTION).items() if key != SCAN_FOLDERS}
     marker = out / DESCRIPTION
     if not marker.is_file() and not is_empty(out) and not marker.is_file():  # another process may just have made it
         raise MedvaeError(f"{out}: is not empty and no BIDS data set. Choose another folder.")
@@ -85,13 +86,13 @@ def write_bids(
             problems.append(problem)
             continue
         for suffix in (MAP_SUFFIX, SPREAD_SUFFIX, MASK_SUFFIX):
-            image = folder / f"{name}{suffix}"
+            image = item.folder / f"{name}{suffix}"
             if image.is_file():
                 written.append(write_bytes(target / f"{new}{suffix}", image.read_bytes()))
                 ending = suffix.removesuffix(".nii.gz") + ".json"
-                sidecar = read_object(folder / f"{name}{ending}")
+                sidecar = read_object(item.folder / f"{name}{ending}")
                 way = sidecar.get("SpatialReference")
-                if isinstance(way, str) and (scan := folder / way).is_file():
+                if isinstance(way, str) and (scan := item.folder / way).is_file():
                     sidecar["SpatialReference"] = Path(os.path.relpath(scan.resolve(), out.resolve())).as_posix()
                 write_json(target / f"{new}{ending}", sidecar)
     write_text(out / "README", _README)

@@ -63,15 +63,21 @@ def draw_case(
 
 
 def draw_predictions(
-    predictions: Sequence[Prediction], manifest: Manifest | None, detector: Calibrated, out: Path | str
+    predictions: Sequence[Prediction],
+    manifest: Manifest | None,
+    detector: Calibrated,
+    out: Path | str | None = None,
 ) -> list[Path]:
-    """Draw every prediction to ``out/ID.png``; with a manifest, including the truth of labelled cases."""
+    """Draw every prediction to ``ID.png``; with a manifest, including the truth of labelled cases.
+
+    The picture goes into the folder ``out`` or, by default, beside the map.
+    """
     drawn = []
     for item in predictions:
         case = manifest.case(item.id) if manifest else None
         truth = lesion_truth(manifest, case) if manifest and case and case.label else None
         title = f"{item.id}, {detector.config.name}: {item.lesion_volume_ml:.1f} ml flagged"
-        picture = Path(out) / f"{item.id}.png"
+        picture = (Path(out) if out is not None else item.map.parent) / f"{item.id}.png"
         drawn.append(
             draw_case(item.scan, item.map, item.mask, picture, truth=truth, title=title, threshold=item.threshold)
         )

@@ -15,6 +15,9 @@ from medvae.derivatives import (
     MASK_SIDECAR,
     MASK_SUFFIX,
     SPREAD_SUFFIX,
+    case_folder,
+    finished,
+    has_scan_folders,
     read_mask_sidecar,
 )
 from medvae.errors import MedvaeError
@@ -31,7 +34,7 @@ class PredictedCase:
 
     id: str
     folder: Path
-    """Folder of the predictions."""
+    """Folder of its files."""
     sidecar: Mapping[str, Any] = field(repr=False)
     """Sidecar of the mask."""
     scan: Path | None = None
@@ -55,6 +58,12 @@ class PredictedCase:
                 f"(--manifest)."
             )
         return self.scan
+
+    @property
+    def predictions(self) -> Path:
+        """Folder of the predictions, which that of its files may lie in."""
+        own = self.folder.name == self.id and has_scan_folders(self.folder.parent)
+        return self.folder.parent if own else self.folder
 
     @property
     def map(self) -> Path:
@@ -117,7 +126,7 @@ class PredictedCase:
         for key in ("SourcesSha256", "ModelFingerprint"):
             if key in of_map and key in self.sidecar and of_map[key] != self.sidecar[key]:
                 return f'{self.mask}: is not of the same prediction as {self.map.name}. Predict "{self.id}" again.'
-        made = (_description(self.folder).get("GeneratedBy") or [{}])[0].get("Parameters") or {}
+        made = (_description(self.predictions).get("GeneratedBy") or [{}])[0].get("Parameters") or {}
         known, own = made.get("fingerprint"), self.sidecar.get("ModelFingerprint")
         if known and own and known != own:
             return (
@@ -153,7 +162,7 @@ def predicted_names(folder: Path | str) -> list[str]:
         If there is none.
     """
     folder = Path(folder)
-    found = sorted(path.name.removesuffix(MASK_SIDECAR) for path in folder.glob(f"*{MASK_SIDECAR}"))
+    found = list(finished(folder))
     if not found:
         what = "holds no predictions of medvae" if folder.is_dir() else "is not a folder"
         raise MedvaeError(f"{folder}: {what}. Give the --out folder of medvae predict RUN SCAN.nii.gz --out DIR.")
@@ -225,7 +234,7 @@ def read_cases(
         If the folder holds no predictions, or not one of ``ids``.
     """
     folder = Path(folder)
-    lost = [name for name in ids or () if not (folder / f"{name}{MASK_SIDECAR}").exists()]
+    lost = [name for name in ids or () if not (case_folder(folder, name) / f"{name}{MASK_SIDECAR}").exists()]
     if ids is None or lost:  # else the folder, which may be large, is not searched
         found = predicted_names(folder)
         if lost:
@@ -242,8 +251,8 @@ def read_cases(
 
 
 def _read(folder: Path, name: str) -> PredictedCase:
-    path = folder / f"{name}{MASK_SIDECAR}"
-    return PredictedCase(name, folder, read_mask_sidecar(path))
+    own = case_folder(folder, name)
+    return PredictedCase(name, own, read_mask_sidecar(own / f"{name}{MASK_SIDECAR}"))
 
 
 def _whole(item: PredictedCase) -> PredictedCase:

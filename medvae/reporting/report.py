@@ -3,6 +3,9 @@
 ``OUT/report.html``          one self-contained file, readable offline
 ``OUT/cases/ID.html, ID.js`` a case's page and its volumes; ``OUT/cases/niivue.umd.js`` is the shared viewer
 
+With more than `INLINE_CASES` the report holds the rows of its table as data, and their pictures are files; with more
+than `medvae.derivatives.TOGETHER` each case has a folder, ``OUT/cases/ID/ID.html``.
+
 The pages open from disk: they load files next to them with ``script`` elements and nothing else.
 """
 
@@ -10,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib import resources
 from pathlib import Path
@@ -20,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from medvae import __version__
-from medvae.derivatives import FAILURES
+from medvae.derivatives import FAILURES, TOGETHER
 from medvae.detection.ensemble import load_detector
 from medvae.errors import MedvaeError
 from medvae.evaluation.result import CaseResult, Study
@@ -42,7 +45,9 @@ from medvae.training.run_folder import CONFIG
 REPORT = "report.html"
 CASES = "cases"
 INLINE_CASES = 500
-"""With more cases the thumbnails are separate files, so that the report opens quickly."""
+"""With more cases the thumbnails are separate files, and of the table a browser makes only what it shows."""
+SHOWN_NOTES = 20
+"""More notes are folded away."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def write_report(
     predicted = with_scans(find_predictions(predictions), manifest, folders)
     check_report_folder(out / REPORT, out / CASES)
     known = [predictions, out, *folders, *([manifest.path.parent] if manifest else [])]
-    plain = partial(_plain, folders=[*known, *{item.scan.parent for item in predicted if item.scan}])
+    plain = partial(_plain, folders=_folders([*known, *{item.scan.parent for item in predicted if item.scan}]))
     if evaluations:
         measured = read_evaluations(predicted, evaluations)
     else:
@@ -137,9 +142,11 @@ def write_report(
                 accuracy=accuracy_curves(lesions, study) if lesions.lesion_total else None,
                 calibration=calibration_curve(study, pooled["healthy"], learned.asked),
                 learned=learned,
-                notes=notes,
-                shown=summary.shown(rows),
-                rows=[(row, _picture(row, len(rows))) for row in rows],
+                notes=notes[:SHOWN_NOTES],
+                more_notes=notes[SHOWN_NOTES:],
+                shown=summary.shown(rows, partial(_picture, count=len(rows))),
+                rows=[(row, _picture(row, len(rows))) for row in rows] if len(rows) <= INLINE_CASES else [],
+                many=summary.table_data(rows) if len(rows) > INLINE_CASES else None,
                 columns=summary.case_columns(rows),
                 missing={name: plain(reason) for name, reason in missing.items()},
                 measured=study is not None,
@@ -191,7 +198,8 @@ class _WritePage:
     @cached_property
     def pages(self) -> dict[str, str]:
         """The names of the pages of all cases."""
-        return page_names([item.id for item in self.predicted])
+        names = page_names([item.id for item in self.predicted])
+        return {case: f"{name}/{name}" for case, name in names.items()} if len(names) > TOGETHER else names
 
     def __call__(self, index: int, unreadable: MedvaeError | None = None) -> tuple[CaseRow, VoxelsAbove | None]:
         """The row of the case, and its voxels; if it is ``unreadable``, its files are left alone."""
@@ -199,6 +207,7 @@ class _WritePage:
         names = [self.predicted[i].id if 0 <= i <= last else None for i in (index - 1, index + 1)]
         around = [None if name is None else (name, self.pages[name]) for name in names]
         shared = {"around": around, "number": index + 1, "count": last + 1, "version": __version__}
+        shared["up"] = "../" * self.pages[item.id].count("/")
         write = case_writer(page_templates().get_template("case.html"), self.folder, item, shared)
         row, voxels = make_case(
             item,
@@ -211,6 +220,7 @@ class _WritePage:
         )
         if row.picture and last >= INLINE_CASES:
             write_bytes(self.folder / f"{row.page}.webp", row.picture)
+            row = replace(row, picture=None, pictured=True)
         return row, voxels
 
 
@@ -264,14 +274,21 @@ def _missing(
 
 
 def _picture(row: CaseRow, count: int) -> str | None:
-    if row.picture is None:
-        return None
-    return data_uri(row.picture) if count <= INLINE_CASES else f"{CASES}/{quote(row.page)}.webp"
+    if count > INLINE_CASES:
+        return f"{CASES}/{quote(row.page)}.webp" if row.pictured else None
+    return None if row.picture is None else data_uri(row.picture)
 
 
-def _plain(text: str, folders: Sequence[Path]) -> str:
+def _folders(folders: Sequence[Path]) -> list[str]:
+    """The names by which messages may call folders, the longest first."""
+    names = {str(name) for path in folders for name in (path, path.resolve())} - {".", "/"}
+    return sorted(names, key=lambda name: (-len(name), name))
+
+
+def _plain(text: str, folders: Sequence[str]) -> str:
     """A message without this machine's folders, which readers of the report should not see."""
-    for folder in sorted({str(f) for path in folders for f in (path, path.resolve())}, key=len, reverse=True):
-        if folder not in (".", "/"):
-            text = text.replace(f"{folder}/", "")
+    if "/" not in text:
+        return text
+    for folder in folders:
+        text = text.replace(f"{folder}/", "")
     return re.sub(r"(?<![\w./:])/(?:[^\s/:\"',;()]+/)+", "", text)

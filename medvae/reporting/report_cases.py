@@ -49,7 +49,7 @@ class CaseRow:
 
     id: str
     page: str
-    """File name of its page."""
+    """File of its page in the folder of the pages, without ending."""
     kind: str = ""
     """"lesion", "healthy", "unlabelled", or empty where nobody says."""
     volume_ml: float = math.nan
@@ -58,6 +58,8 @@ class CaseRow:
     measured: Mapping[str, float] = field(default_factory=dict)
     """Numbers against the truth, by metric: threshold-free ones, and those of the mask."""
     picture: bytes | None = None
+    pictured: bool = False
+    """Its picture is a file beside its page."""
     problem: str = ""
 
     def value(self, name: str) -> float:

@@ -35,6 +35,8 @@ _STYLE: Any = {  # a parameter of matplotlib by its name: its type of these name
 }  # fmt: skip
 SMALLEST_RATE = 1e-4
 """Lower limit of the false-positive rate axes."""
+MOST_DOTS = 500
+"""Healthy scans whose own rate is a dot; of more, every second or so in the order of the rates."""
 
 
 @dataclass(frozen=True)
@@ -135,13 +137,16 @@ def calibration_curve(
             steps = np.rint(np.clip(thresholds, 0, 1) * STEPS).astype(int)
             axes.plot(rates, healthy.other[steps] / healthy.other_total, color=FIRST, linewidth=1.6, label="realised")
         for number, point in enumerate(points):
-            own = [
+            own = sorted(
                 case.number("flagged", at=point.name) / case.number("voxels")
                 for case in (study.per_case if study else [])
                 if case.healthy and case.number("voxels") > 0 and Quantity("flagged", point.name) in case.numbers
-            ]
+            )
+            every = math.ceil(len(own) / MOST_DOTS) or 1
+            own = own[every // 2 :: every]
+            dots = None if number else "each healthy scan" if every == 1 else f"every {every}th healthy scan"
             axes.plot([point.asked_fpr] * len(own), np.maximum(own, SMALLEST_RATE), "o", markersize=3, color=FIRST,
-                      alpha=0.45, label="each healthy scan" if number == 0 else None)  # fmt: skip
+                      alpha=0.45, label=dots)  # fmt: skip
             found = study.interval("fpr", point.name) if study else None
             if found and not found.means_little:
                 axes.plot([point.asked_fpr] * 2, np.maximum([found.low, found.high], SMALLEST_RATE), color=SECOND,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medvae.errors import MedvaeError
 from medvae.evaluation.bootstrap import Interval
-from medvae.evaluation.maps import find_maps, read_case
+from medvae.evaluation.maps import find_maps, map_of, read_case
 from medvae.evaluation.options import PATTERN, EvaluationOptions
 from medvae.evaluation.result import Quantity, Study
 from medvae.evaluation.study import evaluate
@@ -44,7 +44,7 @@ def read_evaluations(predicted: Sequence[PredictedCase], evaluations: Sequence[P
     if own is None:
         told = ", ".join(f'"{study.method}" on "{study.cohort}"' for study, _ in read)
         raise MedvaeError(
-            f"{predicted[0].folder}: holds maps of {model}, and none of the evaluations is of them (they are of "
+            f"{predicted[0].predictions}: holds maps of {model}, and none of the evaluations is of them (they are of "
             f"{told}). Give the folder that medvae evaluate wrote for this one."
         )
     _require_same_maps(predicted, own[0])
@@ -73,12 +73,12 @@ def _require_same_maps(predicted: Sequence[PredictedCase], study: Study) -> None
 
 def measure(predicted: Sequence[PredictedCase], manifest: Manifest, *, jobs: int = 1, quiet: bool) -> Measured:
     """Measure the predictions against a manifest; cases that cannot be read do not stop the others."""
-    folder, known = predicted[0].folder, [item.case for item in predicted if item.case is not None]
+    folder, known = predicted[0].predictions, [item.case for item in predicted if item.case is not None]
     if not known:
         return Measured(notes=["The manifest names none of these cases."])
     if all(case.unlabelled for case in known):
         return Measured(notes=["No case is labelled or said to be healthy, so nothing is measured."])
-    options = EvaluationOptions(splits=list(dict.fromkeys(case.split for case in manifest.cases if case in known)))
+    options = EvaluationOptions(splits=list(dict.fromkeys(case.split for case in known)))
     unmeasured: dict[str, str] = {}
     try:
         study = evaluate(folder, manifest, options, jobs=jobs, quiet=quiet)
@@ -102,7 +102,7 @@ def _unreadable(folder: Path, manifest: Manifest, splits: Sequence[str]) -> dict
     """The cases that `evaluate` would refuse, and why."""
     found = {}
     for case in manifest.cases:
-        map_ = folder / PATTERN.replace("{id}", case.id)
+        map_ = map_of(folder, PATTERN, case.id)
         if case.split not in splits or case.unlabelled or (case.healthy and not map_.exists()):
             continue
         try:

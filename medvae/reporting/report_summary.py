@@ -18,7 +18,6 @@ from medvae.manifest import Manifest
 from medvae.reporting import tables as made
 from medvae.reporting.cases import PredictedCase
 from medvae.reporting.report_cases import CaseRow
-from medvae.reporting.report_pictures import data_uri
 
 
 def facts(predicted: Sequence[PredictedCase], manifest: Manifest | None, study: Study | None) -> list[tuple[str, str]]:
@@ -111,8 +110,11 @@ def tables(studies: Sequence[Study], differences: dict[str, dict[Quantity, Inter
     return [{"title": title, "header": header, "rows": rows} for title, (header, rows) in parts.items() if rows]
 
 
-def shown(rows: Sequence[CaseRow]) -> dict[str, Any]:
-    """Best, median and worst case by AP; without truth, those with the largest, median and smallest flagged volume."""
+def shown(rows: Sequence[CaseRow], picture: Callable[[CaseRow], str | None]) -> dict[str, Any]:
+    """Best, median and worst case by AP; without truth, those with the largest, median and smallest flagged volume.
+
+    ``picture`` gives the ``src`` of a case's picture.
+    """
     measured = sorted((row for row in rows if math.isfinite(row.value("ap"))), key=lambda row: -row.value("ap"))
     by_ap = bool(measured)
     ordered = measured or sorted((r for r in rows if math.isfinite(r.volume_ml)), key=lambda row: -row.volume_ml)
@@ -123,7 +125,23 @@ def shown(rows: Sequence[CaseRow]) -> dict[str, Any]:
         chosen = list(zip(names, (ordered[0], ordered[len(ordered) // 2], ordered[-1]), strict=True))
     return {
         "by_ap": by_ap,
-        "cases": [(name, row, data_uri(row.picture) if row.picture else None) for name, row in chosen],
+        "cases": [(name, row, picture(row)) for name, row in chosen],
+    }
+
+
+def table_data(rows: Sequence[CaseRow]) -> dict[str, Any]:
+    """The table of cases for a script: ``digits`` of the columns, and for each case its name, page, kind, problem,
+    whether it has a picture, and its numbers.
+    """
+    columns = case_columns(rows)
+    numbers = [[row.value(name) for name, _, _ in columns] for row in rows]
+    return {
+        "digits": [digits for _, _, digits in columns],
+        "rows": [
+            [row.id, row.page, row.kind, row.problem, row.pictured]
+            + [float(f"{value:.7g}") if math.isfinite(value) else None for value in values]
+            for row, values in zip(rows, numbers, strict=True)
+        ],
     }
 
 

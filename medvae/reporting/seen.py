@@ -34,7 +34,7 @@ class Seen:
         if self.pictures:
             from medvae.reporting.case_picture import draw_predictions  # takes a second, and nobody waits for it here
 
-            draw_predictions([made], self.manifest, self.detector, self.out)
+            draw_predictions([made], self.manifest, self.detector)
         if not self.workspaces:
             return made
         from medvae.reporting.viewers import write_viewer_files
