@@ -3,7 +3,7 @@
     python pipelines/make_pretrained.py MANIFEST --cache CACHE --runs runs/t1 --out medvae/pretrained/t1-2mm
     python pipelines/make_pretrained.py MANIFEST --config configs/best_t1.yaml --out one
     python pipelines/make_pretrained.py MANIFEST --keep t1-2mm --config configs/cevae_t1.yaml --out more/t1-2mm
-    python pipelines/make_pretrained.py MANIFEST --keep t1-2mm --weight 4 --weight 2 --weight 2 --weight 1.5 --out t1-2mm
+    python pipelines/make_pretrained.py MANIFEST --keep t1-2mm --weight 4 --weight 2 --weight 2 --weight 1 --out t1-2mm
     python pipelines/make_pretrained.py runs/flair/healthy/manifest.json --config configs/patients_flair.yaml \\
         --config configs/flair_bright.yaml --weight 1 --weight 1 --runs runs/flair --out medvae/pretrained/flair-2mm
 

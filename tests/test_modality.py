@@ -292,4 +292,4 @@ def test_the_packaged_detector_is_for_t1_and_its_files_are_what_they_were():
     detector = load_detector("t1-2mm")
     assert detector.modalities == ("T1",)
     assert {member.modalities for member in detector.members.values()} == {("T1",)}
-    assert detector.fingerprint == "5283d1202d16282fbed4062f57f325882ab99799ac98921feea9fc3196d89812"
+    assert detector.fingerprint == "9f0aa4608c135092d3e2147a7ea4ba5ed96a60ff671ef4a2c6419e35eec9cb2c"

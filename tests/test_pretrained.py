@@ -38,10 +38,10 @@ def test_its_maps_stay_as_they_are(repository):
     volume = read_volume(repository / "data_manifests" / "included" / "open_ms" / "patient26_T1.nii.gz")
     maps = load_detector(NAME)(volume.array, volume.geometry.affine)
     inside = maps.anomaly[maps.anomaly > 0]
-    recorded = {(48, 51, 56): 0.92742765, (46, 52, 58): 0.81458753, (16, 42, 54): 0.48765948, (54, 65, 62): 0.31717855}
+    recorded = {(48, 51, 56): 0.92612249, (46, 52, 58): 0.81679571, (16, 42, 54): 0.5205282, (54, 65, 62): 0.31038302}
     np.testing.assert_allclose([maps.anomaly[place] for place in recorded], list(recorded.values()), atol=1e-4)
-    np.testing.assert_allclose(np.quantile(inside, [0.01, 0.5, 0.999]), [0.22830504, 0.26462638, 0.89173285], atol=1e-4)
-    assert maps.lesion_volume_ml == pytest.approx(14.46, abs=0.1)
+    np.testing.assert_allclose(np.quantile(inside, [0.01, 0.5, 0.999]), [0.22047231, 0.26475689, 0.89031273], atol=1e-4)
+    assert maps.lesion_volume_ml == pytest.approx(13.86, abs=0.1)
     assert "scores are raised nearly everywhere" in maps.notes[0]  # a scanner that it has not learned from
 
 
