@@ -54,6 +54,13 @@ def test_it_is_small_and_was_trained_on_other_people(repository):
     assert sum(path.stat().st_size for path in (PRETRAINED / NAME).rglob("*") if path.is_file()) < 20e6
 
 
+def test_its_members_can_be_had_alone():
+    """Three of them share its atlas, which lies beside the members."""
+    for name, member in load_detector(NAME).members.items():
+        alone = load_detector(f"{NAME}/members/{name}")
+        assert (alone.fingerprint, alone.atlas is None) == (member.fingerprint, member.atlas is None)
+
+
 def test_it_was_made_with_the_configs_that_its_card_names(repository):
     card = (PRETRAINED / f"{NAME}.md").read_text()
     members = sorted(path.name for path in (PRETRAINED / NAME / "members").iterdir())

@@ -179,7 +179,7 @@ class Ensemble(Calibrated):
 
 
 def load_detector(folder: Path | str, *, device: str = AUTO) -> Detector | Ensemble:
-    """A detector or an ensemble, from its folder or from the run folder that holds it.
+    """A detector, an ensemble or a member of one, from its folder or from the run folder that holds it.
 
     Its networks are moved to the ``device``, as in `medvae.devices.find_device`.
 
@@ -189,8 +189,7 @@ def load_detector(folder: Path | str, *, device: str = AUTO) -> Detector | Ensem
         If there is neither, or no such device.
     """
     folder = find_detector(folder)
-    kind = Ensemble if read_calibration(folder).members else Detector
-    return kind.load(folder, device=device)
+    return (Ensemble.load if read_calibration(folder).members else load_single)(folder, device=device)
 
 
 def load_single(folder: Path | str, *, device: str = AUTO) -> Detector:
