@@ -45,7 +45,7 @@ def benchmark(
     Writes leaderboard.md, .csv and .tex, results.json and pictures. Exit code 1 if a row failed.
     """
     if not dry_run:
-        import_for_workers(on, jobs, None, "medvae.worker_imports")
+        import_for_workers(on, jobs, None, "medvae.commands.worker_imports")
     from medvae.benchmark.study import read_study
 
     settings = read_study(study)

@@ -135,7 +135,7 @@ def predict(
 
     cohort = read_manifest(manifest) if manifest else None
     count = sum(case.split in split for case in cohort.cases) if cohort else len(scans or ())
-    import_for_workers(on, jobs, count, "medvae.worker_imports")
+    import_for_workers(on, jobs, count, "medvae.commands.worker_imports")
     from medvae.derivatives import FINDINGS_TABLE, LESIONS_TABLE
     from medvae.detection.base import Calibrated
     from medvae.detection.by_sequence import by_sequence, choose_detector, is_auto, is_joint, joint_detector
