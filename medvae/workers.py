@@ -24,15 +24,16 @@ def import_ahead(*modules: str) -> None:
     PyTorch and MONAI take a process two seconds; so they are imported once, while this process imports them as well.
     It has no thread that a fork could catch holding a lock: this one has, of the progress display. For commands, whose
     process is their own: in a program of somebody else, the server would be that of all its processes. Elsewhere than
-    on Linux, workers are spawned and import for themselves.
+    on Linux, or where the folder of temporary files can hold no socket (its path is too long, say), workers are spawned
+    and import for themselves.
     """
     global _ahead
     if _ahead or not sys.platform.startswith("linux"):
         return
-    _ahead = True
     multiprocessing.set_forkserver_preload(list(modules))
-    with starting_workers(), one_thread():
+    with contextlib.suppress(OSError), starting_workers(), one_thread():
         multiprocessing.forkserver.ensure_running()
+        _ahead = True
 
 
 def start_method() -> BaseContext:

@@ -81,3 +81,16 @@ def test_workers_are_forked_from_a_process_of_one_thread_that_has_imported_ahead
     done = subprocess.run([sys.executable, tmp_path / "mine.py"], capture_output=True, text=True, env=environment)
     assert done.stdout.splitlines() == ["False 3", "('1', True, False)", "3"]
     assert not done.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workers are spawned there")
+def test_where_no_socket_can_be_workers_are_spawned(tmp_path):
+    """As with a TMPDIR of more than a hundred characters, which clusters have."""
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    (tmp_path / "seen.py").write_text(SEEN)
+    (tmp_path / "mine.py").write_text("import os, seen\nos.environ['COMMAND'] = str(os.getpid())" + AHEAD)
+    environment = {**os.environ, "OMP_NUM_THREADS": "3", "TMPDIR": str(deep)}
+    done = subprocess.run([sys.executable, tmp_path / "mine.py"], capture_output=True, text=True, env=environment)
+    assert done.stdout.splitlines() == ["False 3", "('1', False, True)", "3"]
+    assert not done.stderr

@@ -3,10 +3,10 @@
 import contextlib
 import importlib
 
-from medvae.errors import MedvaeError
 from medvae.monai_import import import_monai
 
 for _name in ("networks.segmenter", "prediction", "preparation.n4", "reporting.case_picture"):
-    importlib.import_module(f"medvae.{_name}")
-with contextlib.suppress(MedvaeError):  # whoever needs it will say that it is not installed
+    with contextlib.suppress(Exception):  # whoever needs it meets the same error, and tells it
+        importlib.import_module(f"medvae.{_name}")
+with contextlib.suppress(Exception):
     import_monai("networks")
