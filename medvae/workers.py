@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import multiprocessing.forkserver
 import sys
 import types
 from collections.abc import Iterator
-from multiprocessing import resource_tracker
 from multiprocessing.context import BaseContext
 
 from medvae.cores import one_thread
@@ -30,9 +28,11 @@ def import_ahead(*modules: str) -> None:
     global _ahead
     if _ahead or not sys.platform.startswith("linux"):
         return
-    multiprocessing.set_forkserver_preload(list(modules))
+    from multiprocessing import forkserver  # of Linux and its like
+
+    forkserver.set_forkserver_preload(list(modules))
     with contextlib.suppress(OSError), starting_workers(), one_thread():
-        multiprocessing.forkserver.ensure_running()
+        forkserver.ensure_running()
         _ahead = True
 
 
@@ -45,6 +45,8 @@ def start_method() -> BaseContext:
 def starting_workers() -> Iterator[None]:
     """Processes started in this block do not run the main script again, and Ctrl-C waits until it is left."""
     if sys.platform != "win32":
+        from multiprocessing import resource_tracker
+
         resource_tracker.ensure_running()  # it would be started in the block, and let Ctrl-C through from then on
     with ctrl_c_later(), without_main():
         yield
