@@ -112,7 +112,7 @@ def draw(n_subjects: int, resamples: int = RESAMPLES, seed: int = SEED) -> np.nd
 
     The same draws for every method on the same subjects, so that differences between methods are paired.
     """
-    return np.random.default_rng(seed).multinomial(n_subjects, np.full(n_subjects, 1 / n_subjects), size=resamples)
+    return np.concatenate(list(blocks(n_subjects, resamples, seed)))
 
 
 def blocks(n_subjects: int, resamples: int = RESAMPLES, seed: int = SEED) -> Iterator[np.ndarray]:
